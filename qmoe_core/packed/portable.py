@@ -35,10 +35,13 @@ def _quantise(x: np.ndarray, codes: np.ndarray) -> Any:
     factor = np.float32(127) / peak
     if not factor < np.float32(np.inf):
         factor = np.float32(0)
-    total = 0
+    # In 32 bits, which hold it: LLVM 22 loses half of a sum of bytes in 64 where SVE has vectors longer
+    # than 128 bits (llvm/llvm-project#204939; Neoverse V1 has).
+    total = np.int32(0)
     for i in range(x.size):
-        codes[i] = np.int8(np.rint(x[i] * factor))
-        total += codes[i]
+        code = np.int8(np.rint(x[i] * factor))
+        codes[i] = code
+        total = np.int32(total + np.int32(code))
     return peak / np.float32(127), total
 
 

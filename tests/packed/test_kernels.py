@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-from qmoe_core.packed import LEVELS, Format, HiddenLayer, kernels, reference
+from qmoe_core.packed import LEVELS, Format, HiddenLayer, kernels, portable, reference
 
 COMPILED = tuple(name for name in kernels.available() if name != "numpy")
 INTEGER = tuple(sorted(LEVELS))
@@ -144,3 +145,17 @@ def test_a_buffer_that_does_not_fit_is_refused(name: str) -> None:
     if name != "numpy":
         with pytest.raises(ValueError, match="must fit the expert"):
             kernel.forward(x, packed, scratch[:-1], out)
+
+
+def test_activations_are_summed_in_32_bits() -> None:
+    """In 64, LLVM 22 loses half of the sum on Arm processors with long vectors: llvm/llvm-project#204939."""
+
+    @njit
+    def quantise(x: np.ndarray, codes: np.ndarray) -> tuple[float, int]:
+        return portable._quantise(x, codes)
+
+    x = np.full(65_536, -127, np.float32)
+    step, total = quantise(x, np.empty(x.size, np.int8))
+    assert (step, total) == (1, -127 * x.size)
+    (signature,) = quantise.nopython_signatures
+    assert str(signature.return_type) == "Tuple(float32, int32)"
