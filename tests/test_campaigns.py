@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.campaigns import disk, fuzz, kill, sessions
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns import arm, disk, fuzz, kill, sessions
 from tests.campaigns.inputs import TARGETS
 
 
@@ -37,3 +42,42 @@ def test_sessions_at_once():
         sessions.LISTENING,
     }
     assert outcome.threads["closed"] <= outcome.threads["idle"]
+
+
+@pytest.mark.slow
+def test_portable_kernels_say_what_arm_is_asked_for(tmp_path: Path):
+    """The checks of the emulated machine, with this one on the kernels that Arm runs in its place."""
+    arm.sounds(tmp_path / "sounds")
+    here, there = arm.Machine(tmp_path / "here"), arm.Machine(tmp_path / "there", QMOE_KERNEL="portable")
+
+    results = [
+        one for check in (arm.classify, arm.listen, arm.export) for one in check(tmp_path, here, there)
+    ]
+
+    assert [failure for one in results for failure in one.failures] == []
+    assert len(results) == 3
+
+
+def test_what_differs_on_arm_is_noticed():
+    here = {"label": "rain", "probabilities": [0.25, 0.75], "total": 0.5, "seen": 3}
+
+    def found(**changes: object) -> list[str]:
+        result = arm.Result("cortex-a53", "a check")
+        arm.compare(result, here, here | changes, "rain.wav")
+        return result.failures
+
+    assert found(probabilities=[0.2501, 0.7499], total=0.501) == []
+    assert found(label="dog") == ["rain.wav: label: 'rain' here, 'dog' on Arm"]
+    assert found(probabilities=[0.24, 0.76])[0] == "rain.wav: probabilities[0]: 0.01 apart"
+    assert found(probabilities=[0.25, math.nan]) == ["rain.wav: probabilities[1]"]
+    assert found(total=0.6) == ["rain.wav: total: 0.1 apart"]
+    assert len(found(seen=4)) == len(found(more=1)) == 1
+
+
+def test_what_the_arm_campaign_needs_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert "needs Linux" in arm.missing()
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("shutil.which", lambda name: None if "qemu" in name else name)
+    assert arm.missing() == "this campaign needs QEMU: apt-get install qemu-user-static"
