@@ -521,7 +521,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _print_json(rows)
         elif not rows:
-            print(f"no runs in {store.root}")
+            print(f"no runs in {store.address}")
         else:
             head = [("key", "kind", "bytes", "created", "what")]
             print(
@@ -564,7 +564,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         else:
             print(
                 f"{checked.checked} entries checked, {len(checked.damaged)} damaged and set aside, "
-                f"in {store.root}"
+                f"in {store.address}"
             )
             for report in checked.damaged:
                 print(f"  {report.path}: {report.reason}")
@@ -585,7 +585,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         print(
             f"{len(removed.entries)} entries, {removed.quarantined} damaged, "
             f"{removed.unfinished} unfinished: "
-            f"{removed.bytes:,} bytes {verb} from {store.root}"
+            f"{removed.bytes:,} bytes {verb} from {store.address}"
         )
     return 0
 
@@ -1171,7 +1171,10 @@ def parser() -> argparse.ArgumentParser:
     claims.set_defaults(run=_claims)
 
     runs = commands.add_parser("runs", help="what is kept on disk")
-    runs.add_argument("--store", help="folder (default: $QMOE_STORE, or the user's data folder)")
+    runs.add_argument(
+        "--store",
+        help="folder, or bucket such as s3://name/prefix (default: $QMOE_STORE, or the user's data folder)",
+    )
     acts = runs.add_subparsers(required=True, dest="action", metavar="ACTION", parser_class=_Parser)
     one = acts.add_parser("list")
     one.add_argument("--kind")

@@ -100,6 +100,32 @@ def test_every_item_once_on_both_workers(two: Cluster) -> None:
     assert [os.getpid()] == [process for _, process in executor.run(pid, [1])]
 
 
+def tell(item: int, observe: executor.Observer) -> int:
+    """Tells three things."""
+    for step in range(3):
+        observe({"item": item, "step": step})
+    return item
+
+
+def test_tasks_tell_an_observer_here_before_they_are_done(two: Cluster) -> None:
+    heard: list[dict] = []
+    with cluster.connected(two.address):
+        for _, item in executor.run(tell, range(40), observe=heard.append):
+            mine = [event["step"] for event in heard if event["item"] == item]
+            assert mine == [0, 1, 2]
+        assert len(heard) == 120
+        assert len(list(executor.run(tell, [1], observe=heard.append))) == 1  # another run hears its own only
+        assert len(heard) == 123
+
+
+def test_an_observer_may_end_the_run(two: Cluster) -> None:
+    def enough(event: dict) -> None:
+        raise Cancelled("enough")
+
+    with cluster.connected(two.address), pytest.raises(Cancelled, match="enough"):
+        list(executor.run(tell, range(40), observe=enough))
+
+
 def test_an_error_names_the_task(two: Cluster) -> None:
     with cluster.connected(two.address), pytest.raises(ValueError, match="math domain error") as caught:
         list(executor.run(math.sqrt, [1, -4]))
@@ -156,7 +182,6 @@ def test_other_code_is_refused(two: Cluster, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_worker_that_is_not_fit_refuses(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beacon = tmp_path / "store" / "tmp" / "1" / "beacon"
     worker = SimpleNamespace(
         address="tcp://a:1", state=SimpleNamespace(nthreads=4 if fault == "threads" else 1)
     )
@@ -165,14 +190,18 @@ def test_a_worker_that_is_not_fit_refuses(
         "threads": "tcp://a:1 on .* has 4 threads",
         "store": f"does not see the store {tmp_path / 'store'}:",
     }
+    terms = cluster.Terms(cluster.versions(), str(tmp_path / "store"), "mark")
     with pytest.raises(UserError, match=said[fault]):
-        cluster.perform(b"", pickle.dumps(cluster.Terms(cluster.versions(), str(beacon))), [])
+        cluster.perform(b"", pickle.dumps(terms), [])
 
 
 def test_a_file_that_only_the_client_has(two: Cluster, tmp_path: Path) -> None:
     with (
         cluster.connected(two.address),
-        pytest.raises(UserError, match=r"worker tcp://.* finds no .*gone: recordings and store must lie in"),
+        pytest.raises(
+            UserError,
+            match=r"worker tcp://.* finds no .*gone: recordings, and a store",
+        ),
     ):
         list(executor.run(Path.read_bytes, [tmp_path / "gone"]))
 
@@ -222,6 +251,34 @@ def test_training_without_one_of_the_workers_is_that_of_one_machine(
     assert mine
     for key, tensors in mine.items():
         assert tensors.keys() == theirs[key].keys()
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(tensor, theirs[key][name], strict=True)
+
+
+def test_a_store_in_a_bucket_gives_the_same(
+    bucket: str,
+    tiny_dataset: Path,
+    tiny_config: Config,
+    tiny_run: TinyRun,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("client")))
+    monkeypatch.setenv("QMOE_STORE", f"{bucket}/lab")
+    made, store, heard = Cluster(tmp_path_factory.mktemp("bucket")), Store(), []
+    made.add_workers(2)
+    try:
+        with cluster.connected(made.address):
+            report = run.train(
+                tiny_dataset, experts=("q4",), config=tiny_config, store=store, observe=heard.append
+            )
+    finally:
+        made.stop()
+    assert report.rows == tuple(row for row in tiny_run.report.rows if row.name == "q4")
+    assert {event["event"] for event in heard} == {"epoch", "fold"}
+    mine, theirs = entries(store), entries(tiny_run.store)
+    assert len(mine) == 5 + 2
+    for key, tensors in mine.items():
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(tensor, theirs[key][name], strict=True)
 

@@ -36,10 +36,9 @@ from qmoe_core.training import code_version
 if TYPE_CHECKING:
     from qmoe_core.training.fit import Epoch
 
-Observer = Callable[[dict[str, Any]], object]
+Observer = executor.Observer
 """Told, as it happens, of every epoch (`event` is "epoch"; which expert, fold, seed and part; losses and F1)
-and of every finished task ("fold"), often from a worker process: it must be picklable where there are any.
-What it raises ends the task. It changes no result and is part of no key."""
+and of every finished task ("fold"). It changes no result and is part of no key."""
 
 KIND = "experts"
 ROUTER_KIND = "routers"
@@ -254,10 +253,11 @@ def train_experts(
     if progress is not None and done:
         progress(done, total, "found in the store")
     run = executor.run(
-        partial(run_task, root=str(store.root), observe=observe),
+        partial(run_task, root=store.address),
         missing,
         workers=min(workers, max(len(missing), 1)),
         cancelled=cancelled,
+        observe=observe,
     )
     for index, result in run:
         keep(missing[index], result)
@@ -378,7 +378,7 @@ def _float_sources(task: Task, store: Store) -> dict[str, ExpertWeights]:
     source = Task(task.subject, name, task.split, task.config)
     entry = store.get(KIND, source.key)
     if entry is None:  # not trained yet, or damaged and set aside a moment ago
-        run_task(source, str(store.root))
+        run_task(source, store.address)
         entry = store.get(KIND, source.key)
         assert entry is not None
     parts = ("refit",) if task.split.inner is None else ("inner", "refit")
@@ -593,11 +593,12 @@ def train_joint(
     """Mixtures whose experts and router learn together; arguments as `train_experts`."""
     tasks = joint_tasks_of(subject, experts, config, seeds)
     run = executor.run(
-        partial(run_joint, root=str(store.root), observe=observe),
+        partial(run_joint, root=store.address),
         tasks,
         workers=workers,
         progress=progress,
         cancelled=cancelled,
+        observe=observe,
     )
     found: dict[int, MixtureResult] = {}
     for index, result in run:
