@@ -8,7 +8,6 @@ import math
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,51 +24,14 @@ from qmoe_core.embed import embed_dataset
 from qmoe_core.errors import Cancelled, ConfigError, UserError
 from qmoe_core.store import Store
 from qmoe_core.training import run
+from tests.clusters import Cluster
 from tests.conftest import TinyRun
-
-ROOT = Path(__file__).parent.parent
 
 if importlib.util.find_spec("distributed") is None:
     missing = "distributed is not installed: nothing here is tested; pip install 'qmoe-lab[cluster]'"
     if os.environ.get("CI"):
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing, allow_module_level=True)
-
-
-class Cluster:
-    """A scheduler in a process of its own, and its workers in theirs, on this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.workers: list[subprocess.Popen[bytes]] = []
-        said = folder / "scheduler.json"
-        self.scheduler = self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", said
-        )
-        while not (said.exists() and said.read_bytes().endswith(b"}")):
-            assert self.scheduler.poll() is None
-            time.sleep(0.01)
-        self.address: str = json.loads(said.read_bytes())["address"]
-
-    def _start(self, *arguments: object) -> subprocess.Popen[bytes]:
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dask", *map(str, arguments), "--no-dashboard"],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-
-    def add_workers(self, count: int) -> None:
-        there = ["--local-directory", self.folder]
-        for _ in range(count):
-            self.workers.append(self._start("worker", self.address, "--nthreads", "1", "--no-nanny", *there))
-
-    def stop(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

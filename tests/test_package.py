@@ -36,7 +36,7 @@ SERVING = [
     "decision.py",
     "config.py",
     "errors.py",
-    "store.py",
+    "store/__init__.py",
     "cli.py",
     "embedders/logmel_stats.py",
     "experts/spec.py",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import disk, fuzz, kill, sessions
+from tests.campaigns import cluster, disk, fuzz, kill, sessions
 
-CAMPAIGNS = {"fuzz": fuzz, "kill": kill, "disk": disk, "sessions": sessions}
+CAMPAIGNS = {"fuzz": fuzz, "kill": kill, "disk": disk, "sessions": sessions, "cluster": cluster}
 
 
 def main() -> int:
