@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
-from qmoe_core.errors import Cancelled, UserError
+from qmoe_core.errors import Cancelled, ConfigError, UserError
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -99,10 +99,16 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _app(arguments: argparse.Namespace) -> int:
     from qmoe_core import bundle
+    from qmoe_core.store import Store, default_address
 
     if find_spec("streamlit") is None:
         raise ModuleNotFoundError(name="streamlit")
     bundle.load()  # a damaged install says so here, not in a browser
+    if Store().remote and arguments.public:  # a bucket for which a package is missing says so here too
+        raise ConfigError(
+            f"--public: the store {default_address()} is a bucket, in which visitors cannot be kept apart; "
+            "set QMOE_STORE to a folder"
+        )
     command = [
         sys.executable,
         "-m",

@@ -248,6 +248,16 @@ def test_leaving_the_machine_without_public_is_said(started: list[str], capsys) 
     assert capsys.readouterr().err == ""
 
 
+def test_a_public_lab_has_no_bucket(started: list[str], capsys, bucket: str, monkeypatch) -> None:
+    monkeypatch.setenv("QMOE_STORE", bucket)
+    cli.main(["app", "--no-browser"])
+    assert started
+    started.clear()
+    assert cli.main(["app", "--no-browser", "--public"]) == 2
+    assert "visitors cannot be kept apart; set QMOE_STORE to a folder" in capsys.readouterr().err
+    assert started == []
+
+
 def test_a_visitors_store_reads_what_is_published_and_adds_nothing_to_it(tmp_path: Path) -> None:
     lab, visitor = Store(tmp_path), Store(tmp_path / VISITORS / "0a1b")
     lab.put("experts", {"of": "the lab"}, {"w": np.zeros(2)})
