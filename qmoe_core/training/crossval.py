@@ -27,6 +27,7 @@ from qmoe_core.datasets.manifest import Manifest
 from qmoe_core.errors import DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.measure import environment
 from qmoe_core.moe import Settings, Voices
 from qmoe_core.packed import ExpertWeights, from_tensors, to_tensors
 from qmoe_core.routing.router import Router
@@ -133,7 +134,7 @@ class FoldResult:
         test: indices of the test clips; logits: float32 [n, C] of them.
         routing_clips, routing_logits: the clips a router may learn from, and what this expert says of
             them without having seen them (inner validation); with `best-on-test` the training clips.
-        f1, accuracy: on the test clips; epochs: chosen; seconds: the task took.
+        f1, accuracy: on the test clips; epochs: chosen; seconds: the task took, on that processor.
     """
 
     expert: str
@@ -146,6 +147,7 @@ class FoldResult:
     accuracy: float
     epochs: int
     seconds: float
+    processor: str
     parameters: int
     key: str
     cached: bool
@@ -348,6 +350,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         "epochs": epochs,
         "parameters": weights.parameters,
         "seconds": time.perf_counter() - started,
+        "processor": environment.processor(),
         "history": history,
         "config": to_dict(task.config),
     }
@@ -436,6 +439,7 @@ def _result(task: Task, entry: Entry, *, cached: bool) -> FoldResult:
         accuracy=metadata["accuracy"],
         epochs=metadata["epochs"],
         seconds=metadata["seconds"],
+        processor=metadata["processor"],
         parameters=metadata["parameters"],
         key=entry.key,
         cached=cached,

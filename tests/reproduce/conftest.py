@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,9 @@ def quick_meters() -> Iterator[None]:
 def reproduced(tiny_dataset, tiny_run, tiny_settings, quick_meters, tmp_path_factory) -> Iterator[Reproduced]:
     """`qmoe reproduce --dataset tiny --quick`, whose sound experts the tiny run has trained already."""
     folder = tmp_path_factory.mktemp("report") / "out"
+    store = Store(
+        shutil.copytree(tiny_run.store.root, folder.with_name("store"))
+    )  # others count what is there
     code = configuration.load(
         settings=[*tiny_settings, "evaluation.protocol=random", "evaluation.selection=best-on-test"]
     )
@@ -58,7 +62,7 @@ def reproduced(tiny_dataset, tiny_run, tiny_settings, quick_meters, tmp_path_fac
             "config": configuration.load(settings=tiny_settings),
             "workers": 1,
             "effort": EFFORT,
-            "store": tiny_run.store,
+            "store": store,
         }
         report = run.reproduce(folder, **arguments)
-        yield Reproduced(report, folder, arguments, tiny_run.store)
+        yield Reproduced(report, folder, arguments, store)
