@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +34,17 @@ def served(host: str = "127.0.0.1") -> Iterator[dict[str, str]]:
         server.stop()
 
 
+@contextmanager
+def beside() -> Iterator[dict[str, str]]:
+    """As `served`, in a process of its own: what it takes is not this one's."""
+    command = [sys.executable, "-m", "tests.buckets"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+        process.stdin.close()
+
+
 def made(environment: dict[str, str]) -> str:
     """A new bucket; its address."""
     name = f"lab-{uuid.uuid4().hex}"
@@ -48,3 +62,9 @@ def client(environment: dict[str, str] | None = None):
         aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+if __name__ == "__main__":
+    with served() as found:
+        print(json.dumps(found), flush=True)
+        sys.stdin.read()
