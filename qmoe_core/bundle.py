@@ -11,7 +11,6 @@ place, never unpacked.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -36,6 +35,7 @@ from qmoe_core.config import Config
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts.spec import parse_names
 from qmoe_core.moe import Mixed, Settings, Voices
+from qmoe_core.replacing import put_in_place
 from qmoe_core.routing import distilled
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import disagreement, softmax
@@ -526,31 +526,12 @@ def save(
         (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         _flush(work / MANIFEST)
         work.chmod(0o755)
-        if not folder.exists():
-            work.rename(folder)
-        elif not _exchanged(work, folder):
-            old = unfinished(folder)
-            folder.rename(old)
-            try:
-                work.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old)
+        put_in_place(work, folder)
     except OSError as error:
         raise BundleError(f"{folder}: the bundle could not be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two folders in one step, so that neither is ever missing; False where that is not possible."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
 
 
 def _flush(path: Path) -> None:
