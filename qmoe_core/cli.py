@@ -465,19 +465,27 @@ def _export(arguments: argparse.Namespace) -> int:
     write = export.export_onnx if arguments.format == "onnx" else export.export_packed
     path = write(loaded, arguments.out, experts=experts)
     size, folder = path.stat().st_size, sum(file.bytes for file in loaded.manifest.files.values())
+    usual = loaded.settings().experts if arguments.format == "onnx" else loaded.experts
+    names = [name for name in loaded.experts if name in (experts or usual)]
+    packed = sum(map(loaded.expert_bytes, names)) + loaded.manifest.files[bundle.ROUTER_FILE].bytes
     if arguments.json:
         _print_json(
             {
                 "file": str(path),
                 "format": arguments.format,
                 "bytes": size,
+                "experts": names,
+                "packed_bytes": packed,
                 "bundle": loaded.name,
                 "bundle_bytes": folder,
                 "digest": loaded.digest,
             }
         )
     else:
-        print(f"{path}: {arguments.format}, {size:,} bytes; the bundle {loaded.name} has {folder:,}")
+        print(
+            f"{path}: {arguments.format}, {size:,} bytes with {', '.join(names)}; packed, these and the "
+            f"router have {packed:,}, and the whole bundle {loaded.name} {folder:,}"
+        )
     return 0
 
 
