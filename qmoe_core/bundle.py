@@ -576,8 +576,10 @@ def _read_manifest(folder: Path) -> _Manifest:
     # Names become paths, too: of the folder that some of the experts are exported from.
     if manifest.name in ("", "..") or Path(manifest.name).name != manifest.name:
         raise BundleError(f"{path}: its name, {manifest.name!r}, is a path")
-    if not came_from.seeds or not all({"mean", "std"} <= found.keys() for found in came_from.f1.values()):
-        raise BundleError(f"{path}: says nothing of seeds, or of the mean and std of an F1")
+    if not came_from.seeds or not all(
+        {"mean", "std", "n"} <= found.keys() for found in came_from.f1.values()
+    ):
+        raise BundleError(f"{path}: says nothing of seeds, or of the mean, std and n of an F1")
     if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
         raise BundleError(f"{path}: expected at least two classes with different names")
     try:

@@ -97,11 +97,21 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def _needs(package: str) -> None:
+    """What a base install lacks is said at once, not after the minutes that it can do without."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(name=package)
+
+
+def _trains(arguments: argparse.Namespace) -> None:
+    if arguments.scheduler is None:  # else others train
+        _needs("torch")
+
+
 def _app(arguments: argparse.Namespace) -> int:
     from qmoe_core import bundle
 
-    if find_spec("streamlit") is None:
-        raise ModuleNotFoundError(name="streamlit")
+    _needs("streamlit")
     bundle.load()  # a damaged install says so here, not in a browser
     command = [
         sys.executable,
@@ -412,6 +422,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
+    _trains(arguments)
     settings = list(arguments.set)
     if arguments.protocol:
         settings.append(f"evaluation.protocol={arguments.protocol}")
@@ -493,6 +504,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
     from qmoe_core.reproduce import run, writing
 
+    _trains(arguments)
     started = time.monotonic()
     report = run.reproduce(
         arguments.out,
@@ -844,6 +856,7 @@ def _sweep_ood(arguments: argparse.Namespace) -> int:
     from qmoe_core.store import Store
     from qmoe_core.training.crossval import Subject
 
+    _trains(arguments)
     store, experts = Store(), parse_names(arguments.experts, setting="--experts")
     config = configuration.load(arguments.config, arguments.set)
     manifest = datasets.open_dataset(arguments.dataset)

@@ -258,7 +258,7 @@ def test_an_undamaged_expert_serves_though_another_is_damaged(folder):
         (lambda m: m["files"].pop("router.safetensors"), "does not list router.safetensors"),
         (lambda m: m.update(dim=-1), "mean"),
         (lambda m: m["provenance"].update(seeds=[]), "says nothing of seeds"),
-        (lambda m: m["provenance"]["f1"]["q4"].pop("std"), "mean and std of an F1"),
+        (lambda m: m["provenance"]["f1"]["q4"].pop("std"), "mean, std and n of an F1"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(folder, change, says):

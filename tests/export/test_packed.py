@@ -14,6 +14,7 @@ import pytest
 
 from qmoe_core import audio, bundle, cli, export, serve, synth
 from qmoe_core.errors import BundleError
+from qmoe_core.evaluation import formats
 from qmoe_core.export.card import card
 
 
@@ -145,6 +146,7 @@ def test_the_card_of_some_experts_tells_of_those(tmp_path):
     with zipfile.ZipFile(file) as archive:
         card = archive.read("CARD.md").decode()
 
+    assert [row.name for row in formats.formats(bundle.load(file))] == ["q4", "bitnet"]
     assert "in 2 numeric formats" in card
     assert "mixture" not in card  # bitnet+q4+q8 is not in it, and fp32 is none
     assert "fp32" not in card
