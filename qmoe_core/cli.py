@@ -97,12 +97,22 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def _needs(package: str) -> None:
+    """What a base install lacks is said at once, not after the minutes that it can do without."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(name=package)
+
+
+def _trains(arguments: argparse.Namespace) -> None:
+    if arguments.scheduler is None:  # else others train
+        _needs("torch")
+
+
 def _app(arguments: argparse.Namespace) -> int:
     from qmoe_core import bundle
     from qmoe_core.store import Store, default_address
 
-    if find_spec("streamlit") is None:
-        raise ModuleNotFoundError(name="streamlit")
+    _needs("streamlit")
     bundle.load()  # a damaged install says so here, not in a browser
     if Store().remote and arguments.public:  # a bucket for which a package is missing says so here too
         raise ConfigError(
@@ -418,6 +428,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
+    _trains(arguments)
     settings = list(arguments.set)
     if arguments.protocol:
         settings.append(f"evaluation.protocol={arguments.protocol}")
@@ -471,19 +482,27 @@ def _export(arguments: argparse.Namespace) -> int:
     write = export.export_onnx if arguments.format == "onnx" else export.export_packed
     path = write(loaded, arguments.out, experts=experts)
     size, folder = path.stat().st_size, sum(file.bytes for file in loaded.manifest.files.values())
+    usual = loaded.settings().experts if arguments.format == "onnx" else loaded.experts
+    names = [name for name in loaded.experts if name in (experts or usual)]
+    packed = sum(map(loaded.expert_bytes, names)) + loaded.manifest.files[bundle.ROUTER_FILE].bytes
     if arguments.json:
         _print_json(
             {
                 "file": str(path),
                 "format": arguments.format,
                 "bytes": size,
+                "experts": names,
+                "packed_bytes": packed,
                 "bundle": loaded.name,
                 "bundle_bytes": folder,
                 "digest": loaded.digest,
             }
         )
     else:
-        print(f"{path}: {arguments.format}, {size:,} bytes; the bundle {loaded.name} has {folder:,}")
+        print(
+            f"{path}: {arguments.format}, {size:,} bytes with {', '.join(names)}; packed, these and the "
+            f"router have {packed:,}, and the whole bundle {loaded.name} {folder:,}"
+        )
     return 0
 
 
@@ -491,6 +510,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
     from qmoe_core.reproduce import run, writing
 
+    _trains(arguments)
     started = time.monotonic()
     report = run.reproduce(
         arguments.out,
@@ -842,6 +862,7 @@ def _sweep_ood(arguments: argparse.Namespace) -> int:
     from qmoe_core.store import Store
     from qmoe_core.training.crossval import Subject
 
+    _trains(arguments)
     store, experts = Store(), parse_names(arguments.experts, setting="--experts")
     config = configuration.load(arguments.config, arguments.set)
     manifest = datasets.open_dataset(arguments.dataset)
