@@ -103,11 +103,6 @@ def _needs(package: str) -> None:
         raise ModuleNotFoundError(name=package)
 
 
-def _trains(arguments: argparse.Namespace) -> None:
-    if arguments.scheduler is None:  # else others train
-        _needs("torch")
-
-
 def _app(arguments: argparse.Namespace) -> int:
     from qmoe_core import bundle
     from qmoe_core.store import Store, default_address
@@ -428,7 +423,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
-    _trains(arguments)
+    _needs("torch")
     settings = list(arguments.set)
     if arguments.protocol:
         settings.append(f"evaluation.protocol={arguments.protocol}")
@@ -510,7 +505,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
     from qmoe_core.reproduce import run, writing
 
-    _trains(arguments)
+    _needs("torch")
     started = time.monotonic()
     report = run.reproduce(
         arguments.out,
@@ -862,7 +857,7 @@ def _sweep_ood(arguments: argparse.Namespace) -> int:
     from qmoe_core.store import Store
     from qmoe_core.training.crossval import Subject
 
-    _trains(arguments)
+    _needs("torch")
     store, experts = Store(), parse_names(arguments.experts, setting="--experts")
     config = configuration.load(arguments.config, arguments.set)
     manifest = datasets.open_dataset(arguments.dataset)

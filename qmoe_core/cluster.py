@@ -201,7 +201,7 @@ def _run(
     cancelled: Callable[[], bool],
     observe: executor.Observer | None,
 ) -> Generator[tuple[int, Result], None, None]:
-    """An `executor.Engine`: one group of tasks at a time for every worker, and no more.
+    """An `executor.Engine`: one group of tasks at a time for every worker, where tasks are short one more.
 
     Raises:
         UserError: the scheduler vanished, no worker is there, a worker refused, or a task killed its workers.
@@ -244,8 +244,7 @@ def _run(
                     f"the scheduler at {address} has no workers; start some with: dask worker {address} "
                     "--nthreads 1 --nworkers -1; what was finished is kept"
                 )
-            busy = {worker for worker, _ in running.values()}
-            for worker in [worker for worker in workers if worker not in busy][: len(workers) - len(running)]:
+            for worker in _free(workers, [worker for worker, _ in running.values()], recent, len(waiting)):
                 if not waiting:
                     break
                 group = [waiting.popleft() for _ in range(_group(recent, len(waiting), len(workers)))]
@@ -290,6 +289,18 @@ def _failure(error: BaseException, items: Sequence[object]) -> BaseException:
             f"same tasks: {tasks}; what was finished is kept: start again, perhaps with more --memory-limit"
         )
     return error
+
+
+def _free(workers: Sequence[str], busy: Sequence[str], recent: Sequence[float], waiting: int) -> list[str]:
+    """Which workers get a message now, those without work first.
+
+    Where tasks are short and many, each has one more than it works on: it need not wait for the next.
+    """
+    short = len(recent) == RECENT and max(recent) < GROUP_S and waiting > 2 * len(workers)
+    has = {worker: busy.count(worker) for worker in workers}
+    free = sorted((worker for worker in workers if has[worker] <= short), key=has.__getitem__)
+    # What a worker had that is gone is on another one.
+    return free[: (1 + short) * len(workers) - len(busy)]
 
 
 def _group(recent: Sequence[float], waiting: int, workers: int) -> int:

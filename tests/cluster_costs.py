@@ -1,4 +1,4 @@
-"""What a cluster costs: messages, the share of time that workers wait, and a clip by way of a folder or bucket.
+"""What a cluster costs: messages, how long workers wait, and a clip by way of a folder or a bucket.
 
     python -m tests.cluster_costs --clips 1600
 
@@ -32,12 +32,12 @@ MESSAGES = 600
 TASKS = (("0.01 s", 0.01, 3000), ("0.13 s (16 clips)", 0.13, 300), ("1 s", 1.0, 24))
 
 
-def work(item: int, seconds: float) -> int:
-    """Keep a core busy for so long."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+def work(_: int, seconds: float) -> float:
+    """Use so much processor time; gives how long that took."""
+    started, end = time.perf_counter(), time.thread_time() + seconds
+    while time.thread_time() < end:
         pass
-    return item
+    return time.perf_counter() - started
 
 
 class Watched:
@@ -65,15 +65,21 @@ class Watched:
         self.took = {name: value - self.before[name] for name, value in self.used().items()}
 
 
-def waiting(made: Cluster, seconds: float, tasks: int) -> float:
-    """Share of the workers' time in which they had no task, of tasks that take so long."""
+def beside(made: Cluster, seconds: float, tasks: int) -> tuple[float, float]:
+    """What tasks that take so long cost beside themselves.
+
+    Returns:
+        Processor time of everybody that no task used, as a share of what tasks used; and the share of the
+        workers' time in which they had no task.
+    """
     with Watched(made) as watch:
-        assert len(list(executor.run(partial(work, seconds=seconds), range(tasks)))) == tasks
-    return 1.0 - tasks * seconds / (watch.wall * len(made.workers))
+        took = sum(value for _, value in executor.run(partial(work, seconds=seconds), range(tasks)))
+    used = sum(watch.took.values())
+    return used / (tasks * seconds) - 1.0, 1.0 - took / (watch.wall * len(made.workers))
 
 
 def message(made: Cluster, count: int) -> dict[str, float]:
-    """Milliseconds of a message that asks for nothing, ungrouped: processor time of everybody, and wall time."""
+    """Milliseconds of an empty message, ungrouped: processor time of everybody, and wall time."""
     usual, cluster.RECENT = cluster.RECENT, count + 1
     try:
         with Watched(made) as watch:
@@ -142,9 +148,11 @@ def measured(workers: int, home: Path, service: dict[str, str], clips: int, repe
             found["the same: client / scheduler"] = f"{one['client']:.1f} / {one['scheduler']:.1f} ms"
             found["the same: wall time"] = f"{one['wall']:.1f} ms"
             for name, seconds, tasks in TASKS:
-                shares = [waiting(made, seconds, tasks) for _ in range(repeats)]
-                what = f"share of a worker's time without a task, {tasks:,} tasks of {name}"
-                found[what] = f"{statistics.median(shares):.1%}"
+                shares = [beside(made, seconds, tasks) for _ in range(repeats)]
+                cost, idle = (statistics.median(values) for values in zip(*shares, strict=True))
+                found[f"{tasks:,} tasks of {name}: processor time beside them / idle"] = (
+                    f"{cost:.1%} / {idle:.1%}"
+                )
             for where, into in (
                 ("a folder", str(home / f"into{workers}")),
                 ("a bucket", buckets.made(service)),

@@ -177,6 +177,19 @@ def test_tasks_that_kill_their_workers() -> None:
     assert "clips 1–16" in str(said)
 
 
+def test_who_gets_a_message() -> None:
+    short = [0.1] * cluster.RECENT
+    assert cluster._free(["a", "b"], [], [], 100) == ["a", "b"]
+    assert cluster._free(["a", "b"], ["a"], [], 100) == ["b"]
+    assert cluster._free(["a", "b"], ["a", "b"], [], 100) == []
+    assert cluster._free(["a", "b"], ["a"], short, 100) == ["b", "a"]  # one more than it works on
+    assert cluster._free(["a", "b"], ["a", "a", "b"], short, 100) == ["b"]
+    assert cluster._free(["a", "b"], ["a", "a", "b", "b"], short, 100) == []
+    assert cluster._free(["a", "b"], ["a"], short, 4) == ["b"]  # the last are for who is free first
+    assert cluster._free(["a", "b"], ["a"], [2.0] * cluster.RECENT, 100) == ["b"]
+    assert cluster._free(["b"], ["gone", "b"], [], 100) == []  # what was "gone"'s is on "b" now
+
+
 def test_groups_make_a_second_and_leave_work_for_the_others() -> None:
     assert cluster._group([0.001] * (cluster.RECENT - 1), 1000, 2) == 1  # not known yet
     assert cluster._group([0.1] * cluster.RECENT, 1000, 2) == 10

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import s3fs
 
 from qmoe_core import embed
 from qmoe_core.measure import kept
@@ -243,6 +244,7 @@ def machines(bench: Bench) -> Iterator[tuple[Cluster, list[str], Store, Bench]]:
         client = Path(tempfile.mkdtemp(dir=bench.home))
         mine = {**bench.environment, **service, "XDG_DATA_HOME": str(client)}
         os.environ.update(service)
+        s3fs.S3FileSystem.clear_instance_cache()  # it remembers the service of the last round
         there = Bench(bench.home, bench.data, bench.rng, mine, bench.expected, bench.weights)
         cluster = Cluster(Path(tempfile.mkdtemp(dir=bench.home)), f"{SUBNET}.1")
         for number, name in enumerate(names, start=2):
