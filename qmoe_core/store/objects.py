@@ -83,6 +83,10 @@ class Objects:
             ) from None
         self._root = str(root).rstrip("/")
 
+    def __reduce__(self) -> Any:
+        """Another process, perhaps on another machine, goes there in its own way."""
+        return Objects, (self.address,)
+
     def location(self, kind: str, key: str) -> str:
         return f"{self._root}/{kind}/{key[:2]}/{key}"
 

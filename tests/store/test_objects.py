@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -223,6 +224,19 @@ def test_marks(remote: Store) -> None:
         assert Store(remote.address).sees(mark)
         assert not Store(remote.address + "/other").sees(mark)
     assert not remote.sees(mark)
+
+
+def test_no_credentials_travel(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec.config
+    import s3fs
+
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"key": "testing", "secret": "a-secret"})
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = Store(f"{bucket}/some/where")
+    put(store)
+    sent = pickle.dumps(store)
+    assert b"a-secret" not in sent
+    assert pickle.loads(sent).list() == store.list()
 
 
 @pytest.mark.parametrize(
