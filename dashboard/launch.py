@@ -13,15 +13,17 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
-from streamlit import runtime
+from streamlit import net_util, runtime
 from streamlit.web import cli
 
 from qmoe_core.errors import UserError
 
 APP = Path(__file__).with_name("app.py")
 PUBLIC = "--public"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def warm() -> None:
@@ -58,9 +60,20 @@ def main(arguments: Sequence[str]) -> None:
         public = import_module("dashboard.public")
         public.sweep()
         options += public.LIMITS.streamlit
+    elif _address(options) in LOOPBACK:
+        # A website whose name is made to mean this machine would be the page's own origin.
+        options += [part for host in LOOPBACK for part in ("--server.allowedHosts", host)]
+    # Streamlit would ask a server far away for our address, and make everybody wait meanwhile, each time that
+    # a website knocks.
+    net_util.get_external_ip = lambda: None
     threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
     sys.argv = ["streamlit", "run", str(APP), *options]
     sys.exit(cli.main())
+
+
+def _address(options: Sequence[str]) -> str:
+    """Where Streamlit is told to listen; empty where it is not told."""
+    return dict(pairwise(options)).get("--server.address", "")
 
 
 if __name__ == "__main__":

@@ -11,20 +11,20 @@ place, never unpacked.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ from qmoe_core.config import Config
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts.spec import parse_names
 from qmoe_core.moe import Mixed, Settings, Voices
+from qmoe_core.replacing import put_in_place
 from qmoe_core.routing import distilled
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import disagreement, softmax
@@ -48,7 +49,9 @@ ROUTER_FILE = "router.safetensors"
 DATASET_FILE = "dataset.safetensors"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_NAME = 1000
-"""Characters of a name of a class, a clip or the bundle itself."""
+"""Characters of a name of a class, a clip or the bundle itself, or of a sentence about where it came from."""
+MAX_DIRECTORY_BYTES = 1 << 17
+"""Of a ZIP's list of its files, which Python reads whole, once for each of them: a bundle has a dozen."""
 _NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -373,11 +376,12 @@ def find(name: str | Path | None = None) -> Path:
         candidates += [home / name for home in _homes()]
     for candidate in candidates:
         with suppress(OSError, ValueError):  # too long for a file's name, or a zero byte; not ours to read
-            if (candidate / MANIFEST).is_file() or zipfile.is_zipfile(candidate):
+            # A pipe or a device is neither: it would be waited for, or read, for ever.
+            if (candidate / MANIFEST).is_file() or (candidate.is_file() and zipfile.is_zipfile(candidate)):
                 return candidate
     raise BundleError(
-        f"{name}: not a bundle; accepted is a folder with a {MANIFEST}, a file that qmoe export made, "
-        f"or one of {', '.join(names())}"
+        f"{name}: not a bundle; accepted is a folder with a {MANIFEST}, a file that qmoe export made "
+        f"(packed, not onnx), or one of {', '.join(names())}"
     )
 
 
@@ -526,31 +530,12 @@ def save(
         (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         _flush(work / MANIFEST)
         work.chmod(0o755)
-        if not folder.exists():
-            work.rename(folder)
-        elif not _exchanged(work, folder):
-            old = unfinished(folder)
-            folder.rename(old)
-            try:
-                work.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old)
+        put_in_place(work, folder)
     except OSError as error:
         raise BundleError(f"{folder}: the bundle could not be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two folders in one step, so that neither is ever missing; False where that is not possible."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
 
 
 def _flush(path: Path) -> None:
@@ -581,10 +566,20 @@ def _read_manifest(folder: Path) -> _Manifest:
         raise BundleError(
             f"{path}: not a bundle this program reads (format {manifest.format} {manifest.version})"
         )
-    shown = [manifest.name, manifest.title, manifest.provenance.dataset, *manifest.classes]
+    came_from = manifest.provenance
+    shown = [manifest.name, manifest.title, manifest.embedder, manifest.embedder_id, *manifest.classes]
+    shown += [text for text in msgspec.structs.astuple(came_from) if isinstance(text, str)]
+    shown += [*came_from.f1]
     shown += [text for clip in manifest.clips for text in (clip.name, clip.source)]
     if odd := next((text for text in shown if not text.isprintable() or len(text) > MAX_NAME), None):
         raise BundleError(f"{path}: holds a name that cannot be shown ({odd[:40]!a})")
+    # Names become paths, too: of the folder that some of the experts are exported from.
+    if manifest.name in ("", "..") or Path(manifest.name).name != manifest.name:
+        raise BundleError(f"{path}: its name, {manifest.name!r}, is a path")
+    if not came_from.seeds or not all(
+        {"mean", "std", "n"} <= found.keys() for found in came_from.f1.values()
+    ):
+        raise BundleError(f"{path}: says nothing of seeds, or of the mean, std and n of an F1")
     if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
         raise BundleError(f"{path}: expected at least two classes with different names")
     try:
@@ -601,6 +596,31 @@ def _read_manifest(folder: Path) -> _Manifest:
     return manifest
 
 
+class _Bounded:
+    """A file that refuses to be read in large pieces: a ZIP may claim any size for its list of files."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
+        self.most: int | None = MAX_DIRECTORY_BYTES
+        self._read = file.read
+
+    def read(self, n: int = -1) -> bytes:
+        if self.most is None:
+            return self._read(n)
+        if n > self.most:
+            raise OSError("lists more files than a bundle has")
+        return self._read(n if n >= 0 else self.most)  # the end of the file, and a comment
+
+
+@contextmanager
+def _archive(bundle: Path) -> Iterator[zipfile.ZipFile]:
+    with bundle.open("rb") as file:
+        bounded = _Bounded(file)
+        with zipfile.ZipFile(cast(BinaryIO, bounded)) as archive:
+            bounded.most = None
+            yield archive
+
+
 class _OtherSize(Exception):
     """A file is larger than what was allowed; args: its bytes."""
 
@@ -613,12 +633,15 @@ def _read(bundle: Path, name: str, most: int) -> bytes:
         _OtherSize: it has more bytes than `most`.
     """
     if bundle.is_dir():
-        with (bundle / name).open("rb") as file:
+        path = bundle / name
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a file")  # a pipe would be waited for, for ever
+        with path.open("rb") as file:
             data = file.read(most + 1)
             size = os.fstat(file.fileno()).st_size
     else:
         try:
-            with zipfile.ZipFile(bundle) as archive, archive.open(name) as member:
+            with _archive(bundle) as archive, archive.open(name) as member:
                 info = archive.getinfo(name)
                 if info.compress_type != zipfile.ZIP_STORED:  # a few bytes could become gigabytes
                     raise OSError("compressed, which no exported bundle is")
@@ -655,8 +678,8 @@ def _read_checked(bundle: Path, name: str, record: _File | None) -> bytes:
 def _tensors(data: bytes, path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load(data)
-    except (SafetensorError, ValueError) as error:
-        raise BundleError(f"{path}: not a safetensors file ({error})") from None
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: numbers that NumPy has no type for
+        raise BundleError(f"{path}: not a safetensors file that can be read ({error})") from None
 
 
 def _expect(path: Path, tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:

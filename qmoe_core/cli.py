@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
-from qmoe_core.errors import Cancelled, UserError
+from qmoe_core.errors import Cancelled, ConfigError, UserError
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -97,12 +97,23 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def _needs(package: str) -> None:
+    """What a base install lacks is said at once, not after the minutes that it can do without."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(name=package)
+
+
 def _app(arguments: argparse.Namespace) -> int:
     from qmoe_core import bundle
+    from qmoe_core.store import Store, default_address
 
-    if find_spec("streamlit") is None:
-        raise ModuleNotFoundError(name="streamlit")
+    _needs("streamlit")
     bundle.load()  # a damaged install says so here, not in a browser
+    if Store().remote and arguments.public:  # a bucket for which a package is missing says so here too
+        raise ConfigError(
+            f"--public: the store {default_address()} is a bucket, in which visitors cannot be kept apart; "
+            "set QMOE_STORE to a folder"
+        )
     command = [
         sys.executable,
         "-m",
@@ -412,6 +423,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
+    _needs("torch")
     settings = list(arguments.set)
     if arguments.protocol:
         settings.append(f"evaluation.protocol={arguments.protocol}")
@@ -465,19 +477,27 @@ def _export(arguments: argparse.Namespace) -> int:
     write = export.export_onnx if arguments.format == "onnx" else export.export_packed
     path = write(loaded, arguments.out, experts=experts)
     size, folder = path.stat().st_size, sum(file.bytes for file in loaded.manifest.files.values())
+    usual = loaded.settings().experts if arguments.format == "onnx" else loaded.experts
+    names = [name for name in loaded.experts if name in (experts or usual)]
+    packed = sum(map(loaded.expert_bytes, names)) + loaded.manifest.files[bundle.ROUTER_FILE].bytes
     if arguments.json:
         _print_json(
             {
                 "file": str(path),
                 "format": arguments.format,
                 "bytes": size,
+                "experts": names,
+                "packed_bytes": packed,
                 "bundle": loaded.name,
                 "bundle_bytes": folder,
                 "digest": loaded.digest,
             }
         )
     else:
-        print(f"{path}: {arguments.format}, {size:,} bytes; the bundle {loaded.name} has {folder:,}")
+        print(
+            f"{path}: {arguments.format}, {size:,} bytes with {', '.join(names)}; packed, these and the "
+            f"router have {packed:,}, and the whole bundle {loaded.name} {folder:,}"
+        )
     return 0
 
 
@@ -485,6 +505,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
     from qmoe_core.reproduce import run, writing
 
+    _needs("torch")
     started = time.monotonic()
     report = run.reproduce(
         arguments.out,
@@ -521,7 +542,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _print_json(rows)
         elif not rows:
-            print(f"no runs in {store.root}")
+            print(f"no runs in {store.address}")
         else:
             head = [("key", "kind", "bytes", "created", "what")]
             print(
@@ -564,7 +585,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         else:
             print(
                 f"{checked.checked} entries checked, {len(checked.damaged)} damaged and set aside, "
-                f"in {store.root}"
+                f"in {store.address}"
             )
             for report in checked.damaged:
                 print(f"  {report.path}: {report.reason}")
@@ -585,7 +606,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         print(
             f"{len(removed.entries)} entries, {removed.quarantined} damaged, "
             f"{removed.unfinished} unfinished: "
-            f"{removed.bytes:,} bytes {verb} from {store.root}"
+            f"{removed.bytes:,} bytes {verb} from {store.address}"
         )
     return 0
 
@@ -836,6 +857,7 @@ def _sweep_ood(arguments: argparse.Namespace) -> int:
     from qmoe_core.store import Store
     from qmoe_core.training.crossval import Subject
 
+    _needs("torch")
     store, experts = Store(), parse_names(arguments.experts, setting="--experts")
     config = configuration.load(arguments.config, arguments.set)
     manifest = datasets.open_dataset(arguments.dataset)
@@ -1171,7 +1193,10 @@ def parser() -> argparse.ArgumentParser:
     claims.set_defaults(run=_claims)
 
     runs = commands.add_parser("runs", help="what is kept on disk")
-    runs.add_argument("--store", help="folder (default: $QMOE_STORE, or the user's data folder)")
+    runs.add_argument(
+        "--store",
+        help="folder, or bucket such as s3://name/prefix (default: $QMOE_STORE, or the user's data folder)",
+    )
     acts = runs.add_subparsers(required=True, dest="action", metavar="ACTION", parser_class=_Parser)
     one = acts.add_parser("list")
     one.add_argument("--kind")

@@ -17,9 +17,10 @@ import hashlib
 import logging
 import pickle
 import platform
+import queue
 import re
-import shutil
 import time
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmoe_core import executor
-from qmoe_core.errors import ConfigError, UserError
+from qmoe_core.errors import ConfigError, StoreError, UserError
 from qmoe_core.executor import Item, Result
 from qmoe_core.store import Store
 
@@ -46,6 +47,8 @@ GROUP_S = 1.0
 """Work that one message asks of a worker, where tasks are shorter. A message costs some milliseconds."""
 RECENT = 8
 """Tasks whose longest tells how many make a group."""
+TOPIC = "qmoe"
+"""Under this Dask passes on what workers tell of their tasks; one for all, as it keeps each one's last."""
 
 DECIDING = (
     "numba",
@@ -68,11 +71,12 @@ class Terms:
 
     Attributes:
         versions: see `versions`.
-        beacon: a file in the store.
+        store: its address; mark: what is to be seen there.
     """
 
     versions: tuple[tuple[str, str], ...]
-    beacon: str
+    store: str
+    mark: str
 
 
 @functools.cache
@@ -122,11 +126,9 @@ def connected(address: str | None) -> Iterator[None]:
     check_address(address)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(_client(address))
-        folder = Store().scratch()
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        beacon = folder / "beacon"
-        beacon.touch()
-        terms = pickle.dumps(Terms(versions(), str(beacon)))
+        store = Store()
+        mark = stack.enter_context(store.marked())
+        terms = pickle.dumps(Terms(versions(), store.address, mark))
         with executor.on(functools.partial(_run, client, address, terms)):
             yield
 
@@ -194,11 +196,12 @@ def _run(
     client: Any,
     address: str,
     terms: bytes,
-    fn: Callable[[Item], Result],
+    fn: Callable[..., Result],
     items: Sequence[Item],
     cancelled: Callable[[], bool],
+    observe: executor.Observer | None,
 ) -> Generator[tuple[int, Result], None, None]:
-    """An `executor.Engine`: one group of tasks at a time for every worker, and no more.
+    """An `executor.Engine`: one group of tasks at a time for every worker, where tasks are short one more.
 
     Raises:
         UserError: the scheduler vanished, no worker is there, a worker refused, or a task killed its workers.
@@ -213,10 +216,23 @@ def _run(
     recent: deque[float] = deque(maxlen=RECENT)
     workers: list[str] = []
     asked, seen = -LOOK_S, time.monotonic()
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    run = uuid.uuid4().hex if observe is not None else ""
+    if observe is not None:
+        client.subscribe_topic(TOPIC, told.put)
+
+    def tell() -> None:
+        """Passes on what workers told, here, where `observe` may end the run."""
+        while observe is not None and not told.empty():
+            _, (whose, event) = told.get()
+            if whose == run:
+                observe(event)
+
     # The function goes to a worker once, not with every task: there may be a network in it.
     function = client.submit(bytes, pickle.dumps(fn), pure=False) if items else None
     try:
         while waiting or running:
+            tell()
             executor.stop_if(cancelled)
             now = time.monotonic()
             if now - asked >= LOOK_S:
@@ -228,15 +244,14 @@ def _run(
                     f"the scheduler at {address} has no workers; start some with: dask worker {address} "
                     "--nthreads 1 --nworkers -1; what was finished is kept"
                 )
-            busy = {worker for worker, _ in running.values()}
-            for worker in [worker for worker in workers if worker not in busy][: len(workers) - len(running)]:
+            for worker in _free(workers, [worker for worker, _ in running.values()], recent, len(waiting)):
                 if not waiting:
                     break
                 group = [waiting.popleft() for _ in range(_group(recent, len(waiting), len(workers)))]
                 pickled = [pickle.dumps(items[index]) for index in group]
                 # Named, because Dask prefers one that has the function; if it dies, another takes over.
                 chosen = {"workers": [worker], "allow_other_workers": True, "pure": False}
-                running[client.submit(perform, function, terms, pickled, **chosen)] = worker, group
+                running[client.submit(perform, function, terms, pickled, run, **chosen)] = worker, group
             if not running:
                 time.sleep(executor.POLL_S)
                 continue
@@ -250,13 +265,17 @@ def _run(
                     raise _failure(future.exception(), [items[index] for index in running[future][1]])
                 with _in_touch(address):
                     results = future.result()
+                tell()  # a worker's stories come before its results
                 _, group = running.pop(future)
                 for index, (seconds, result) in zip(group, results, strict=True):
                     recent.append(seconds)
                     yield index, result
     finally:
-        if running and client.status == "running":
-            client.cancel([*running])
+        if client.status == "running":
+            if observe is not None:
+                client.unsubscribe_topic(TOPIC)
+            if running:
+                client.cancel([*running])
 
 
 def _failure(error: BaseException, items: Sequence[object]) -> BaseException:
@@ -272,6 +291,18 @@ def _failure(error: BaseException, items: Sequence[object]) -> BaseException:
     return error
 
 
+def _free(workers: Sequence[str], busy: Sequence[str], recent: Sequence[float], waiting: int) -> list[str]:
+    """Which workers get a message now, those without work first.
+
+    Where tasks are short and many, each has one more than it works on: it need not wait for the next.
+    """
+    short = len(recent) == RECENT and max(recent) < GROUP_S and waiting > 2 * len(workers)
+    has = {worker: busy.count(worker) for worker in workers}
+    free = sorted((worker for worker in workers if has[worker] <= short), key=has.__getitem__)
+    # What a worker had that is gone is on another one.
+    return free[: (1 + short) * len(workers) - len(busy)]
+
+
 def _group(recent: Sequence[float], waiting: int, workers: int) -> int:
     """How many tasks the next message asks for: about `GROUP_S` of work, and enough left for the others."""
     if len(recent) < RECENT:
@@ -283,8 +314,10 @@ def _group(recent: Sequence[float], waiting: int, workers: int) -> int:
 # What follows runs on the workers.
 
 
-def perform(function: bytes, terms: bytes, items: list[bytes]) -> list[tuple[float, Any]]:
+def perform(function: bytes, terms: bytes, items: list[bytes], run: str = "") -> list[tuple[float, Any]]:
     """Calls a pickled function on pickled items, one after the other; gives seconds and result of each.
+
+    If a run is named, whoever sent it wants to be told what happens in the tasks.
 
     Raises:
         UserError: this worker would give other results, or keeps them elsewhere.
@@ -293,11 +326,13 @@ def perform(function: bytes, terms: bytes, items: list[bytes]) -> list[tuple[flo
     _agree(terms)
     try:
         fn = _function(function)
+        if run:
+            fn = functools.partial(fn, observe=functools.partial(_tell, run))
         return [_perform(fn, pickle.loads(item)) for item in items]
     except FileNotFoundError as error:
         raise UserError(
-            f"{_me()} finds no {error.filename}: recordings and store must lie in folders that all machines "
-            "share under the same path"
+            f"{_me()} finds no {error.filename}: recordings, and a store that is a folder, must lie where "
+            "all machines see them under the same path"
         ) from None
 
 
@@ -311,8 +346,14 @@ def _perform(fn: Callable[[Any], Any], item: object) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
+def _tell(run: str, event: dict[str, Any]) -> None:
+    from distributed import get_worker
+
+    get_worker().log_event(TOPIC, [run, event])
+
+
 @functools.lru_cache(maxsize=1)
-def _function(pickled: bytes) -> Callable[[Any], Any]:
+def _function(pickled: bytes) -> Callable[..., Any]:
     return pickle.loads(pickled)
 
 
@@ -336,10 +377,14 @@ def _agree(terms: bytes) -> None:
             f"{_me()} has {threads} threads, whose tasks would share one random generator; start it with "
             "--nthreads 1, and as many as there are cores with --nworkers"
         )
-    if not Path(expected.beacon).is_file():
+    try:
+        seen = Store(expected.store).sees(expected.mark)
+    except StoreError as error:
+        raise UserError(f"{_me()}: {error}") from None
+    if not seen:
         raise UserError(
-            f"{_me()} does not see the store {Path(expected.beacon).parents[2]}: set QMOE_STORE to a folder "
-            "that all machines share under the same path"
+            f"{_me()} does not see the store {expected.store}: set QMOE_STORE to a folder that all machines "
+            "share under the same path, or to a bucket"
         )
     executor.one_thread()
 

@@ -10,37 +10,85 @@ a few milliseconds longer (all of ESC-10 as Ogg): a tail of less than 0.1 s gets
 
 from __future__ import annotations
 
+import functools
 import mmap
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qmoe_core import audio, executor, pictures
 from qmoe_core.ahead import ahead
+from qmoe_core.config import fingerprint
 from qmoe_core.datasets.manifest import Entry, Manifest, Media
 from qmoe_core.embedders import Embedder
 from qmoe_core.errors import AudioError, DatasetError, StoreError
 from qmoe_core.store import Store
 
 KIND = "embeddings"
+WHOLE_KIND = "embedded-datasets"
+"""All batches of a dataset in one entry, where those who train on it do not see the file that is mapped."""
 HOP_S = 2.5
 POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded; version 1"
 """Part of every key: what becomes of a file before the embedder sees it."""
 
 
 class Mapped(np.memmap):
-    """An array on disk that goes to another process as the name of its file."""
+    """An array on disk that goes to another process as the name of its file.
+
+    To another machine, if the store is in a bucket, it goes by way of that: `origin` is the address of a
+    store, and the key there.
+    """
+
+    origin: tuple[str, tuple[tuple[str, str], ...]] | None = None
+    published = False
 
     def __reduce__(self) -> Any:
-        if isinstance(self.base, mmap.mmap):  # the whole of it, not a part
-            self.flush()  # the other process may be on another machine, which sees what was written back
-            return type(self), (self.filename, self.dtype, "r", self.offset, self.shape)
-        return np.asarray(self).__reduce__()
+        if not isinstance(self.base, mmap.mmap):  # a part of it
+            return np.asarray(self).__reduce__()
+        self.flush()  # the other process may be on another machine, which sees what was written back
+        if self.origin is not None and executor.elsewhere() and not self.published:
+            store, key = Store(self.origin[0]), dict(self.origin[1])
+            if store.get(WHOLE_KIND, key) is None:
+                store.put(WHOLE_KIND, key, {"embeddings": self}, {"clips": len(self)})
+            self.published = True
+        return _mapped, (self.filename, self.dtype.str, self.offset, self.shape, self.origin)
+
+
+def _mapped(
+    filename: str,
+    dtype: str,
+    offset: int,
+    shape: tuple[int, ...],
+    origin: tuple[str, tuple[tuple[str, str], ...]] | None,
+) -> np.ndarray:
+    """The array again, in another process.
+
+    Raises:
+        FileNotFoundError: this machine does not see the file.
+        StoreError: the bucket cannot be read.
+    """
+    if origin is not None and not Path(filename).exists():
+        return _fetched(*origin)
+    return Mapped(filename, dtype, "r", offset, shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _fetched(address: str, key: tuple[tuple[str, str], ...]) -> np.ndarray:
+    """The embeddings that another machine published, in a file of this one's, once a process."""
+    store = Store(address)
+    entry = store.get(WHOLE_KIND, dict(key))
+    if entry is None:
+        raise StoreError(f"{address}: the embeddings that were put there are gone; start again")
+    given = entry.tensors["embeddings"]
+    array = _on_disk(given.shape, store)
+    array[:] = given
+    return array
 
 
 @dataclass(frozen=True)
@@ -89,6 +137,10 @@ def embed_dataset(
         given = np.load(manifest.ready.path, mmap_mode="r", allow_pickle=False)
         return Mapped(given.filename, given.dtype, "r", given.offset, given.shape)
     embeddings = _on_disk((len(manifest), embedder.dim), store)
+    if store.remote and isinstance(embeddings, Mapped):
+        clips = fingerprint([entry.sha256 for entry in manifest.entries])
+        whole = {"embedder": embedder.id, "clips": clips, "audio": POLICY}
+        embeddings.origin = store.address, tuple(whole.items())
     missing = []
     for start in range(0, len(manifest), batch):
         entries = manifest.entries[start : start + batch]

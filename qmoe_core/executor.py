@@ -18,8 +18,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qmoe_core.errors import Cancelled, UserError
 
@@ -38,11 +39,20 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, message: str, /) -> object: ...
 
 
+Observer = Callable[[dict[str, Any]], object]
+"""Told by tasks what happens in them, as it happens: a flat dictionary of strings and numbers."""
+
+
 class Engine(Protocol):
     """Calls a function on every item somewhere; yields and raises what `run` does."""
 
     def __call__(
-        self, fn: Callable[[Item], Result], items: Sequence[Item], cancelled: Callable[[], bool], /
+        self,
+        fn: Callable[..., Result],
+        items: Sequence[Item],
+        cancelled: Callable[[], bool],
+        observe: Observer | None,
+        /,
     ) -> Generator[tuple[int, Result], None, None]: ...
 
 
@@ -59,13 +69,19 @@ def on(engine: Engine) -> Iterator[None]:
         _engine.reset(token)
 
 
+def elsewhere() -> bool:
+    """Whether `run` leaves its tasks to an engine: what is pickled goes to other machines."""
+    return _engine.get() is not None
+
+
 def run(
-    fn: Callable[[Item], Result],
+    fn: Callable[..., Result],
     items: Sequence[Item],
     *,
     workers: int = 1,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    observe: Observer | None = None,
 ) -> Generator[tuple[int, Result], None, None]:
     """Calls `fn` on every item and yields `(index, result)` as they finish.
 
@@ -80,6 +96,8 @@ def run(
         workers: processes at once.
         progress: called after every finished task.
         cancelled: asked between tasks, and while other processes work; true stops.
+        observe: if given, `fn` gets it as `observe`, to tell of what happens. It is called in the process of
+            the task (and must then be picklable), or on an engine in this one. What it raises ends the run.
 
     Raises:
         Cancelled: `cancelled` said so, or Ctrl-C was pressed. With more than one worker, running tasks are
@@ -91,11 +109,10 @@ def run(
         raise ValueError(f"workers is {workers}; expected 1 or more")
     asked = cancelled or (lambda: False)
     if engine := _engine.get():
-        finished = engine(fn, items, asked)
-    elif workers == 1:
-        finished = _here(fn, items, asked)
+        finished = engine(fn, items, asked, observe)
     else:
-        finished = _in_processes(fn, items, workers, asked)
+        told = fn if observe is None else partial(fn, observe=observe)
+        finished = _here(told, items, asked) if workers == 1 else _in_processes(told, items, workers, asked)
     with contextlib.closing(finished):
         try:
             for done, (index, result) in enumerate(finished, start=1):

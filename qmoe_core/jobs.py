@@ -232,7 +232,7 @@ def submit(request: Request, store: Store | None = None, *, limit_s: float | Non
 def _environment(store: Store) -> dict[str, str]:
     """The job finds this store, and this package wherever it was imported from."""
     path = os.pathsep.join(filter(None, [str(_PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "QMOE_STORE": str(store.root), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "QMOE_STORE": store.address, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _checked(request: R) -> R:
@@ -520,9 +520,9 @@ def main(name: str) -> int:
     def become(state: State, **changes: Any) -> None:
         nonlocal record
         record = msgspec.structs.replace(record, state=state, **changes)
-        _write(folder / RECORD, record)
         with contextlib.suppress(Cancelled, OSError):
             journal({"event": "state", "state": state})
+        _write(folder / RECORD, record)  # who sees a job that has ended finds all of its events
 
     with contextlib.ExitStack() as turn:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,3 +110,22 @@ def tiny_subject(tiny_dataset: Path, tiny_run: TinyRun) -> Subject:
 
     manifest, embedder = datasets.open_dataset(tiny_dataset), embedders.create("logmel-stats")
     return Subject.of(manifest, embedder.id, embed_dataset(manifest, embedder, tiny_run.store))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """A server of buckets; the environment by which it is found."""
+    from tests import buckets
+
+    with buckets.served() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket; this process finds it, and those that it starts."""
+    from tests import buckets
+
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return buckets.made(s3)

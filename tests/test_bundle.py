@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from qmoe_core import bundle as bundles
-from qmoe_core import embedders, packed, serve
+from qmoe_core import embedders, packed, replacing, serve
 from qmoe_core.bundle import Bundle
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts import NAMES
@@ -42,8 +44,6 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def replace_tensors(path: Path, name: str, change: Callable[[dict[str, np.ndarray]], object]) -> None:
     """Edit a file's tensors, with a checksum that fits: what somebody does who makes a bundle by hand."""
-    import hashlib
-
     file = path / name
     tensors = dict(safetensors.numpy.load_file(file))
     change(tensors)
@@ -257,6 +257,8 @@ def test_an_undamaged_expert_serves_though_another_is_damaged(folder):
         (lambda m: m["config"]["router"].update(temperature=-1.0), "temperature"),
         (lambda m: m["files"].pop("router.safetensors"), "does not list router.safetensors"),
         (lambda m: m.update(dim=-1), "mean"),
+        (lambda m: m["provenance"].update(seeds=[]), "says nothing of seeds"),
+        (lambda m: m["provenance"]["f1"]["q4"].pop("std"), "mean, std and n of an F1"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(folder, change, says):
@@ -325,6 +327,43 @@ def test_an_expert_cannot_be_named_as_a_path(folder, name):
     rewrite(folder, lambda m: m.update(experts=[name, *NAMES]))
 
     with pytest.raises(BundleError, match=r"bundle\.json"):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize("name", ["/tmp/b", "../b", "..", ".", "b/", ""])
+def test_a_bundle_cannot_be_named_as_a_path(folder, name):
+    """Some of its experts were exported by way of a folder of that name, wherever it led."""
+    rewrite(folder, lambda m: m.update(name=name))
+
+    with pytest.raises(BundleError, match="is a path"):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize("file", ["bundle.json", "router.safetensors", "experts/q4.safetensors"])
+def test_nobody_waits_for_a_pipe(folder, file):
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+
+    with pytest.raises(BundleError, match=r"not a file|not a bundle"):
+        bundles.load(folder).expert("q4")
+    with pytest.raises(BundleError, match="not a bundle"):
+        bundles.load(folder / file)
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F8_E4M3", "F4"])
+def test_numbers_that_numpy_has_no_type_for(folder, kind):
+    values = bytes(8)
+    head = json.dumps(
+        {"mean": {"dtype": kind, "shape": [4 if kind == "BF16" else 8], "data_offsets": [0, 8]}}
+    )
+    if kind == "F4":
+        head = head.replace("[8]", "[16]")
+    data = len(head).to_bytes(8, "little") + head.encode() + values
+    (folder / "router.safetensors").write_bytes(data)
+    record = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    rewrite(folder, lambda m: m["files"].update({"router.safetensors": record}))
+
+    with pytest.raises(BundleError, match="not a safetensors file that can be read"):
         bundles.load(folder)
 
 
@@ -498,7 +537,7 @@ def test_when_writing_fails_the_old_bundle_stays(tiny_run, folder, monkeypatch):
 def test_when_the_last_step_fails_the_old_bundle_is_put_back(tiny_run, folder, monkeypatch):
     """Where folders cannot be swapped in one step."""
     bundle, before = bundles.load(tiny_run.bundle), files(folder)
-    monkeypatch.setattr(bundles, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(replacing, "exchanged", lambda one, other: False)
     rename, refused = Path.rename, []
 
     def failing(self: Path, target: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import arm, disk, fuzz, kill, sessions
+from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
 from tests.campaigns.inputs import TARGETS
 
 
@@ -20,16 +20,35 @@ def test_mutated_inputs():
 
 
 def test_killed_at_any_moment():
-    tallies = kill.campaign(kills=3)
+    tallies = kill.campaign(kills=4)
 
     assert [failure for one in tallies for failure in one.failures] == []
-    assert [one.kills for one in tallies] == [1, 1, 1]
+    assert [one.kills for one in tallies] == [1, 1, 1, 1]
 
 
 def test_stores_in_bad_condition():
     results = disk.campaign((disk.full_disk,) if disk.may_mount() else (disk.clock_set_back,))
 
     assert [failure for one in results for failure in one.failures] == []
+
+
+def test_a_cluster_loses_its_parts():
+    machines = cluster.may_make_machines()
+    conditions = cluster.scheduler_restarted, cluster.machine_killed if machines else cluster.worker_killed
+
+    results = cluster.campaign(1, conditions)
+
+    assert [failure for one in results for failure in one.failures] == []
+    assert all(one.kept > 0 for one in results)
+
+
+def test_tables_that_differ_are_told_apart(tmp_path):
+    for name, rows in {"one": "A,CO2\n1,2\n", "same": "A,CO2\n1,3\n", "other": "A,CO2\n2,2\n"}.items():
+        (tmp_path / name / "tables").mkdir(parents=True)
+        (tmp_path / name / "tables" / "table-6.csv").write_text(rows)
+
+    assert cluster.differences(tmp_path / "one", tmp_path / "same") == []
+    assert cluster.differences(tmp_path / "one", tmp_path / "other") == ["table-6.csv, row 0, A: 1 and 2"]
 
 
 def test_sessions_at_once():

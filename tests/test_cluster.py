@@ -8,7 +8,6 @@ import math
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,51 +24,14 @@ from qmoe_core.embed import embed_dataset
 from qmoe_core.errors import Cancelled, ConfigError, UserError
 from qmoe_core.store import Store
 from qmoe_core.training import run
+from tests.clusters import Cluster
 from tests.conftest import TinyRun
-
-ROOT = Path(__file__).parent.parent
 
 if importlib.util.find_spec("distributed") is None:
     missing = "distributed is not installed: nothing here is tested; pip install 'qmoe-lab[cluster]'"
     if os.environ.get("CI"):
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing, allow_module_level=True)
-
-
-class Cluster:
-    """A scheduler in a process of its own, and its workers in theirs, on this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.workers: list[subprocess.Popen[bytes]] = []
-        said = folder / "scheduler.json"
-        self.scheduler = self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", said
-        )
-        while not (said.exists() and said.read_bytes().endswith(b"}")):
-            assert self.scheduler.poll() is None
-            time.sleep(0.01)
-        self.address: str = json.loads(said.read_bytes())["address"]
-
-    def _start(self, *arguments: object) -> subprocess.Popen[bytes]:
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dask", *map(str, arguments), "--no-dashboard"],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-
-    def add_workers(self, count: int) -> None:
-        there = ["--local-directory", self.folder]
-        for _ in range(count):
-            self.workers.append(self._start("worker", self.address, "--nthreads", "1", "--no-nanny", *there))
-
-    def stop(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +60,32 @@ def test_every_item_once_on_both_workers(two: Cluster) -> None:
             pass  # one of the workers is still starting
     assert seen == {worker.pid for worker in two.workers}
     assert [os.getpid()] == [process for _, process in executor.run(pid, [1])]
+
+
+def tell(item: int, observe: executor.Observer) -> int:
+    """Tells three things."""
+    for step in range(3):
+        observe({"item": item, "step": step})
+    return item
+
+
+def test_tasks_tell_an_observer_here_before_they_are_done(two: Cluster) -> None:
+    heard: list[dict] = []
+    with cluster.connected(two.address):
+        for _, item in executor.run(tell, range(40), observe=heard.append):
+            mine = [event["step"] for event in heard if event["item"] == item]
+            assert mine == [0, 1, 2]
+        assert len(heard) == 120
+        assert len(list(executor.run(tell, [1], observe=heard.append))) == 1  # another run hears its own only
+        assert len(heard) == 123
+
+
+def test_an_observer_may_end_the_run(two: Cluster) -> None:
+    def enough(event: dict) -> None:
+        raise Cancelled("enough")
+
+    with cluster.connected(two.address), pytest.raises(Cancelled, match="enough"):
+        list(executor.run(tell, range(40), observe=enough))
 
 
 def test_an_error_names_the_task(two: Cluster) -> None:
@@ -156,7 +144,6 @@ def test_other_code_is_refused(two: Cluster, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_worker_that_is_not_fit_refuses(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beacon = tmp_path / "store" / "tmp" / "1" / "beacon"
     worker = SimpleNamespace(
         address="tcp://a:1", state=SimpleNamespace(nthreads=4 if fault == "threads" else 1)
     )
@@ -165,14 +152,18 @@ def test_a_worker_that_is_not_fit_refuses(
         "threads": "tcp://a:1 on .* has 4 threads",
         "store": f"does not see the store {tmp_path / 'store'}:",
     }
+    terms = cluster.Terms(cluster.versions(), str(tmp_path / "store"), "mark")
     with pytest.raises(UserError, match=said[fault]):
-        cluster.perform(b"", pickle.dumps(cluster.Terms(cluster.versions(), str(beacon))), [])
+        cluster.perform(b"", pickle.dumps(terms), [])
 
 
 def test_a_file_that_only_the_client_has(two: Cluster, tmp_path: Path) -> None:
     with (
         cluster.connected(two.address),
-        pytest.raises(UserError, match=r"worker tcp://.* finds no .*gone: recordings and store must lie in"),
+        pytest.raises(
+            UserError,
+            match=r"worker tcp://.* finds no .*gone: recordings, and a store",
+        ),
     ):
         list(executor.run(Path.read_bytes, [tmp_path / "gone"]))
 
@@ -184,6 +175,19 @@ def test_tasks_that_kill_their_workers() -> None:
     assert isinstance(said, UserError)
     assert "4 workers died" in str(said)
     assert "clips 1–16" in str(said)
+
+
+def test_who_gets_a_message() -> None:
+    short = [0.1] * cluster.RECENT
+    assert cluster._free(["a", "b"], [], [], 100) == ["a", "b"]
+    assert cluster._free(["a", "b"], ["a"], [], 100) == ["b"]
+    assert cluster._free(["a", "b"], ["a", "b"], [], 100) == []
+    assert cluster._free(["a", "b"], ["a"], short, 100) == ["b", "a"]  # one more than it works on
+    assert cluster._free(["a", "b"], ["a", "a", "b"], short, 100) == ["b"]
+    assert cluster._free(["a", "b"], ["a", "a", "b", "b"], short, 100) == []
+    assert cluster._free(["a", "b"], ["a"], short, 4) == ["b"]  # the last are for who is free first
+    assert cluster._free(["a", "b"], ["a"], [2.0] * cluster.RECENT, 100) == ["b"]
+    assert cluster._free(["b"], ["gone", "b"], [], 100) == []  # what was "gone"'s is on "b" now
 
 
 def test_groups_make_a_second_and_leave_work_for_the_others() -> None:
@@ -222,6 +226,34 @@ def test_training_without_one_of_the_workers_is_that_of_one_machine(
     assert mine
     for key, tensors in mine.items():
         assert tensors.keys() == theirs[key].keys()
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(tensor, theirs[key][name], strict=True)
+
+
+def test_a_store_in_a_bucket_gives_the_same(
+    bucket: str,
+    tiny_dataset: Path,
+    tiny_config: Config,
+    tiny_run: TinyRun,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("client")))
+    monkeypatch.setenv("QMOE_STORE", f"{bucket}/lab")
+    made, store, heard = Cluster(tmp_path_factory.mktemp("bucket")), Store(), []
+    made.add_workers(2)
+    try:
+        with cluster.connected(made.address):
+            report = run.train(
+                tiny_dataset, experts=("q4",), config=tiny_config, store=store, observe=heard.append
+            )
+    finally:
+        made.stop()
+    assert report.rows == tuple(row for row in tiny_run.report.rows if row.name == "q4")
+    assert {event["event"] for event in heard} == {"epoch", "fold"}
+    mine, theirs = entries(store), entries(tiny_run.store)
+    assert len(mine) == 5 + 2
+    for key, tensors in mine.items():
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(tensor, theirs[key][name], strict=True)
 

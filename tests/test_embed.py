@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import io
 import multiprocessing.reduction
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from qmoe_core import embed, executor
 from qmoe_core.audio import SAMPLE_RATE, WINDOW_SAMPLES
 from qmoe_core.datasets import Manifest, open_dataset
 from qmoe_core.embed import KIND, embed_dataset
@@ -242,3 +245,25 @@ def test_real_recordings(shared_data: Path, store: Store) -> None:
     assert np.isfinite(embeddings).all()
     window = audio.windows(audio.load(few.entries[4].path))[0]
     np.testing.assert_allclose(embeddings[4], embedder.embed(window.samples[None])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_embeddings_reach_a_machine_that_sees_the_bucket_only(
+    bucket: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    store = Store(bucket)
+    made = embed_dataset(manifest, MeanAndEnd(), store)
+    assert pickle.loads(pickle.dumps(made)).filename == made.filename
+    assert store.list(embed.WHOLE_KIND) == []  # processes of this machine see the file
+    with executor.on(lambda *_: iter(())):  # type: ignore[arg-type, return-value]
+        sent = [pickle.dumps(made), pickle.dumps(made)]
+    (kept,) = store.list(embed.WHOLE_KIND)
+    assert kept.metadata == {"clips": len(manifest)}
+    shutil.rmtree(Path(made.filename).parent)
+    there = [pickle.loads(one) for one in sent]
+    assert there[0] is there[1]  # fetched once
+    np.testing.assert_array_equal(there[0], made, strict=True)
+    store.delete(kept.key)
+    embed._fetched.cache_clear()
+    with pytest.raises(StoreError, match=f"{bucket}: the embeddings that were put there are gone"):
+        pickle.loads(sent[0])

@@ -37,13 +37,26 @@ def test_every_item_once(workers: int, items: list[float]) -> None:
 
 
 def test_an_engine_takes_the_tasks() -> None:
-    def backwards(fn, items, cancelled):
+    def backwards(fn, items, cancelled, observe):
         for index in reversed(range(len(items))):
             yield index, fn(items[index])
 
     with executor.on(backwards):
+        assert executor.elsewhere()
         assert list(executor.run(operator.neg, [1, 2], workers=2)) == [(1, -2), (0, -1)]
+    assert not executor.elsewhere()
     assert list(executor.run(operator.neg, [1, 2])) == [(0, -1), (1, -2)]
+
+
+def tell(item, observe):
+    observe({"item": item})
+    return -item
+
+
+def test_tasks_tell_an_observer():
+    heard = []
+    assert list(executor.run(tell, [1, 2], observe=heard.append)) == [(0, -1), (1, -2)]
+    assert heard == [{"item": 1}, {"item": 2}]
 
 
 def test_one_worker_goes_in_order_and_only_as_far_as_asked() -> None:

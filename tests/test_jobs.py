@@ -434,3 +434,18 @@ def test_a_fit_that_was_interrupted_begins_its_curve_anew() -> None:
 
     assert [point["epoch"] for point in story.curves["q4", "official-1", 1, "inner"]] == [1]
     assert (story.stage, story.done, story.total, story.folds) == ("", 0, 0, ())
+
+
+def test_a_job_whose_store_is_a_bucket(
+    bucket: str, small: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    store = Store(f"{bucket}/lab")
+    request = msgspec.structs.replace(small, workers=2)
+    job = _ended(jobs.submit(request, store), store)
+
+    assert (job.state, job.error) == ("done", None), job.log()
+    assert {event["event"] for event in jobs.events(job.id, store=store)[0]} >= {"epoch", "fold", "stage"}
+    assert len(store.list("experts")) == 5
+    assert jobs.plan(request, store).rows[0].cached == 5
+    assert job.folder.is_relative_to(tmp_path / "share")

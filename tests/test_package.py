@@ -36,7 +36,7 @@ SERVING = [
     "decision.py",
     "config.py",
     "errors.py",
-    "store.py",
+    "store/__init__.py",
     "cli.py",
     "embedders/logmel_stats.py",
     "experts/spec.py",
@@ -269,3 +269,13 @@ def test_what_the_base_install_lacks_is_named(monkeypatch, capsys, missing, comm
 
     assert cli.main(command) == cli.EXIT_USER_ERROR
     assert f"this needs {missing}: pip install 'qmoe-lab[{extra}]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "nowhere"), ("reproduce", "--out", "x"), ("sweep", "ood", "x", "--held-out", "dog")]
+)
+def test_what_needs_the_lab_says_so_before_it_starts(command, monkeypatch, capsys) -> None:
+    """Not after all recordings were embedded, for which a base install suffices."""
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert cli.main(list(command)) == cli.EXIT_USER_ERROR
+    assert capsys.readouterr().err == "qmoe: this needs torch: pip install 'qmoe-lab[lab]'\n"

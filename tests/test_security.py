@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import functools
+import http.client
 import io
 import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -29,6 +33,7 @@ from qmoe_core.errors import BundleError
 from qmoe_core.live.sessions import registry
 from qmoe_core.live.sources import HeldSource
 from qmoe_core.store import VISITORS, Store, lab_root
+from tests.browser.server import served
 from tests.pages.test_listen import wav
 from tests.test_package import imports
 
@@ -110,7 +115,7 @@ def test_no_cell_is_a_formula(start: str) -> None:
     assert cells == [f"'{start}key", f"'{start}1+1"]
 
 
-@pytest.mark.parametrize("where", ["title", "classes", "clips"])
+@pytest.mark.parametrize("where", ["title", "classes", "clips", "licence", "f1"])
 @pytest.mark.parametrize("name", ["\x1b[2J", "rain\u202eniar", "a\nb", "x" * 1001])
 def test_names_that_could_move_the_cursor_are_refused(tiny_run: Any, tmp_path: Path, where: str, name: str):
     folder = tmp_path / "b"
@@ -120,6 +125,10 @@ def test_names_that_could_move_the_cursor_are_refused(tiny_run: Any, tmp_path: P
         described["title"] = name
     elif where == "classes":
         described["classes"][0] = name
+    elif where == "licence":
+        described["provenance"]["licence"] = name
+    elif where == "f1":
+        described["provenance"]["f1"][name] = {"mean": 0.5, "std": 0.1, "n": 5}
     else:
         described["clips"][0]["source"] = name
     (folder / "bundle.json").write_text(json.dumps(described))
@@ -237,6 +246,33 @@ def test_the_lab_is_its_owners_alone_unless_asked(started: list[str], capsys) ->
     assert capsys.readouterr().err == ""
 
 
+def test_no_website_speaks_to_the_lab_of_this_machine() -> None:
+    """Neither by the lab's address nor by a name of its own, made to mean this machine (DNS rebinding)."""
+    with socket.socket() as far_away:
+        far_away.bind(("127.0.0.1", 0))
+        far_away.listen()
+        far_away.settimeout(0.1)
+        proxy = f"http://127.0.0.1:{far_away.getsockname()[1]}"
+        with served(http_proxy=proxy, https_proxy=proxy, no_proxy="") as address:
+            ours = urlsplit(address).netloc
+
+            assert knock(ours, ours, address) == 101
+            for host, origin in ((ours, "http://evil.example"), ("evil.example", "http://evil.example")):
+                assert knock(ours, host, origin) == 403
+            with pytest.raises(TimeoutError):  # nobody is asked who we are
+                far_away.accept()
+
+
+def knock(at: str, host: str, origin: str) -> int:
+    """The status of the answer to a page that wants to open a WebSocket."""
+    connection = http.client.HTTPConnection(at, timeout=60)
+    asked = {"Host": host, "Origin": origin, "Upgrade": "websocket", "Connection": "Upgrade"}
+    asked |= {"Sec-WebSocket-Key": "x" * 22 + "==", "Sec-WebSocket-Version": "13"}
+    with contextlib.closing(connection):
+        connection.request("GET", "/_stcore/stream", headers=asked)
+        return connection.getresponse().status
+
+
 def test_leaving_the_machine_without_public_is_said(started: list[str], capsys) -> None:
     cli.main(["app", "--no-browser", "--address", "0.0.0.0"])
     assert "whoever reaches 0.0.0.0 can use this machine’s microphone" in capsys.readouterr().err
@@ -246,6 +282,16 @@ def test_leaving_the_machine_without_public_is_said(started: list[str], capsys) 
     assert started[started.index("--server.address") + 1] == "localhost"  # a proxy's place is before it
     assert started[-1] == "--public"
     assert capsys.readouterr().err == ""
+
+
+def test_a_public_lab_has_no_bucket(started: list[str], capsys, bucket: str, monkeypatch) -> None:
+    monkeypatch.setenv("QMOE_STORE", bucket)
+    cli.main(["app", "--no-browser"])
+    assert started
+    started.clear()
+    assert cli.main(["app", "--no-browser", "--public"]) == 2
+    assert "visitors cannot be kept apart; set QMOE_STORE to a folder" in capsys.readouterr().err
+    assert started == []
 
 
 def test_a_visitors_store_reads_what_is_published_and_adds_nothing_to_it(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
-"""A dataset so small that all of it trains in seconds, and the settings for it."""
+"""A dataset so small that all of it trains in seconds, settings for it, and meters that take no time."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+
+from qmoe_core.measure import bench, energy, latency, memory, size
 
 SETTINGS = (
     "expert.hidden=[24, 16]",
@@ -53,3 +58,19 @@ def dataset(root: Path) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return root
+
+
+@contextmanager
+def quick_meters() -> Iterator[None]:
+    """Meanwhile, nothing that is measured takes ten seconds or another process."""
+
+    def track(name: str, country: str, work: object) -> energy.Block:
+        return energy.Block(name, 1000, 1.0, 1.0, 2e-6, 1e-6, 56.0, "modelled")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(energy, "track", track)
+        patch.setattr(bench, "training_block", lambda block_s, country: track("training", country, None))
+        patch.setattr(memory, "peaks_of_experts", lambda w, runs: memory.Peaks([90_000_000] * runs, 1000))
+        patch.setattr(latency, "WARM_UP_S", 0.0)
+        patch.setattr(size, "PAPER_SHAPE", (48, 24, 16, 3))
+        yield

@@ -22,7 +22,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,8 @@ from qmoe_core.datasets.esc import CLASSES as ESC_CLASSES
 from qmoe_core.datasets.manifest import Entry, Manifest, Problem, Ready, Scan, check, first, printable
 from qmoe_core.errors import DatasetError
 from qmoe_core.executor import Progress
+from qmoe_core.replacing import put_in_place
+from qmoe_core.store import unfinished
 
 HEADER, CLIPS, ARRAY = "imported.json", "clips.csv", "embeddings.npy"
 VERSION = 1
@@ -239,11 +240,12 @@ def import_csv(
         raise DatasetError(f"{root}: is another dataset; give the import a name of its own (--name)")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=home))
+        work = unfinished(root)
+        work.mkdir()
         try:
             with path.open("rb") as file:
                 made = _write(file, path, work, skip_bad, progress)
-            _put_in_place(work, root)
+            put_in_place(work, root)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
@@ -251,17 +253,6 @@ def import_csv(
             f"{printable(error.filename or path)}: cannot be read or written ({error.strerror or error})"
         ) from None
     return Imported(root, *made)
-
-
-def _put_in_place(work: Path, root: Path) -> None:
-    work.chmod(0o755)
-    if root.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{root.name}-old-", dir=root.parent))
-        root.rename(old / "dataset")
-        work.rename(root)
-        shutil.rmtree(old)
-    else:
-        work.rename(root)
 
 
 def _write(

@@ -75,6 +75,8 @@ def formats(bundle: Bundle, latency: Report | None = None, energy: Report | None
     made = []
     for name, figures in f1.items():
         members = name.removesuffix(" curious").split("+")
+        if not set(members) <= set(bundle.experts):
+            continue  # not carried
         single = name in EXPERTS
         files = [f"experts/{member}.safetensors" for member in members] + ([] if single else [ROUTER_FILE])
         made.append(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from qmoe_core import bundle as bundles
 from qmoe_core.bundle import Bundle
 from qmoe_core.errors import BundleError
@@ -82,6 +84,11 @@ def chosen_experts(bundle: Bundle, experts: Sequence[str]) -> tuple[str, ...]:
 
 def _with_experts(bundle: Bundle, chosen: tuple[str, ...], folder: Path) -> Path:
     """The bundle with some of its experts, as a folder."""
+    f1 = {
+        name: figures
+        for name, figures in bundle.provenance.f1.items()
+        if set(name.removesuffix(" curious").split("+")) <= set(chosen)
+    }
     index = [bundle.experts.index(name) for name in chosen]
     router = bundle.router
     data = bundle.dataset
@@ -93,7 +100,7 @@ def _with_experts(bundle: Bundle, chosen: tuple[str, ...], folder: Path) -> Path
         embedder=bundle.embedder,
         embedder_id=bundle.manifest.embedder_id,
         config=bundle.config,
-        provenance=bundle.provenance,
+        provenance=msgspec.structs.replace(bundle.provenance, f1=f1),
         experts={name: bundle.weights(name) for name in chosen},
         router=Router(
             chosen,

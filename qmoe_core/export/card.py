@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,51 +11,85 @@ import numpy as np
 from qmoe_core.bundle import Bundle
 from qmoe_core.measure import environment, latency
 from qmoe_core.measure.latency import Contestant
+from qmoe_core.moe import Settings
 
 CARD = "CARD.md"
 CALLS = 500
 """Timed calls of each expert: enough for a median, quick enough for an export."""
 
 
-def card(bundle: Bundle) -> str:
-    """Describe a bundle, and time its experts here.
+@dataclass(frozen=True)
+class AsGraph:
+    """What is different about a bundle as a graph.
+
+    Attributes:
+        settings: how it mixes; expert_bytes: of the constants of each expert in it.
+        times: how long it takes here, in a sentence; empty where nothing can run it.
+    """
+
+    settings: Settings
+    expert_bytes: Mapping[str, int]
+    times: str
+
+
+def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
+    """Describe a bundle, packed or as a graph, and time its experts here.
 
     Raises:
         BundleError: a damaged bundle.
     """
-    came_from, config = bundle.provenance, bundle.config
-    rows = [f"| {name} | {_f1(bundle, name)} | {bundle.expert_bytes(name):,} |" for name in bundle.experts]
-    kernel = bundle.expert(bundle.experts[0]).kernel
-    times = ", ".join(f"{name} {us:.1f} µs" for name, us in _p50_us(bundle).items())
+    came_from = bundle.provenance
+    settings = bundle.settings() if graph is None else graph.settings
+    experts = bundle.experts if graph is None else tuple(graph.expert_bytes)
+    mixtures = [name for name in came_from.f1 if "+" in name and set(_members(name)) <= set(experts)]
+    kernel = bundle.expert(experts[0]).kernel
+    times = ", ".join(f"{name} {us:.1f} µs" for name, us in _p50_us(bundle, experts).items())
     lines = [
-        f"# {bundle.title}",
+        f"# {_plain(bundle.title)}",
         "",
-        f"A sound classifier in {len(bundle.experts)} numeric formats, with a router that picks among them. "
-        f"It tells {len(bundle.classes)} classes apart: {', '.join(map(_plain, bundle.classes))}.",
+        f"A sound classifier in {_counted(len(experts), 'numeric format')}, with a router that picks among "
+        f"them. It tells {len(bundle.classes)} classes apart: {', '.join(map(_plain, bundle.classes))}.",
         "",
-        f"- Takes 5 s of sound, mono, 22,050 Hz, through the front end `{bundle.manifest.embedder_id}`.",
+        "- Takes 5 s of sound, mono, 22,050 Hz, through the front end "
+        f"{_plain(bundle.manifest.embedder_id)}.",
         f"- Trained on {_plain(came_from.dataset)}, {came_from.clips:,} clips.",
-        f"- Judged out of fold: {came_from.protocol} folds, epochs chosen by {came_from.selection}, "
-        f"seeds {', '.join(map(str, came_from.seeds))}.",
-        f"- Mixture: {', '.join(bundle.manifest.mixture)}; top-{config.router.top_k}, "
-        f"curiosity {config.router.curiosity}, α = {config.router.alpha:g}.",
+        f"- Judged out of fold: {_plain(came_from.protocol)} folds, epochs chosen by "
+        f"{_plain(came_from.selection)}, seeds {', '.join(map(str, came_from.seeds))}.",
+        f"- Mixture: {', '.join(settings.experts)}; top-{settings.top_k}, "
+        f"curiosity {settings.curiosity}, α = {settings.alpha:g}.",
         f"- Digest: `{bundle.digest}`.",
         "",
-        "| expert | weighted F1, mean ± deviation over folds and seeds | bytes |",
-        "| --- | --- | --- |",
-        *rows,
+        "| expert | weighted F1, mean ± deviation over folds and seeds | bytes"
+        + (" |" if graph is None else " in the graph | bytes packed |"),
+        "| --- | --- | --- |" + ("" if graph is None else " --- |"),
+        *(_row(bundle, name, graph) for name in experts),
         "",
-        *(f"- mixture {name}: F1 {_f1(bundle, name)}" for name in came_from.f1 if name not in bundle.experts),
+        *(f"- mixture {_plain(name)}: F1 {_f1(bundle, name)}" for name in mixtures),
         "",
-        "Median time of one clip from embedding to logits, where this card was written "
-        f"({environment.processor()}, {kernel} kernels, one thread, n = {CALLS}): {times}.",
+        *([graph.times, ""] if graph is not None and graph.times else []),
+        f"Median time of one clip from embedding to logits, {'' if graph is None else 'packed, '}where this "
+        f"card was written ({environment.processor()}, {kernel} kernels, one thread, n = {CALLS}): {times}.",
         "",
         "It was taught these classes alone. Any other sound gets one of their names too; the epistemic "
         "uncertainty tells some of those, not all.",
         "",
-        f"Licence of the data: {came_from.licence or 'not given'}. {came_from.citation}",
+        f"Licence of the data: {_plain(came_from.licence) or 'not given'}. {_plain(came_from.citation)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _members(mixture: str) -> list[str]:
+    return mixture.removesuffix(" curious").split("+")
+
+
+def _row(bundle: Bundle, name: str, graph: AsGraph | None) -> str:
+    sizes = [bundle.expert_bytes(name)] if graph is None else [graph.expert_bytes[name]]
+    sizes += [] if graph is None else [bundle.expert_bytes(name)]
+    return f"| {name} | {_f1(bundle, name)} | {' | '.join(f'{size:,}' for size in sizes)} |"
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def _f1(bundle: Bundle, name: str) -> str:
@@ -61,15 +97,15 @@ def _f1(bundle: Bundle, name: str) -> str:
     return f"{found['mean']:.3f} ± {found['std']:.3f}" if found else "not measured"
 
 
-def _plain(name: str) -> str:
-    """A class's name without what Markdown would read as more than text."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-!|" else c for c in name)
+def _plain(text: str) -> str:
+    """A name or sentence without what Markdown would read as more than text, in the middle of a line."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~$" else c for c in text)
 
 
-def _p50_us(bundle: Bundle) -> dict[str, float]:
+def _p50_us(bundle: Bundle, experts: tuple[str, ...]) -> dict[str, float]:
     x = np.random.default_rng(0).standard_normal(bundle.manifest.dim).astype(np.float32)
     contestants = []
-    for name in bundle.experts:
+    for name in experts:
         expert = bundle.expert(name)
         out = np.empty(expert.classes, np.float32)
         contestants.append(

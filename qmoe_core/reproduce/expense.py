@@ -174,6 +174,7 @@ def table_6(studies: Sequence[Study]) -> Section:
         "CO2 of training one fold: its seconds × the power of a process that trains "
         f"({1e3 * costs.training_kw:.1f} W, {costs.source}) × {costs.grid_g_per_kwh:.0f} g/kWh. "
         f"{runs_of(code)}, preset paper-code, n = {len(next(iter(code.seconds.values())))} folds. "
+        f"Trained with one thread a task on {named(code.processors)}; power and grid are of "
         f"{machine_of(costs)}. The paper's column headed µg is in mg (claim 21)."
     )
     return Section(

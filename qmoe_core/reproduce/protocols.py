@@ -76,6 +76,7 @@ class Scores:
         predicted: class by name of expert or mixture (`bitnet+q4+q8`, `bitnet+q4+q8 curious`), int [S, n].
         folds: number of the fold in which a clip was tested, int [S, n].
         parameters: by name; seconds: that training took, each seed × fold, for experts trained here.
+        processors: of the machines that trained them.
         last: F1 of the last epoch on the test fold by name, [S × F]: best-on-test trials only.
         curious: by mixture.
         leaking: recordings with clips on both sides of a fold; test_share: test clips over training clips.
@@ -92,6 +93,7 @@ class Scores:
     folds: np.ndarray
     parameters: Mapping[str, int]
     seconds: Mapping[str, list[float]]
+    processors: tuple[str, ...]
     last: Mapping[str, list[float]]
     curious: Mapping[str, Curious]
     leaking: int
@@ -221,6 +223,7 @@ def _gather(
         "names": names,
         "parameters": parameters,
         "seconds": seconds,
+        "processors": sorted({result.processor for result in results}),
         "leaking": splits.leaking_sources(made, subject.sources),
         "test_share": float(np.mean([len(fold.test) / len(fold.train) for fold in made])),
     }
@@ -242,6 +245,7 @@ def _scores(
         folds=tensors["folds"].astype(np.int64),
         parameters=metadata["parameters"],
         seconds=metadata["seconds"],
+        processors=tuple(metadata["processors"]),
         last=metadata.get("last", {}),
         curious={
             title: Curious(
@@ -313,6 +317,7 @@ def as_judged(trial: Trial, bundle: Bundle, subject: Subject) -> Scores:
         "names": list(predicted),
         "parameters": parameters,
         "seconds": {},
+        "processors": [],
         "leaking": splits.leaking_sources(made, subject.sources),
         "test_share": float(np.mean([len(fold.test) / len(fold.train) for fold in made])),
     }

@@ -1,7 +1,7 @@
 """A report as files: CSV for machines, Markdown and one self-contained HTML page for people.
 
-The folder is there completely or not at all: everything is written beside it, flushed, and renamed into
-place; an older report goes as the new one comes. Nothing in the page is fetched from anywhere.
+The folder is there completely or not at all: everything is written beside it, flushed, and put in its place
+in one step; an older report goes as the new one comes. Nothing in the page is fetched from anywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import csv
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
@@ -19,7 +18,9 @@ from pathlib import Path
 import msgspec
 
 from qmoe_core.errors import ConfigError
+from qmoe_core.replacing import put_in_place
 from qmoe_core.reproduce.document import Figure, Interval, Report, Section, Spread, Table, Value
+from qmoe_core.store import unfinished
 from qmoe_core.tables import defused
 
 PAGE, TEXT, RECORD = "report.html", "report.md", "report.json"
@@ -55,26 +56,20 @@ def write(report: Report, folder: Path) -> Path:
         ConfigError: what is there is not a report, or the folder cannot be written.
     """
     refuse_other_folders(folder)
-    folder = folder.absolute()
+    folder = folder.resolve()  # a link stays one, and its folder is written
+    work = unfinished(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
-    try:
-        new, old = work / "new", work / "old"
+        work.mkdir(parents=True)
         for name, text in files(report).items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = work / name
+            path.parent.mkdir(exist_ok=True)
             with path.open("x", encoding="utf-8", newline="") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        put_in_place(work, folder)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder

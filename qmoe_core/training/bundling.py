@@ -208,7 +208,7 @@ def _wave(
     """One of two waves, because a derived expert waits for its source; indices are those of `tasks`."""
     chosen = [i for i, task in enumerate(tasks) if (EXPERTS[task.expert].derived_from is not None) == derived]
     run = executor.run(
-        partial(run_final, root=str(store.root)),
+        partial(run_final, root=store.address),
         [tasks[i] for i in chosen],
         workers=workers,
         progress=progress,

@@ -27,6 +27,7 @@ from qmoe_core.datasets.manifest import Manifest
 from qmoe_core.errors import DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.measure import environment
 from qmoe_core.moe import Settings, Voices
 from qmoe_core.packed import ExpertWeights, from_tensors, to_tensors
 from qmoe_core.routing.router import Router
@@ -36,10 +37,9 @@ from qmoe_core.training import code_version
 if TYPE_CHECKING:
     from qmoe_core.training.fit import Epoch
 
-Observer = Callable[[dict[str, Any]], object]
+Observer = executor.Observer
 """Told, as it happens, of every epoch (`event` is "epoch"; which expert, fold, seed and part; losses and F1)
-and of every finished task ("fold"), often from a worker process: it must be picklable where there are any.
-What it raises ends the task. It changes no result and is part of no key."""
+and of every finished task ("fold"). It changes no result and is part of no key."""
 
 KIND = "experts"
 ROUTER_KIND = "routers"
@@ -134,7 +134,7 @@ class FoldResult:
         test: indices of the test clips; logits: float32 [n, C] of them.
         routing_clips, routing_logits: the clips a router may learn from, and what this expert says of
             them without having seen them (inner validation); with `best-on-test` the training clips.
-        f1, accuracy: on the test clips; epochs: chosen; seconds: the task took.
+        f1, accuracy: on the test clips; epochs: chosen; seconds: the task took, on that processor.
     """
 
     expert: str
@@ -147,6 +147,7 @@ class FoldResult:
     accuracy: float
     epochs: int
     seconds: float
+    processor: str
     parameters: int
     key: str
     cached: bool
@@ -254,10 +255,11 @@ def train_experts(
     if progress is not None and done:
         progress(done, total, "found in the store")
     run = executor.run(
-        partial(run_task, root=str(store.root), observe=observe),
+        partial(run_task, root=store.address),
         missing,
         workers=min(workers, max(len(missing), 1)),
         cancelled=cancelled,
+        observe=observe,
     )
     for index, result in run:
         keep(missing[index], result)
@@ -348,6 +350,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         "epochs": epochs,
         "parameters": weights.parameters,
         "seconds": time.perf_counter() - started,
+        "processor": environment.processor(),
         "history": history,
         "config": to_dict(task.config),
     }
@@ -378,7 +381,7 @@ def _float_sources(task: Task, store: Store) -> dict[str, ExpertWeights]:
     source = Task(task.subject, name, task.split, task.config)
     entry = store.get(KIND, source.key)
     if entry is None:  # not trained yet, or damaged and set aside a moment ago
-        run_task(source, str(store.root))
+        run_task(source, store.address)
         entry = store.get(KIND, source.key)
         assert entry is not None
     parts = ("refit",) if task.split.inner is None else ("inner", "refit")
@@ -436,6 +439,7 @@ def _result(task: Task, entry: Entry, *, cached: bool) -> FoldResult:
         accuracy=metadata["accuracy"],
         epochs=metadata["epochs"],
         seconds=metadata["seconds"],
+        processor=metadata["processor"],
         parameters=metadata["parameters"],
         key=entry.key,
         cached=cached,
@@ -593,11 +597,12 @@ def train_joint(
     """Mixtures whose experts and router learn together; arguments as `train_experts`."""
     tasks = joint_tasks_of(subject, experts, config, seeds)
     run = executor.run(
-        partial(run_joint, root=str(store.root), observe=observe),
+        partial(run_joint, root=store.address),
         tasks,
         workers=workers,
         progress=progress,
         cancelled=cancelled,
+        observe=observe,
     )
     found: dict[int, MixtureResult] = {}
     for index, result in run:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import arm, disk, fuzz, kill, sessions
+from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
 
-CAMPAIGNS = {"fuzz": fuzz, "kill": kill, "disk": disk, "sessions": sessions, "arm": arm}
+CAMPAIGNS = {
+    "fuzz": fuzz,
+    "kill": kill,
+    "disk": disk,
+    "sessions": sessions,
+    "cluster": cluster,
+    "arm": arm,
+}
 
 
 def main() -> int:

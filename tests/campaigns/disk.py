@@ -10,7 +10,6 @@ and a store without damage.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -20,12 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from qmoe_core import cli
 from qmoe_core.store import Store
 from tests import tiny
+from tests.campaigns import commands
+from tests.campaigns.commands import Ended, Running
 
 MONTH_S = 30 * 86_400.0
 
@@ -39,29 +38,19 @@ class Result:
     failures: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a training ended."""
+def refused(ended: Ended, result: Result, *words: str) -> None:
+    """Note it if this is not one line that says one of `words`."""
+    result.said = ended.sentences[-1] if ended.sentences else ended.err[-200:]
+    if wrong := ended.wrongly_refused(*words):
+        result.failures.append(wrong)
 
-    code: int
-    out: str
-    err: str
 
-    def refused(self, result: Result, *words: str) -> None:
-        """Note it if this is not one line that says one of `words`."""
-        lines = [line for line in self.err.splitlines() if line.startswith("qmoe: ")]
-        result.said = lines[-1] if lines else self.err[-200:]
-        if self.code != cli.EXIT_USER_ERROR or "Traceback" in self.err or len(lines) != 1:
-            result.failures.append(f"exit code {self.code}, said {self.err[-500:]!r}")
-        elif not any(word in lines[0] for word in words):
-            result.failures.append(f"said {lines[0]!r}, none of {words}")
-
-    def succeeded(self, result: Result, expected: str) -> None:
-        """Note it if this failed, or gave other figures."""
-        if self.code != 0:
-            result.failures.append(f"the next start failed: {self.err[-500:]!r}")
-        elif figures(self.out) != expected:
-            result.failures.append("the figures differ from those of a quiet run")
+def succeeded(ended: Ended, result: Result, expected: str) -> None:
+    """Note it if this failed, or gave other figures."""
+    if ended.code != 0:
+        result.failures.append(f"the next start failed: {ended.err[-500:]!r}")
+    elif figures(ended.out) != expected:
+        result.failures.append("the figures differ from those of a quiet run")
 
 
 def figures(document: str) -> str:
@@ -69,44 +58,15 @@ def figures(document: str) -> str:
     return document.partition('"rows"')[2]
 
 
-def start(
-    data: Path, store: Path, condition: Callable[[], object] | None = None
-) -> tuple[ForkServerProcess, Path]:
-    """Begin a training in a child; gives it and the folder with what it says."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch", "qmoe_core.training.fit"])
-    told = Path(tempfile.mkdtemp(prefix="qmoe-told-"))
-    child = context.Process(target=_train, args=(data, store, told, condition))
-    child.start()
-    return child, told
-
-
-def ended(child: ForkServerProcess, told: Path) -> Ended:
-    child.join()
-    said = [path.read_text() if path.exists() else "" for path in (told / "out", told / "err")]
-    shutil.rmtree(told)
-    return Ended(child.exitcode or 0, *said)
+def start(data: Path, store: Path, condition: Callable[[], object] | None = None) -> Running:
+    """Begin a training in a child."""
+    settings = [part for setting in tiny.SETTINGS for part in ("--set", setting)]
+    command = ["train", str(data), "--experts", "fp32,q1", "--workers", "1", "--json", *settings]
+    return commands.start(command, {"QMOE_STORE": str(store)}, condition)
 
 
 def train(data: Path, store: Path, condition: Callable[[], object] | None = None) -> Ended:
-    return ended(*start(data, store, condition))
-
-
-def _train(data: Path, store: Path, told: Path, condition: Callable[[], object] | None) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ["QMOE_STORE"] = str(store)
-    if condition is not None:
-        condition()
-    settings = [part for setting in tiny.SETTINGS for part in ("--set", setting)]
-    command = ["train", str(data), "--experts", "fp32,q1", "--workers", "1", "--json", *settings]
-    for descriptor, name in ((1, "out"), (2, "err")):
-        with (told / name).open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
-    code = cli.main(command)
-    sys.stdout.flush()
-    os._exit(code)
+    return start(data, store, condition).ended()
 
 
 @contextmanager
@@ -137,9 +97,9 @@ def may_mount() -> bool:
 def full_disk(home: Path, data: Path, expected: str) -> Result:
     result = Result("disk full")
     with mounted(home / "full", "200k") as folder:
-        train(data, folder / "store").refused(result, "No space left", "disk")
+        refused(train(data, folder / "store"), result, "No space left", "disk")
         mount("-o", "remount,size=64m", str(folder))
-        train(data, folder / "store").succeeded(result, expected)
+        succeeded(train(data, folder / "store"), result, expected)
         _undamaged(result, folder / "store")
     return result
 
@@ -148,11 +108,11 @@ def read_only(home: Path, data: Path, expected: str) -> Result:
     result = Result("read-only store")
     with mounted(home / "ro", "64m") as folder:
         mount("-o", "remount,ro", str(folder))
-        train(data, folder / "store").refused(result, "Read-only", "written")
+        refused(train(data, folder / "store"), result, "Read-only", "written")
         mount("-o", "remount,rw", str(folder))
-        train(data, folder / "store").succeeded(result, expected)
+        succeeded(train(data, folder / "store"), result, expected)
         mount("-o", "remount,ro", str(folder))
-        train(data, folder / "store").succeeded(result, expected)  # all is there: reading is enough
+        succeeded(train(data, folder / "store"), result, expected)  # all is there: reading is enough
         _undamaged(result, folder / "store")
     return result
 
@@ -160,13 +120,13 @@ def read_only(home: Path, data: Path, expected: str) -> Result:
 def vanishing(home: Path, data: Path, expected: str) -> Result:
     result = Result("store vanishes")
     with mounted(home / "gone", "64m") as folder:
-        child, told = start(data, folder / "store")
-        while child.is_alive() and not list(folder.glob("store/experts/*/*")):
+        training = start(data, folder / "store")
+        while training.child.is_alive() and not list(folder.glob("store/experts/*/*")):
             time.sleep(0.01)
         mount("-t", "tmpfs", "-o", "ro", "tmpfs", str(folder))  # over it: an empty folder, closed
-        ended(child, told).refused(result, "Read-only", "written", "cannot be read")
+        refused(training.ended(), result, "Read-only", "written", "cannot be read")
         subprocess.run(["umount", str(folder)], check=True, capture_output=True)
-        train(data, folder / "store").succeeded(result, expected)
+        succeeded(train(data, folder / "store"), result, expected)
         _undamaged(result, folder / "store")
     return result
 
@@ -176,14 +136,14 @@ def two_trainers(home: Path, data: Path, expected: str) -> Result:
     for attempt in range(3):
         store = home / f"both{attempt}"
         for one in [start(data, store), start(data, store)]:
-            ended(*one).succeeded(result, expected)
+            succeeded(one.ended(), result, expected)
         _undamaged(result, store)
     return result
 
 
 def slow(home: Path, data: Path, expected: str) -> Result:
     result = Result("slow store")
-    train(data, home / "slow", slow_disk).succeeded(result, expected)
+    succeeded(train(data, home / "slow", slow_disk), result, expected)
     _undamaged(result, home / "slow")
     return result
 
@@ -202,14 +162,13 @@ def slow_disk() -> None:
 def clock_set_back(home: Path, data: Path, expected: str) -> Result:
     result = Result("clock set back a month")
     store = home / "clock"
-    child, told = start(data, store)
-    child.join(1.0)
-    child.kill()
-    child.join()
-    shutil.rmtree(told)
-    train(data, store, month_ago).succeeded(result, expected)
+    training = start(data, store)
+    training.child.join(1.0)
+    training.child.kill()
+    training.ended()
+    succeeded(train(data, store, month_ago), result, expected)
     Store(store).gc()
-    train(data, store).succeeded(result, expected)
+    succeeded(train(data, store), result, expected)
     _undamaged(result, store)
     return result
 

@@ -1,10 +1,13 @@
-"""`kill -9` at random moments of training, bundle writing and export: nothing damaged is ever served.
+"""`kill -9` at random moments of training and of all that is written: nothing damaged is ever served.
 
     python -m tests.campaigns kill --kills 200
 
 A child does the work and is killed after a random part of the time that it takes undisturbed. After every
-kill the store and the bundle are read in full; the next child goes on where the last was stopped. What was
-finished under fire must in the end equal, to the last bit, what one quiet run gives.
+kill the store, the bundle and the report are read in full; the next child goes on where the last was stopped.
+What was finished under fire must in the end equal, to the last bit, what one quiet run gives.
+
+Reports are written over and over, in two editions in turn, so that most kills fall into writing: the folder
+must hold the one or the other, whole. Their figures are measured once, before the fire.
 """
 
 from __future__ import annotations
@@ -17,21 +20,37 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from qmoe_core import bundle, config, export
 from qmoe_core.errors import BundleError
+from qmoe_core.reproduce import protocols, run, ternary, writing
+from qmoe_core.reproduce.costs import Effort
+from qmoe_core.reproduce.document import Report
 from qmoe_core.store import Store
 from qmoe_core.training import run as training
 from tests import tiny
 
-KEPT = {"store", "bundle", "carried.qmoe"}
+KEPT = {"store", "bundle", "carried.qmoe", "report"}
 EXPERTS = ("fp32", "q1", "bitnet", "q4")
+SMALLEST = (
+    "expert.hidden=[8]",
+    "expert.epochs=1",
+    "expert.popcount_finetune_epochs=1",
+    "router.hidden=[4, 4]",
+    "router.epochs=1",
+    "router.mc_samples=2",
+)
+"""What a report's experts are trained with: what they learn does not matter here."""
+EFFORT = Effort(calls=100, processes=1, energy_repetitions=0)
+REWRITTEN = 3
+"""How often a child writes both editions of a report: most of its time is spent on that."""
 
 
 @dataclass
@@ -70,6 +89,26 @@ class Home:
     def export(self) -> None:
         export.export_packed(bundle.load(self.root / "bundle"), self.root / "carried.qmoe")
 
+    def report(self, rewritten: int = 0) -> Report:
+        """`qmoe reproduce --quick`, and its folder again and again, an older edition in turn with it."""
+        random = ("evaluation.protocol=random", "evaluation.selection=best-on-test")
+        of_code = config.load(settings=[*SMALLEST, *random])
+        with tiny.quick_meters(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run, "load", lambda name: of_code)
+            report = run.reproduce(
+                self.root / "report",
+                names=[str(self.data)],
+                quick=True,
+                config=config.load(settings=SMALLEST),
+                workers=1,
+                effort=EFFORT,
+                store=self.store,
+            )
+        for _ in range(rewritten):
+            for edition in editions(report):
+                writing.write(edition, self.root / "report")
+        return report
+
     def wrong(self) -> str:
         """What is damaged, in a sentence; empty if all is well."""
         if found := self.store.verify().damaged:
@@ -82,9 +121,34 @@ class Home:
             return str(error)
         return ""
 
+    def wrong_report(self, whole: Sequence[dict[str, str]], there: bool) -> str:
+        """As `wrong`, of the report, which must be one of these, or not there if it was not before."""
+        found = contents(self.root / "report")
+        if found is None:
+            return (
+                "the report is gone" if there and sys.platform == "linux" else ""
+            )  # others swap in two steps
+        return "" if found in whole else f"a report of {len(found)} files that is neither edition"
+
+
+def editions(report: Report) -> tuple[Report, Report]:
+    """An older edition, with other and fewer files, and the report itself."""
+    return replace(report, title=f"{report.title}, before", sections=report.sections[:-1]), report
+
+
+def contents(folder: Path) -> dict[str, str] | None:
+    """Every file of a report by its name in the folder; None where there is no folder."""
+    if not folder.exists():
+        return None
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
 
 def campaign(kills: int, seed: int = 0, progress: Callable[[str], object] = print) -> list[Tally]:
-    """The whole of it: a third of the kills to each activity."""
+    """The whole of it: a quarter of the kills to each activity."""
     import torch
 
     torch.set_num_threads(1)  # as in the children: sums in another order differ in the last bit
@@ -95,11 +159,15 @@ def campaign(kills: int, seed: int = 0, progress: Callable[[str], object] = prin
         _start("training", quiet).join()  # starts the server that children are forked from
         expected = quiet.train(write=True)
         digest = bundle.load(quiet.root / "bundle").digest
-        tallies = []
+        tallies, whole = [], []
         for name in ACTIVITIES:
             tally = Tally(name)
             if name == "training":
                 duration = _undisturbed(name, Home(Path(folder) / "timed", data))
+            elif name == REPORTS:
+                whole = [writing.files(edition) for edition in editions(quiet.report())]
+                _lend_measurements(quiet, fire)
+                duration = _undisturbed(name, quiet)
             else:
                 fire.train(write=True)
                 duration = _undisturbed(name, fire)
@@ -107,8 +175,9 @@ def campaign(kills: int, seed: int = 0, progress: Callable[[str], object] = prin
                 if name == "training" and tally.completions > tally.kills // 4:
                     shutil.rmtree(fire.root, ignore_errors=True)  # all is cached: begin anew
                     tally.completions = tally.kills // 4
+                there = (fire.root / "report").exists()
                 _one(tally, fire, rng.uniform(0.0, 1.1 * duration))
-                if wrong := fire.wrong():
+                if wrong := fire.wrong() or fire.wrong_report(whole, there):
                     tally.failures.append(f"kill {tally.kills}: {wrong}")
             if fire.train(write=True) != expected:
                 tally.failures.append("the figures differ from those of a quiet run")
@@ -119,9 +188,19 @@ def campaign(kills: int, seed: int = 0, progress: Callable[[str], object] = prin
             )
             tallies.append(tally)
         fire.export()
+        fire.report()
+        if contents(fire.root / "report") != whole[-1]:
+            tallies[-1].failures.append("the report differs from that of a quiet run")
         if left := _litter(fire):
             tallies[-1].failures.append(f"left behind: {left}")
     return tallies
+
+
+def _lend_measurements(giver: Home, taker: Home) -> None:
+    """All that a report needs but its trials, which are left to be put together under fire."""
+    shutil.copytree(giver.store.root, taker.store.root, dirs_exist_ok=True)
+    for kind in (protocols.KIND, ternary.KIND):
+        shutil.rmtree(taker.store.root / kind)
 
 
 def _undisturbed(activity: str, home: Home) -> float:
@@ -149,7 +228,7 @@ def _one(tally: Tally, home: Home, after_s: float) -> None:
 def _start(activity: str, home: Home) -> ForkServerProcess:
     """A child of a server that has imported everything and run nothing: kills fall into the work."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch", "qmoe_core.training.fit"])
+    context.set_forkserver_preload([__name__, "torch", "sklearn.model_selection", "qmoe_core.training.fit"])
     child = context.Process(target=_work, args=(activity, home))
     child.start()
     return child
@@ -163,15 +242,17 @@ def _work(activity: str, home: Home) -> None:
         ACTIVITIES[activity](home)
 
 
+REPORTS = "report writing"
 ACTIVITIES: dict[str, Callable[[Home], object]] = {
     "training": lambda home: home.train(write=False),
     "bundle writing": lambda home: home.train(write=True),
     "export": lambda home: home.export(),
+    REPORTS: lambda home: home.report(REWRITTEN),
 }
 
 
 def _litter(home: Home) -> list[str]:
-    """What killed processes left beside the bundle and in the store, after `gc` and one more bundle."""
+    """What killed processes left beside what is kept and in the store, after `gc` and one more of each."""
     home.store.gc()
     work = home.root / "store" / "tmp"
     return [path.name for folder in (home.root, work) for path in folder.glob("*") if path.name not in KEPT]

@@ -108,6 +108,22 @@ def test_bits_stay_bits(everything):
     assert properties["card"].startswith("# ")
 
 
+def test_its_card_tells_of_the_graph(tmp_path):
+    loaded = bundle.load()
+    model = onnx.load(export.export_onnx(loaded, tmp_path / "x.onnx"))
+    card = {entry.key: entry.value for entry in model.metadata_props}["card"]
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")][2:]
+
+    assert "in 3 numeric formats" in card
+    assert [row[0] for row in rows] == ["| q4", "| q8", "| bitnet"]
+    for row in rows:
+        graph, packed = (int(cell.strip(" |").replace(",", "")) for cell in row[2:])
+        assert packed == loaded.expert_bytes(row[0][2:])
+        assert 0.9 * packed < graph < 1.5 * packed
+    assert "mixture bitnet+q4+q8 curious: F1 0.925" in card
+    assert f"ms a clip in ONNX Runtime {onnxruntime.__version__}" in card
+
+
 def test_what_cannot_be_a_graph(tmp_path):
     loaded = bundle.load()
     for curiosity in ("router-mc", "distilled"):

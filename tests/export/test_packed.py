@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 from qmoe_core import audio, bundle, cli, export, serve, synth
 from qmoe_core.errors import BundleError
+from qmoe_core.evaluation import formats
+from qmoe_core.export.card import card
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,50 @@ def test_a_bomb_does_not_go_off(carried, tmp_path):
         bundle.load(bomb)
 
 
+def test_a_million_members_are_not_listed(carried, tmp_path):
+    """Python reads a ZIP's whole list of files first, for each of ours again."""
+    crowded = tmp_path / "crowded"
+    shutil.copy(carried, crowded)
+    with zipfile.ZipFile(crowded, "a") as archive:
+        for i in range(3000):
+            archive.writestr(zipfile.ZipInfo(f"{i}"), b"")
+
+    with pytest.raises(BundleError, match="lists more files than a bundle has"):
+        bundle.load(crowded)
+    commented = tmp_path / "commented"
+    shutil.copy(carried, commented)
+    with zipfile.ZipFile(commented, "a") as archive:
+        archive.comment = b"x" * 65_535  # which is read in one piece, too
+    bundle.load(commented).verify()
+
+
+def test_the_card_of_some_experts_tells_of_those(tmp_path):
+    file = export.export_packed(bundle.load(), tmp_path / "few.qmoe", experts=("q4", "bitnet"))
+    with zipfile.ZipFile(file) as archive:
+        card = archive.read("CARD.md").decode()
+
+    assert [row.name for row in formats.formats(bundle.load(file))] == ["q4", "bitnet"]
+    assert "in 2 numeric formats" in card
+    assert "mixture" not in card  # bitnet+q4+q8 is not in it, and fp32 is none
+    assert "fp32" not in card
+
+
+def test_nothing_in_the_card_is_markup(tiny_run, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(tiny_run.bundle, folder)
+    described = json.loads((folder / "bundle.json").read_text())
+    hostile = "<img src=x onerror=alert(1)> [click](javascript:x)"
+    described["title"] = hostile
+    for key in ("dataset", "protocol", "selection", "licence", "citation"):
+        described["provenance"][key] = hostile
+    (folder / "bundle.json").write_text(json.dumps(described))
+
+    text = card(bundle.load(folder))
+
+    assert text.count("onerror") == 6
+    assert not re.search(r"(?<!\\)[<\[]", text)
+
+
 def test_another_zip_is_no_bundle(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme", "hello")
@@ -136,5 +184,7 @@ def test_the_command(tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["bytes"] == out.stat().st_size
     assert said["digest"] == bundle.load().digest
+    assert said["experts"] == ["q4"]
+    assert said["packed_bytes"] == 370_048 + 423_300
     assert cli.main(["export", "nothing", "--out", str(out)]) == cli.EXIT_USER_ERROR
     assert "nothing: not a bundle" in capsys.readouterr().err

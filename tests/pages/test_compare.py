@@ -23,7 +23,7 @@ from qmoe_core import datasets
 from qmoe_core.bundle import Bundle
 from qmoe_core.evaluation import calibration, ood, selective
 from qmoe_core.evaluation.selective import Detection
-from qmoe_core.store import default_root
+from qmoe_core.store import Store, default_root
 
 Open = Callable[..., AppTest]
 VIEWS = {"errors": 5, "agreement": 1, "calibration": 1, "abstaining": 3, "runs": 1}
@@ -278,6 +278,19 @@ def test_runs_of_the_store(compare: Open, tiny_run, monkeypatch: pytest.MonkeyPa
     assert set(own) == {"fp32", "q1", "q2", "q4", "q8", "q16", "bitnet", "ptq8", "popcount"}
     f1 = next(row.f1_mean for row in tiny_run.report.rows if row.name == "q4")
     assert own["q4"][6] == f"{f1:.3f}"
+
+
+def test_runs_in_a_bucket(
+    compare: Open, bucket: str, tiny_run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setenv("QMOE_STORE", f"{bucket}/lab")
+    for entry in tiny_run.store.list("experts"):
+        if entry.metadata["expert"] == "q4":
+            Store().put("experts", entry.fields, entry.tensors, entry.metadata)
+    found = rows(compare(view="runs", runs="all"), "All runs, the best first")
+    f1 = next(row.f1_mean for row in tiny_run.report.rows if row.name == "q4")
+    assert [(row[0], row[6]) for row in found if row[1] == "store"] == [("q4", f"{f1:.3f}")]
 
 
 def test_no_bundle_at_all(compare: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

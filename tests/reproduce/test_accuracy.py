@@ -17,7 +17,7 @@ FOLDS = np.tile(np.arange(3), 20)[None]
 def scores(predicted: np.ndarray) -> Scores:
     return Scores(
         "sound", "official folds", "d", ("a", "b", "c"), LABELS, tuple(str(i // 2) for i in range(60)), (1,),
-        {"fp32": predicted[None]}, FOLDS, {}, {}, {}, {}, 0, 0.5,
+        {"fp32": predicted[None]}, FOLDS, {}, {}, (), {}, {}, 0, 0.5,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from qmoe_core import store as store_module
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import StoreError
-from qmoe_core.store import Store, default_root
+from qmoe_core.store import Store, default_root, entry, folder
 
 KEY = {"expert": "q4", "fold": 1, "rate": 0.5, "hidden": (640, 320)}
 WEIGHTS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2], dtype=np.int8)}
@@ -277,7 +277,7 @@ def test_a_listing_leaves_damaged_headers_out(store: Store, caplog) -> None:
 
 def test_an_entry_under_another_key_is_damage(store: Store) -> None:
     entry = put(store)
-    elsewhere = store._path("experts", fingerprint({"other": 1}))
+    elsewhere = store._place.location("experts", fingerprint({"other": 1}))
     elsewhere.parent.mkdir()
     shutil.copytree(entry.path, elsewhere)
     assert store.get("experts", {"other": 1}) is None
@@ -286,7 +286,7 @@ def test_an_entry_under_another_key_is_damage(store: Store) -> None:
 
 def test_an_entry_of_another_version_is_not_served(store: Store, monkeypatch) -> None:
     with monkeypatch.context() as later:
-        later.setattr(store_module, "SCHEMA", 2)
+        later.setattr(entry, "SCHEMA", 2)
         put(store)
     assert store.get("experts", KEY) is None
     assert "schema 2" in store.reports()[0].reason
@@ -359,7 +359,7 @@ def test_gc_with_the_clock_set_back_removes_nothing(store: Store, monkeypatch) -
 def test_gc_removes_the_unfinished_work_of_the_dead_only(store: Store, monkeypatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = store_module._host()
+    host = folder.host()
     for name in (f"{host}-{dead.pid}-a", f"{host}-{os.getpid()}-b", "otherhost-1-c", "nonsense"):
         (store.root / "tmp" / name).mkdir(parents=True)
         (store.root / "tmp" / name / "tensors.safetensors").write_bytes(b"half")
@@ -488,7 +488,7 @@ def writer(root: Path, count: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -532,8 +532,8 @@ def test_killed_writers_leave_nothing_damaged(store: Store) -> None:
         process.kill()
         process.communicate()
         killed_early += process.returncode == -signal.SIGKILL
-        for entry in store.list():
-            assert store.get("things", entry.fields) is not None
+        for found in store.list():
+            assert store.get("things", found.fields) is not None
     assert killed_early > 0
     assert store.reports() == []
     assert store.verify().damaged == ()
