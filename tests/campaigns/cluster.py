@@ -2,12 +2,13 @@
 
     python -m tests.campaigns cluster --rounds 5
 
-Every round runs `qmoe sweep ood` on two workers with an empty store, and ends one of those that take part at
-a random moment of the work. What the client then says must be a sentence; started again if need be, the sweep
-must end with the document and the weights, to the last bit, of one process alone, and with what was finished
-before still the same entry. The last conditions need root: there each worker is on a machine of its own (a
-network namespace, joined by a bridge, with the client's folders out of sight), and only a bucket is shared.
-`reproduce --quick` then gives the tables of one machine, also with a worker killed half-way.
+Every round runs a sweep (`qmoe sweep ood`) on two workers with an empty store, and ends one of those that
+take part at a random moment of the work. What the client then says must be a sentence; started again if need
+be, the sweep must end with the document and the weights, to the last bit, of one process alone, and with what
+was finished before still the same entry. Two conditions need root: there `qmoe train` has each worker on a
+machine of its own (a network namespace, joined by a bridge, with the client's folders out of sight), and only
+a bucket is shared. `reproduce --quick` then gives the tables of one machine, also with a worker killed
+half-way.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import csv
 import io
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,8 @@ from tests.campaigns import commands
 from tests.clusters import Cluster
 
 TASKS = 15
-"""Of the sweep: three experts on five folds."""
+"""Three experts on five folds."""
+EXPERTS = "bitnet,q4,q8"
 SUBNET = "10.213.77"
 TIMES = {"table-6": ("s", "CO2", "Training")}
 """Columns (by a word in their names) that say how long training took: times, not results."""
@@ -66,20 +69,30 @@ class Bench:
     data: Path
     rng: np.random.Generator
     environment: dict[str, str]
+    work: tuple[str, ...]
     expected: str = ""
     weights: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
-    def sweep(self, store: str, scheduler: str | None) -> commands.Running:
+    def start(self, store: str, scheduler: str | None) -> commands.Running:
         settings = [part for setting in tiny.SETTINGS for part in ("--set", setting)]
         where = ["--scheduler", scheduler] if scheduler else ["--workers", "1"]
-        command = ["sweep", "ood", str(self.data), "--held-out", "hiss", "--json"]
-        return commands.start([*command, *where, *settings], {**self.environment, "QMOE_STORE": store})
+        command = [*self.work, "--json", *where, *settings]
+        return commands.start(command, {**self.environment, "QMOE_STORE": store})
+
+    def alone(self, name: str) -> Bench:
+        """With what one process gives."""
+        store = Store(self.home / name)
+        ended = self.start(store.address, None).ended()
+        assert ended.code == 0, ended.err
+        made = replace(self, expected=figures(ended.out), weights=trained(store))
+        assert len(made.weights) == TASKS
+        return made
 
     def check(self, result: Result, ended: commands.Ended, store: Store) -> None:
-        """Note it if this is not the sweep of one process alone."""
+        """Note it if this is not what one process alone gives."""
         if ended.code != 0:
             result.failures.append(f"exit code {ended.code}, said {ended.err[-500:]!r}")
-        elif ended.out != self.expected:
+        elif figures(ended.out) != self.expected:
             result.failures.append("the document differs from that of one process")
         elif not same(trained(store), self.weights):
             result.failures.append("the weights differ from those of one process")
@@ -89,6 +102,15 @@ class Bench:
     def moment(self) -> int:
         """At how many finished tasks something happens."""
         return int(self.rng.integers(1, TASKS - 3))
+
+
+def training(data: Path) -> tuple[str, ...]:
+    return ("train", str(data), "--experts", EXPERTS)
+
+
+def figures(document: str) -> str:
+    """A document without the time that it took."""
+    return re.sub(r'"(compose_)?seconds": [0-9.e-]+|"(trained|found)": \d+', "", document)
 
 
 def trained(store: Store) -> dict[str, dict[str, np.ndarray]]:
@@ -138,7 +160,7 @@ def worker_killed(bench: Bench, rounds: int) -> Result:
     for number in range(rounds):
         store = Store(bench.home / f"worker{number}")
         with a_cluster(bench) as cluster:
-            running = bench.sweep(store.address, cluster.address)
+            running = bench.start(store.address, cluster.address)
             before = wait_for(store, bench.moment(), running)
             cluster.workers[number % 2].kill()
             bench.check(result, running.ended(), store)
@@ -151,7 +173,7 @@ def scheduler_restarted(bench: Bench, rounds: int) -> Result:
     for number in range(rounds):
         store = Store(bench.home / f"scheduler{number}")
         with a_cluster(bench) as cluster:
-            running = bench.sweep(store.address, cluster.address)
+            running = bench.start(store.address, cluster.address)
             wait_for(store, bench.moment(), running)
             cluster.scheduler.kill()
             cluster.scheduler.wait()
@@ -164,7 +186,7 @@ def scheduler_restarted(bench: Bench, rounds: int) -> Result:
             before = wait_for(store, 0, running)
             cluster.start_scheduler()
             cluster.add_workers(2)
-            bench.check(result, bench.sweep(store.address, cluster.address).ended(), store)
+            bench.check(result, bench.start(store.address, cluster.address).ended(), store)
         stayed(result, before, store)
     return result
 
@@ -174,11 +196,11 @@ def client_killed(bench: Bench, rounds: int) -> Result:
     for number in range(rounds):
         store = Store(bench.home / f"client{number}")
         with a_cluster(bench) as cluster:
-            running = bench.sweep(store.address, cluster.address)
+            running = bench.start(store.address, cluster.address)
             before = wait_for(store, bench.moment(), running)
             running.child.kill()
             running.ended()
-            bench.check(result, bench.sweep(store.address, cluster.address).ended(), store)
+            bench.check(result, bench.start(store.address, cluster.address).ended(), store)
         stayed(result, before, store)
     return result
 
@@ -245,7 +267,7 @@ def machines(bench: Bench) -> Iterator[tuple[Cluster, list[str], Store, Bench]]:
         mine = {**bench.environment, **service, "XDG_DATA_HOME": str(client)}
         os.environ.update(service)
         s3fs.S3FileSystem.clear_instance_cache()  # it remembers the service of the last round
-        there = Bench(bench.home, bench.data, bench.rng, mine, bench.expected, bench.weights)
+        there = replace(bench, environment=mine)
         cluster = Cluster(Path(tempfile.mkdtemp(dir=bench.home)), f"{SUBNET}.1")
         for number, name in enumerate(names, start=2):
             home = {"XDG_DATA_HOME": tempfile.mkdtemp(dir=bench.home)}
@@ -259,9 +281,10 @@ def machines(bench: Bench) -> Iterator[tuple[Cluster, list[str], Store, Bench]]:
 
 def machine_killed(bench: Bench, rounds: int) -> Result:
     result = Result("two machines and a bucket, one killed")
+    bench = replace(bench, work=training(bench.data)).alone("trained alone")
     for _ in range(rounds):
         with machines(bench) as (cluster, _, store, there):
-            running = there.sweep(store.address, cluster.address)
+            running = there.start(store.address, cluster.address)
             before = wait_for(store, bench.moment(), running)
             cluster.workers[0].kill()
             bench.check(result, running.ended(), store)
@@ -274,9 +297,10 @@ def machine_killed(bench: Bench, rounds: int) -> Result:
 def machine_cut_off(bench: Bench, rounds: int) -> Result:
     """Nobody says goodbye when a cable is pulled: it shows when nothing comes."""
     result = Result("two machines and a bucket, one cut off")
+    bench = replace(bench, work=training(bench.data)).alone("also trained alone")
     for _ in range(min(rounds, 2)):
         with machines(bench) as (cluster, names, store, there):
-            running = there.sweep(store.address, cluster.address)
+            running = there.start(store.address, cluster.address)
             before = wait_for(store, bench.moment(), running)
             command("ip", "link", "set", names[0], "down")
             bench.check(result, running.ended(), store)
@@ -366,12 +390,9 @@ def campaign(
     with tempfile.TemporaryDirectory(prefix="qmoe-cluster-") as folder:
         home = Path(folder)
         data = tiny.dataset(home / "data")
-        bench = Bench(home, data, np.random.default_rng(seed), {"XDG_DATA_HOME": str(home / "share")})
-        alone = Store(home / "alone")
-        quiet = bench.sweep(alone.address, None).ended()
-        assert quiet.code == 0, quiet.err
-        bench.expected, bench.weights = quiet.out, trained(alone)
-        assert len(bench.weights) == TASKS
+        sweep = ("sweep", "ood", str(data), "--held-out", "hiss")
+        rng, environment = np.random.default_rng(seed), {"XDG_DATA_HOME": str(home / "share")}
+        bench = Bench(home, data, rng, environment, sweep).alone("alone")
         results = []
         for condition in conditions:
             results.append(condition(bench, rounds))
