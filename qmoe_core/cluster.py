@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 LOOK_S = 1.0
 """How often it is asked which workers there are."""
+RENEW_S = 3600.0
+"""How often the mark in the store is renewed by which workers know it."""
 NO_WORKERS_S = 30.0
 """How long a cluster may be without any worker: one that died is often started again."""
 GROUP_S = 1.0
@@ -129,8 +131,22 @@ def connected(address: str | None) -> Iterator[None]:
         store = Store()
         mark = stack.enter_context(store.marked())
         terms = pickle.dumps(Terms(versions(), store.address, mark))
-        with executor.on(functools.partial(_run, client, address, terms)):
+        heard = _Heard()
+        client.subscribe_topic(TOPIC, heard)
+        with executor.on(functools.partial(_run, client, address, terms, heard, lambda: store.renew(mark))):
             yield
+
+
+class _Heard:
+    """What workers told, by run; Dask calls it in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, queue.SimpleQueue[dict[str, Any]]] = {}
+
+    def __call__(self, event: tuple[float, tuple[str, dict[str, Any]]]) -> None:
+        _, (run, told) = event
+        if mine := self.runs.get(run):  # else it is somebody else's, or has ended
+            mine.put(told)
 
 
 @contextlib.contextmanager
@@ -196,6 +212,8 @@ def _run(
     client: Any,
     address: str,
     terms: bytes,
+    heard: _Heard,
+    renew: Callable[[], object],
     fn: Callable[..., Result],
     items: Sequence[Item],
     cancelled: Callable[[], bool],
@@ -216,17 +234,14 @@ def _run(
     recent: deque[float] = deque(maxlen=RECENT)
     workers: list[str] = []
     asked, seen = -LOOK_S, time.monotonic()
-    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    renewed = seen
     run = uuid.uuid4().hex if observe is not None else ""
-    if observe is not None:
-        client.subscribe_topic(TOPIC, told.put)
+    told = heard.runs[run] = queue.SimpleQueue()
 
     def tell() -> None:
         """Passes on what workers told, here, where `observe` may end the run."""
         while observe is not None and not told.empty():
-            _, (whose, event) = told.get()
-            if whose == run:
-                observe(event)
+            observe(told.get())
 
     # The function goes to a worker once, not with every task: there may be a network in it.
     function = client.submit(bytes, pickle.dumps(fn), pure=False) if items else None
@@ -239,6 +254,9 @@ def _run(
                 with _in_touch(address):
                     workers, asked = list(client.nthreads()), now
                 seen = now if workers else seen
+            if now - renewed >= RENEW_S:
+                renew()
+                renewed = now
             if now - seen > NO_WORKERS_S:
                 raise UserError(
                     f"the scheduler at {address} has no workers; start some with: dask worker {address} "
@@ -271,11 +289,9 @@ def _run(
                     recent.append(seconds)
                     yield index, result
     finally:
-        if client.status == "running":
-            if observe is not None:
-                client.unsubscribe_topic(TOPIC)
-            if running:
-                client.cancel([*running])
+        heard.runs.pop(run, None)
+        if running and client.status == "running":
+            client.cancel([*running])
 
 
 def _failure(error: BaseException, items: Sequence[object]) -> BaseException:
@@ -297,10 +313,13 @@ def _free(workers: Sequence[str], busy: Sequence[str], recent: Sequence[float], 
     Where tasks are short and many, each has one more than it works on: it need not wait for the next.
     """
     short = len(recent) == RECENT and max(recent) < GROUP_S and waiting > 2 * len(workers)
+    most = 1 + short
     has = {worker: busy.count(worker) for worker in workers}
-    free = sorted((worker for worker in workers if has[worker] <= short), key=has.__getitem__)
+    free = sorted((worker for worker in workers if has[worker] < most), key=has.__getitem__)
     # What a worker had that is gone is on another one.
-    return free[: (1 + short) * len(workers) - len(busy)]
+    moved = len(busy) - sum(has.values())
+    room = most * len(workers) - moved - sum(min(count, most) for count in has.values())
+    return free[: max(0, room)]
 
 
 def _group(recent: Sequence[float], waiting: int, workers: int) -> int:

@@ -11,6 +11,7 @@ a few milliseconds longer (all of ESC-10 as Ogg): a tail of less than 0.1 s gets
 from __future__ import annotations
 
 import functools
+import hashlib
 import mmap
 import shutil
 import weakref
@@ -24,15 +25,15 @@ import numpy as np
 
 from qmoe_core import audio, executor, pictures
 from qmoe_core.ahead import ahead
-from qmoe_core.config import fingerprint
 from qmoe_core.datasets.manifest import Entry, Manifest, Media
 from qmoe_core.embedders import Embedder
 from qmoe_core.errors import AudioError, DatasetError, StoreError
 from qmoe_core.store import Store
 
 KIND = "embeddings"
-WHOLE_KIND = "embedded-datasets"
-"""All batches of a dataset in one entry, where those who train on it do not see the file that is mapped."""
+PART_KIND = "embedding-parts"
+"""Rows of a dataset's embeddings, where those who train on them do not see the file that is mapped."""
+PART_BYTES = 16 << 20
 HOP_S = 2.5
 POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded; version 1"
 """Part of every key: what becomes of a file before the embedder sees it."""
@@ -41,31 +42,42 @@ POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; 
 class Mapped(np.memmap):
     """An array on disk that goes to another process as the name of its file.
 
-    To another machine, if the store is in a bucket, it goes by way of that: `origin` is the address of a
-    store, and the key there.
+    To other machines, where the store is a bucket, it goes by way of that, in parts of some megabytes.
+
+    Attributes:
+        store: address of the bucket; empty where others see the file.
+        parts: what the parts are stored under, once they are there.
     """
 
-    origin: tuple[str, tuple[tuple[str, str], ...]] | None = None
-    published = False
+    store = ""
+    parts: tuple[str, ...] = ()
 
     def __reduce__(self) -> Any:
         if not isinstance(self.base, mmap.mmap):  # a part of it
             return np.asarray(self).__reduce__()
         self.flush()  # the other process may be on another machine, which sees what was written back
-        if self.origin is not None and executor.elsewhere() and not self.published:
-            store, key = Store(self.origin[0]), dict(self.origin[1])
-            if store.get(WHOLE_KIND, key) is None:
-                store.put(WHOLE_KIND, key, {"embeddings": self}, {"clips": len(self)})
-            self.published = True
-        return _mapped, (self.filename, self.dtype.str, self.offset, self.shape, self.origin)
+        if self.store and not self.parts and executor.elsewhere():
+            self.parts = tuple(_publish(self, Store(self.store)))
+        return _mapped, (self.filename, self.dtype.str, self.offset, self.shape, self.store, self.parts)
+
+
+def _publish(array: np.ndarray, store: Store) -> Iterator[str]:
+    """Puts an array into a store; gives the SHA-256 of each part, its address there."""
+    for rows in _parts(array.shape):
+        part = np.asarray(array[rows])
+        digest = hashlib.sha256(part.tobytes()).hexdigest()
+        if not store.has(PART_KIND, {"sha256": digest}):
+            store.put(PART_KIND, {"sha256": digest}, {"embeddings": part})
+        yield digest
+
+
+def _parts(shape: tuple[int, ...]) -> list[slice]:
+    rows = max(1, PART_BYTES // (2 * shape[1]))
+    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
 
 
 def _mapped(
-    filename: str,
-    dtype: str,
-    offset: int,
-    shape: tuple[int, ...],
-    origin: tuple[str, tuple[tuple[str, str], ...]] | None,
+    filename: str, dtype: str, offset: int, shape: tuple[int, int], store: str, parts: tuple[str, ...]
 ) -> np.ndarray:
     """The array again, in another process.
 
@@ -73,21 +85,22 @@ def _mapped(
         FileNotFoundError: this machine does not see the file.
         StoreError: the bucket cannot be read.
     """
-    if origin is not None and not Path(filename).exists():
-        return _fetched(*origin)
+    if parts and not Path(filename).exists():
+        return _fetched(store, shape, parts)
     return Mapped(filename, dtype, "r", offset, shape)
 
 
 @functools.lru_cache(maxsize=1)
-def _fetched(address: str, key: tuple[tuple[str, str], ...]) -> np.ndarray:
+def _fetched(address: str, shape: tuple[int, int], parts: tuple[str, ...]) -> np.ndarray:
     """The embeddings that another machine published, in a file of this one's, once a process."""
     store = Store(address)
-    entry = store.get(WHOLE_KIND, dict(key))
-    if entry is None:
-        raise StoreError(f"{address}: the embeddings that were put there are gone; start again")
-    given = entry.tensors["embeddings"]
-    array = _on_disk(given.shape, store)
-    array[:] = given
+    store.tidy()  # workers that were killed leave such files
+    array = _on_disk(shape, store)
+    for rows, digest in zip(_parts(shape), parts, strict=True):
+        entry = store.get(PART_KIND, {"sha256": digest})
+        if entry is None:
+            raise StoreError(f"{address}: embeddings that were put there are gone; start again")
+        array[rows] = entry.tensors["embeddings"]
     return array
 
 
@@ -138,9 +151,7 @@ def embed_dataset(
         return Mapped(given.filename, given.dtype, "r", given.offset, given.shape)
     embeddings = _on_disk((len(manifest), embedder.dim), store)
     if store.remote and isinstance(embeddings, Mapped):
-        clips = fingerprint([entry.sha256 for entry in manifest.entries])
-        whole = {"embedder": embedder.id, "clips": clips, "audio": POLICY}
-        embeddings.origin = store.address, tuple(whole.items())
+        embeddings.store = store.address
     missing = []
     for start in range(0, len(manifest), batch):
         entries = manifest.entries[start : start + batch]

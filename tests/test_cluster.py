@@ -80,6 +80,19 @@ def test_tasks_tell_an_observer_here_before_they_are_done(two: Cluster) -> None:
         assert len(heard) == 123
 
 
+def test_two_runs_at_once_hear_their_own(two: Cluster) -> None:
+    first: list[dict] = []
+    second: list[dict] = []
+    with cluster.connected(two.address):
+        one = executor.run(tell, range(12), observe=first.append)
+        other = executor.run(tell, range(100, 106), observe=second.append)
+        next(one)
+        assert len(list(other)) == 6
+        assert len(list(one)) == 11
+    assert [len(first), len(second)] == [36, 18]
+    assert {event["item"] for event in second} == set(range(100, 106))
+
+
 def test_an_observer_may_end_the_run(two: Cluster) -> None:
     def enough(event: dict) -> None:
         raise Cancelled("enough")
@@ -188,6 +201,8 @@ def test_who_gets_a_message() -> None:
     assert cluster._free(["a", "b"], ["a"], short, 4) == ["b"]  # the last are for who is free first
     assert cluster._free(["a", "b"], ["a"], [2.0] * cluster.RECENT, 100) == ["b"]
     assert cluster._free(["b"], ["gone", "b"], [], 100) == []  # what was "gone"'s is on "b" now
+    assert cluster._free(["a", "b"], ["gone"] * 9, short, 100) == []
+    assert cluster._free(["a", "b"], ["a", "a"], short, 4) == ["b"]
 
 
 def test_groups_make_a_second_and_leave_work_for_the_others() -> None:

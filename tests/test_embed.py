@@ -252,18 +252,19 @@ def test_embeddings_reach_a_machine_that_sees_the_bucket_only(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     store = Store(bucket)
+    monkeypatch.setattr(embed, "PART_BYTES", 4 * 3 * 2)
     made = embed_dataset(manifest, MeanAndEnd(), store)
     assert pickle.loads(pickle.dumps(made)).filename == made.filename
-    assert store.list(embed.WHOLE_KIND) == []  # processes of this machine see the file
+    assert store.list(embed.PART_KIND) == []  # processes of this machine see the file
     with executor.on(lambda *_: iter(())):  # type: ignore[arg-type, return-value]
         sent = [pickle.dumps(made), pickle.dumps(made)]
-    (kept,) = store.list(embed.WHOLE_KIND)
-    assert kept.metadata == {"clips": len(manifest)}
+    kept = store.list(embed.PART_KIND)
+    assert [entry.tensors["embeddings"].shape for entry in kept] == [(4, 3), (4, 3), (2, 3)]
     shutil.rmtree(Path(made.filename).parent)
     there = [pickle.loads(one) for one in sent]
     assert there[0] is there[1]  # fetched once
     np.testing.assert_array_equal(there[0], made, strict=True)
-    store.delete(kept.key)
+    store.delete(kept[1].key)
     embed._fetched.cache_clear()
-    with pytest.raises(StoreError, match=f"{bucket}: the embeddings that were put there are gone"):
+    with pytest.raises(StoreError, match=f"{bucket}: embeddings that were put there are gone"):
         pickle.loads(sent[0])

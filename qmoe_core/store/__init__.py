@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DAY_S = 24 * 3600.0
+ATTEMPTS = 10
+"""To write an entry that others write or set aside at the same moment."""
 VISITORS = ".visitors"
 """Folder of the root with visitors' stores, where the lab is open to the public; see `published`."""
 
@@ -182,15 +184,16 @@ class Store:
         """
         _check(kind)
         address, contents = encode(kind, key, tensors, metadata or {}, files or {})
-        while True:
+        for attempt in range(ATTEMPTS):
             written = self._place.write(kind, address, contents)
             # If somebody was first: theirs is as good as ours if it is sound; if not, it is moved away now.
             try:
                 return self._open(kind, address, verify=not written)
             except FileNotFoundError:
-                continue
+                time.sleep(0.01 * attempt**2)  # it was removed meanwhile, or is seen only in a moment
             except Damaged as damage:
-                self._set_aside(kind, address, str(damage))
+                self._set_aside(kind, address, damage)
+        raise StoreError(f"{self.address}: {kind}/{address[:12]} was written, and cannot be read")
 
     def get(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
         """The entry of a key, every file checked; None if there is none, or it was damaged and set aside.
@@ -206,8 +209,21 @@ class Store:
             below = self._below()
             return below.get(kind, key) if below else None
         except Damaged as damage:
-            self._try_set_aside(kind, address, str(damage))
+            self._try_set_aside(kind, address, damage)
             return None
+
+    def has(self, kind: str, key: Mapping[str, Any]) -> bool:
+        """Whether an entry of a key is there; its files are not looked at.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        _check(kind)
+        try:
+            self._open(kind, fingerprint(key), verify=False)
+        except (FileNotFoundError, Damaged):
+            return False
+        return True
 
     def list(self, kind: str | None = None) -> list[Entry]:
         """All entries, oldest first, none of their tensors read; entries with a damaged header are left out.
@@ -220,9 +236,9 @@ class Store:
         found |= {(entry.kind, entry.key): entry for entry in self._own(kind)}
         return sorted(found.values(), key=lambda entry: (entry.created, entry.key))
 
-    def _own(self, kind: str | None = None) -> Iterator[Entry]:
-        """As `list`, without what is published."""
-        for name, key, header in self._place.headers(kind):
+    def _own(self, kind: str | None = None, prefix: str = "") -> Iterator[Entry]:
+        """As `list`, without what is published, of keys that begin so."""
+        for name, key, header in self._place.headers(kind, prefix):
             try:
                 yield decode(header(), name, key, self._place)
             except FileNotFoundError:
@@ -241,9 +257,14 @@ class Store:
             FileNotFoundError: there is no such entry.
             Damaged: it is not as it was written.
         """
-        entry = decode(self._place.header(kind, key), kind, key, self._place)
-        if verify:
-            entry.verify()
+        header = self._place.header(kind, key)
+        try:
+            entry = decode(header, kind, key, self._place)
+            if verify:
+                entry.verify()
+        except Damaged as damage:
+            damage.header = header
+            raise
         return entry
 
     def resolve(self, prefix: str) -> Entry:
@@ -257,7 +278,15 @@ class Store:
             raise StoreError(
                 f"{prefix!r} is not a key; expected its first 4 or more of 64 hexadecimal digits"
             )
-        found = [entry for entry in self.list(kind or None) if entry.key.startswith(start)]
+        found = {(entry.kind, entry.key): entry for entry in self._beginning(kind or None, start)}
+        return self._the_one(prefix, [*found.values()])
+
+    def _beginning(self, kind: str | None, start: str) -> Iterator[Entry]:
+        below = self._below()
+        yield from below._beginning(kind, start) if below else ()
+        yield from self._own(kind, start)
+
+    def _the_one(self, prefix: str, found: Sequence[Entry]) -> Entry:
         if not found:
             raise StoreError(f"{self.address}: no entry begins with {prefix}; qmoe runs list shows all")
         if len(found) > 1:
@@ -266,9 +295,11 @@ class Store:
         return found[0]
 
     def delete(self, prefix: str) -> Entry:
-        """Removes one entry; takes and raises what `resolve` does, and returns the entry that was."""
+        """Removes one entry of this store's own; else as `resolve`. Returns the entry that was."""
         entry = self.resolve(prefix)
-        entry.place.discard(entry.path)
+        if entry.place is not self._place:
+            raise StoreError(f"{self.address}: {entry.kind}/{entry.key[:12]} belongs to the lab, and stays")
+        self._place.discard(entry.path)
         return entry
 
     def verify(self) -> Verification:
@@ -285,7 +316,7 @@ class Store:
             except FileNotFoundError:
                 checked -= 1  # removed meanwhile
             except Damaged as damage:
-                if report := self._try_set_aside(kind, key, str(damage)):
+                if report := self._try_set_aside(kind, key, damage):
                     damaged.append(report)
         return Verification(checked, tuple(damaged))
 
@@ -308,17 +339,19 @@ class Store:
         """
         now = time.time()
         places = [self._here, *([self._place] if self.remote else [])]
-        left = [(place, location) for place in places for location in place.abandoned(now)]
+        left = [(place, *found) for place in places for found in place.abandoned(now)]
         entries, quarantined = [], []
         if older_than_days is not None:
             limit = now - older_than_days * DAY_S
             entries = [e for e in self._own() if e.created <= limit and e.key not in keep]
             quarantined = self._place.aside(before=limit)
-        doomed = [*left, *((self._place, one.path) for one in (*quarantined, *entries))]
-        size = sum(place.size(location) for place, location in doomed)
+        doomed = [one.path for one in (*quarantined, *entries)]
+        size = sum(size for _, _, size in left) + sum(map(self._place.size, doomed))
         if not dry_run:
-            for place, location in doomed:
-                place.discard(location)
+            for place, work, _ in left:
+                place.forget(work)
+            for location in doomed:
+                self._place.discard(location)
         return Collected(tuple(entries), len(quarantined), len(left), size)
 
     def scratch(self) -> Path:
@@ -328,6 +361,11 @@ class Store:
             StoreError: the folder cannot be written.
         """
         return self._here.scratch()
+
+    def tidy(self) -> None:
+        """Removes what killed processes of this machine left unfinished on it."""
+        for work, _ in self._here.abandoned(time.time()):
+            self._here.forget(work)
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[str]:
@@ -343,22 +381,28 @@ class Store:
             with contextlib.suppress(StoreError):  # gc removes it some day
                 self._place.unmark(mark)
 
+    def renew(self, mark: str) -> None:
+        """Keeps a mark from looking abandoned, which it does after a day."""
+        with contextlib.suppress(StoreError):
+            self._place.mark(mark)
+
     def sees(self, mark: str) -> bool:
         """Whether a mark that somebody left is in this store."""
         return self._place.marked(mark)
 
-    def _try_set_aside(self, kind: str, key: str, reason: str) -> Report | None:
+    def _try_set_aside(self, kind: str, key: str, damage: Damaged) -> Report | None:
         """As `_set_aside`; in a store that cannot be written, the damage is reported where it lies."""
         try:
-            return self._set_aside(kind, key, reason)
+            return self._set_aside(kind, key, damage)
         except StoreError as error:
             path = self._place.location(kind, key)
-            log.warning("%s: damaged (%s), and cannot be set aside (%s)", path, reason, error)
-            return Report(kind, key, reason, path)
+            log.warning("%s: damaged (%s), and cannot be set aside (%s)", path, damage, error)
+            return Report(kind, key, str(damage), path)
 
-    def _set_aside(self, kind: str, key: str, reason: str) -> Report | None:
+    def _set_aside(self, kind: str, key: str, damage: Damaged) -> Report | None:
         """Moves a damaged entry away; None if another process did so first."""
-        aside = self._place.set_aside(kind, key, reason)
+        reason = str(damage)
+        aside = self._place.set_aside(kind, key, reason, damage.header)
         if aside is None:
             return None
         path = self._place.location(kind, key)

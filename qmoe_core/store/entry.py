@@ -31,7 +31,9 @@ KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Damaged(Exception):
-    """An entry is there, but not as it was written."""
+    """An entry is there, but not as it was written; `header` is what was read of it."""
+
+    header = b""
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,8 +78,8 @@ class Place(Protocol):
         """Kind and key of every entry, whatever its state."""
         ...
 
-    def headers(self, kind: str | None) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-        """As `keys`, each with what reads the header."""
+    def headers(self, kind: str | None, prefix: str = "") -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+        """As `keys`, of those that begin so, each with what reads the header."""
         ...
 
     def header(self, kind: str, key: str) -> bytes:
@@ -92,16 +94,24 @@ class Place(Protocol):
         """Keeps an entry, wholly or not at all; false if there is one."""
         ...
 
-    def set_aside(self, kind: str, key: str, reason: str) -> Any | None:
-        """Moves a damaged entry out of the way; its new location, or None if another process did so first."""
+    def set_aside(self, kind: str, key: str, reason: str, judged: bytes) -> Any | None:
+        """Moves a damaged entry out of the way; its new location, or None if another process did so first.
+
+        Args:
+            judged: the header that was found damaged, or whose files were; empty where it was missing.
+        """
         ...
 
     def aside(self, before: float | None = None) -> list[Report]:
         """What was set aside, before a Unix time."""
         ...
 
-    def abandoned(self, now: float) -> list[Any]:
-        """Locations of work that nobody will finish."""
+    def abandoned(self, now: float) -> list[tuple[Any, int]]:
+        """Work that nobody will finish: what `forget` takes, and bytes."""
+        ...
+
+    def forget(self, work: Any) -> None:
+        """Removes such work, unless somebody has finished it after all."""
         ...
 
     def size(self, location: Any) -> int:
@@ -112,8 +122,8 @@ class Place(Protocol):
         """Removes what lies at a location, the entry first, then its files."""
         ...
 
-    def mark(self) -> str:
-        """Leaves a mark that others who see this place can find; gives its name."""
+    def mark(self, mark: str = "") -> str:
+        """Leaves a mark that others who see this place can find, or renews it; gives its name."""
         ...
 
     def marked(self, mark: str) -> bool:

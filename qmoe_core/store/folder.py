@@ -64,9 +64,10 @@ class Folder:
                     if KEY.fullmatch(path.name) and path.name.startswith(group.name):
                         yield name, path.name
 
-    def headers(self, kind: str | None) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+    def headers(self, kind: str | None, prefix: str = "") -> Iterator[tuple[str, str, Callable[[], bytes]]]:
         for name, key in self.keys(kind):
-            yield name, key, functools.partial(self.header, name, key)
+            if key.startswith(prefix):
+                yield name, key, functools.partial(self.header, name, key)
 
     def header(self, kind: str, key: str) -> bytes:
         path = self.location(kind, key)
@@ -119,7 +120,8 @@ class Folder:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def set_aside(self, kind: str, key: str, reason: str) -> Path | None:
+    def set_aside(self, kind: str, key: str, reason: str, judged: bytes) -> Path | None:
+        del judged  # a renaming is one step
         path = self.location(kind, key)
         aside = self.root / "quarantine" / f"{kind}.{key}.{uuid.uuid4().hex[:8]}"
         try:
@@ -147,8 +149,12 @@ class Folder:
             found.append(Report(kind, rest.partition(".")[0], reason, path))
         return found
 
-    def abandoned(self, now: float) -> list[Path]:
-        return [path for path in self._folders(self.root / "tmp") if _abandoned(path.name, path, now)]
+    def abandoned(self, now: float) -> list[tuple[Path, int]]:
+        found = [path for path in self._folders(self.root / "tmp") if _abandoned(path.name, path, now)]
+        return [(path, self.size(path)) for path in found]
+
+    def forget(self, work: Path) -> None:
+        self.discard(work)
 
     def size(self, location: Path) -> int:
         total = 0
@@ -182,7 +188,11 @@ class Folder:
             self._explain(error, "written")
         return folder
 
-    def mark(self) -> str:
+    def mark(self, mark: str = "") -> str:
+        if mark:
+            with contextlib.suppress(OSError):
+                os.utime(self.root / "tmp" / mark)
+            return mark
         return self.scratch().name
 
     def marked(self, mark: str) -> bool:

@@ -13,12 +13,15 @@ A header is written only where there is none, as far as the service can tell (S3
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import random
 import re
 import threading
+import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +37,7 @@ from qmoe_core.store.entry import (
     Damaged,
     FileRecord,
     Report,
+    decode,
 )
 from qmoe_core.store.folder import name_of_work
 
@@ -41,8 +45,11 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 16
 """Headers that are fetched at once."""
-KNOWN = 4096
-"""Headers that are remembered: a listing that is asked for again fetches the new ones only."""
+KNOWN_BYTES = 64 << 20
+"""Of headers that are remembered: a listing that is asked for again fetches the new ones only."""
+ATTEMPTS = 6
+TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+"""What services call the time at which an object was written."""
 PLACES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """Which package understands an address."""
 
@@ -81,6 +88,8 @@ class Objects:
             raise StoreError(
                 f"{address}: {' '.join(str(error).split())}; accepted are {', '.join(PLACES)}"
             ) from None
+        except Exception as error:  # of a place that is none for a store
+            raise self._because("opened", error) from error
         self._root = str(root).rstrip("/")
 
     def __reduce__(self) -> Any:
@@ -94,15 +103,19 @@ class Objects:
         for name, key, _, _ in self._listed(kind):
             yield name, key
 
-    def headers(self, kind: str | None) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-        listed = list(self._listed(kind))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            waiting = [
-                (name, key, pool.submit(_remembered, (self.address, path, version), self._header, path))
-                for name, key, path, version in listed
-            ]
-            for name, key, header in waiting:
-                yield name, key, header.result
+    def headers(self, kind: str | None, prefix: str = "") -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+        listed = (found for found in self._listed(kind) if found[1].startswith(prefix))
+        pool = ThreadPoolExecutor(AT_ONCE)
+        try:
+            while some := list(itertools.islice(listed, 4 * AT_ONCE)):
+                waiting = [
+                    (name, key, pool.submit(_remembered, (self.address, path, version), self._header, path))
+                    for name, key, path, version in some
+                ]
+                for name, key, header in waiting:
+                    yield name, key, header.result
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _listed(self, kind: str | None) -> Iterator[tuple[str, str, str, str]]:
         """Kind, key and header's path of every entry, and what tells this header from a later one."""
@@ -141,67 +154,128 @@ class Objects:
             for name, data in contents.items():
                 if name != HEADER:
                     self._fs.pipe_file(f"{where}/{_stored(name, FileRecord.of(data).sha256)}", data)
-            try:
-                self._fs.pipe_file(f"{where}/{HEADER}", contents[HEADER], mode="create")
-            except FileExistsError:
-                return False
-        return True
+            for attempt in range(ATTEMPTS):
+                try:
+                    self._fs.pipe_file(f"{where}/{HEADER}", contents[HEADER], mode="create")
+                    return True
+                except FileExistsError:
+                    return False
+                except Exception as error:
+                    # Somebody else creates or removes it at this moment: to be asked again, S3 says.
+                    if not _is_conflict(error):
+                        raise
+                    time.sleep(0.05 * (attempt + random.random()))
+        return False
 
-    def set_aside(self, kind: str, key: str, reason: str) -> str | None:
+    def set_aside(self, kind: str, key: str, reason: str, judged: bytes) -> str | None:
+        """As `Place.set_aside`; the entry goes with its header.
+
+        Its files stay until `gc`: whoever writes the entry again is perhaps writing them just now.
+        """
         where = self.location(kind, key)
         aside = f"{self._root}/quarantine/{kind}.{key}.{uuid.uuid4().hex[:8]}"
         with self._said("written"):
-            paths = self._fs.find(where)
-            if f"{where}/{HEADER}" not in paths:
+            if self._still(where) != judged:
                 return None
-            for path in paths:
+            self._fs.pipe_file(f"{aside}/{REASON}", f"{reason}\n".encode())
+            for path in self._fs.find(where):
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.cp_file(path, aside + path[len(where) :])
-            self._fs.pipe_file(f"{aside}/{REASON}", f"{reason}\n".encode())
-        self.discard(where)
+            if self._still(where) != judged:
+                self._remove(self._fs.find(aside))
+                return None
+            self._remove([f"{where}/{HEADER}"])
         return aside
 
+    def _still(self, where: str) -> bytes | None:
+        """The header that an entry has now."""
+        try:
+            return self._header(f"{where}/{HEADER}")
+        except FileNotFoundError:
+            return None
+
     def aside(self, before: float | None = None) -> list[Report]:
-        found = []
+        folders: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for path, info in self._find("quarantine").items():
-            where, _, last = path.rpartition("/")
-            if last != REASON or (before is not None and self._modified(path, info) > before):
+            where = "/".join(path.split("/")[: self._root.count("/") + 3])
+            folders.setdefault(where, []).append((path, info))
+        found = []
+        for where, objects in folders.items():
+            if before is not None and any(self._modified(*one) > before for one in objects):
                 continue
             kind, _, rest = where.rpartition("/")[2].partition(".")
-            with contextlib.suppress(FileNotFoundError), self._said("read"):
-                reason = self._fs.cat_file(path).decode("utf-8", errors="replace").strip()
-                found.append(Report(kind, rest.partition(".")[0], reason, where))
+            try:
+                reason = self._header(f"{where}/{REASON}").decode("utf-8", errors="replace").strip()
+            except FileNotFoundError:
+                reason = "not recorded"
+            found.append(Report(kind, rest.partition(".")[0], reason, where))
         return found
 
-    def abandoned(self, now: float) -> list[str]:
-        """Marks that are a day old, and files as old whose header nobody wrote."""
-        entries: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    def abandoned(self, now: float) -> list[tuple[tuple[str, ...], int]]:
+        """Objects a day old that nobody will miss.
+
+        They are marks, files whose header nobody wrote, and files that a header does not list (of somebody
+        who wrote the same entry with other bytes, and was second).
+        """
+        entries: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for path, info in self._find("").items():
             kind, _, rest = path[len(self._root) + 1 :].partition("/")
-            if kind == "tmp":
-                entries[path] = [(path, info)]
-            elif kind not in RESERVED and KIND.fullmatch(kind) and rest.count("/") == 2:
-                entries.setdefault(path.rpartition("/")[0], []).append((path, info))
-        return [
-            where
-            for where, objects in entries.items()
-            if not any(path.endswith(f"/{HEADER}") for path, _ in objects)
-            and all(now - self._modified(path, info) > STALE_TMP_S for path, info in objects)
-        ]
+            if kind == "tmp" or (kind not in RESERVED and KIND.fullmatch(kind) and rest.count("/") == 2):
+                entries.setdefault(path if kind == "tmp" else path.rpartition("/")[0], []).append(
+                    (path, info)
+                )
+        found = []
+        for where, objects in entries.items():
+            names = [path[len(where) + 1 :] for path, _ in objects]
+            meant = set()
+            if HEADER in names:
+                if len({name.partition(".")[2] for name in names}) == len(names):
+                    continue  # no two of a kind: the usual case, for which no header is read
+                meant = {HEADER} | self._meant(where)
+            old = [
+                (path, info)
+                for path, info in objects
+                if path[len(where) + 1 :] not in meant and now - self._modified(path, info) > STALE_TMP_S
+            ]
+            if old and (meant or len(old) == len(objects)):
+                found.append((tuple(path for path, _ in old), sum(info.get("size") or 0 for _, info in old)))
+        return found
+
+    def _meant(self, where: str) -> set[str]:
+        """The objects that a header lists; all there are if it cannot be read."""
+        *_, kind, _, key = where.split("/")
+        try:
+            entry = decode(self.header(kind, key), kind, key, self)
+        except (FileNotFoundError, Damaged):
+            return {path[len(where) + 1 :] for path in self._find(where[len(self._root) + 1 :])}
+        return {_stored(name, record.sha256) for name, record in entry.files.items()}
+
+    def forget(self, work: tuple[str, ...]) -> None:
+        where = work[0].rpartition("/")[0]
+        if not where.endswith("/tmp"):
+            meant = set() if self._still(where) is None else self._meant(where)
+            work = tuple(path for path in work if path[len(where) + 1 :] not in meant)
+        with self._said("written"):
+            self._remove(work)
 
     def size(self, location: str) -> int:
-        with self._said("read"):
-            return sum(info["size"] or 0 for info in self._fs.find(location, detail=True).values())
+        found = self._find(location[len(self._root) + 1 :])
+        return sum(info.get("size") or 0 for info in found.values())
 
     def discard(self, location: str) -> None:
         with self._said("written"):
+            self._remove([f"{location}/{HEADER}"])
             paths = self._fs.find(location)
-            for path in sorted(paths, key=lambda path: not path.endswith(f"/{HEADER}")):
-                with contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(path)
+            if location.startswith(f"{self._root}/quarantine/") or f"{location}/{HEADER}" not in paths:
+                self._remove(paths)  # else somebody wrote it again
 
-    def mark(self) -> str:
-        name = name_of_work()
+    def _remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(path)
+
+    def mark(self, mark: str = "") -> str:
+        name = mark or name_of_work()
         with self._said("written"):
             self._fs.pipe_file(f"{self._root}/tmp/{name}", b"1")
         return name
@@ -215,10 +289,14 @@ class Objects:
             self._fs.rm_file(f"{self._root}/tmp/{mark}")
 
     def _modified(self, path: str, info: Mapping[str, Any]) -> float:
-        """When an object was written, Unix time."""
-        when = next((info[name] for name in ("LastModified", "mtime", "created") if info.get(name)), None)
-        if not isinstance(when, datetime):
-            when = self._fs.modified(path)
+        """When an object was written, Unix time; now, if it is there no more."""
+        when = next((info[name] for name in TIMES if isinstance(info.get(name), datetime)), None)
+        if when is None:
+            try:
+                with self._said("read"):
+                    when = self._fs.modified(path)
+            except FileNotFoundError:
+                return time.time()
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
     @contextlib.contextmanager
@@ -254,25 +332,45 @@ def _stored(name: str, sha256: str) -> str:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    tag = next(
-        (info[name] for name in ("ETag", "etag", "LastModified", "mtime", "created") if name in info), ""
-    )
+    tag = next((info[name] for name in ("ETag", "etag", *TIMES) if name in info), "")
     return f"{tag} {info.get('size')}"
 
 
-_headers: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
-_lock = threading.Lock()
+def _is_conflict(error: BaseException) -> bool:
+    """Whether a service asks for another try, because somebody was at the same object (S3's 409)."""
+    said = f"{error} {error.__cause__ or error.__context__ or ''}"
+    return "ConditionalRequestConflict" in said or "(409)" in said
+
+
+class _Headers:
+    """Headers that were read, up to so many bytes; those that were not asked for the longest go first."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self.known: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, name: tuple[str, str, str]) -> bytes | None:
+        with self.lock:
+            if name in self.known:
+                self.known.move_to_end(name)
+            return self.known.get(name)
+
+    def put(self, name: tuple[str, str, str], header: bytes) -> None:
+        with self.lock:
+            self.held += len(header) - len(self.known.pop(name, b""))
+            self.known[name] = header
+            while self.held > self.most:
+                self.held -= len(self.known.popitem(last=False)[1])
+
+
+_headers = _Headers(KNOWN_BYTES)
 
 
 def _remembered(name: tuple[str, str, str], fetch: Callable[[str], bytes], path: str) -> bytes:
     """A header; what was listed under this name before is not fetched again."""
-    with _lock:
-        if name in _headers:
-            _headers.move_to_end(name)
-            return _headers[name]
-    raw = fetch(path)
-    with _lock:
-        _headers[name] = raw
-        while len(_headers) > KNOWN:
-            _headers.popitem(last=False)
-    return raw
+    header = _headers.get(name)
+    if header is None:
+        header = fetch(path)
+        _headers.put(name, header)
+    return header

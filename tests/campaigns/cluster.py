@@ -289,7 +289,7 @@ def machine_killed(bench: Bench, rounds: int) -> Result:
             cluster.workers[0].kill()
             bench.check(result, running.ended(), store)
             stayed(result, before, store)
-            if not store.list(embed.WHOLE_KIND):
+            if not store.list(embed.PART_KIND):
                 result.failures.append("the embeddings did not go by way of the bucket")
     return result
 

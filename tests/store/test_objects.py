@@ -333,3 +333,166 @@ def test_a_store_in_a_folder_needs_no_package() -> None:
         env=os.environ,
     )
     assert done.stdout == "False\n"
+
+
+# Others at the same moment
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch, fs: object, method: str, act: Callable[[], object]) -> None:
+    """When a method is next called, somebody else acts first."""
+    usual = getattr(fs, method)
+
+    def interrupted(*args: object, **more: object) -> object:
+        monkeypatch.setattr(fs, method, usual)
+        act()
+        return usual(*args, **more)
+
+    monkeypatch.setattr(fs, method, interrupted)
+
+
+def test_gc_leaves_what_is_finished_meanwhile(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(remote)
+    change(remote, "entry.json", lambda _: None)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + STALE_TMP_S + 60)
+    forget = objects.Objects.forget
+
+    def late(self: objects.Objects, work: tuple[str, ...]) -> None:
+        put(Store(remote.address))
+        forget(self, work)
+
+    monkeypatch.setattr(objects.Objects, "forget", late)
+    assert remote.gc().unfinished == 1
+    assert remote.get("experts", KEY) is not None
+
+
+def test_damage_that_somebody_mended_meanwhile_stays(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(remote)
+    change(remote, "entry.json", lambda data: data.replace(b"0.9", b"0.8"))
+
+    def mend() -> None:
+        other = Store(remote.address)
+        assert other.get("experts", KEY) is None
+        put(other)
+
+    set_aside = objects.Objects.set_aside
+
+    def late(self: objects.Objects, *args: object) -> object:
+        monkeypatch.setattr(objects.Objects, "set_aside", set_aside)
+        mend()
+        return set_aside(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(objects.Objects, "set_aside", late)
+    assert remote.get("experts", KEY) is None
+    assert remote.get("experts", KEY) is not None
+    assert len(remote.reports()) == 1
+    assert remote.verify().damaged == ()
+
+
+def test_two_writers_of_one_header(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers with 409 where two create one object at one moment, and wants to be asked again."""
+    fs = remote._place._fs  # type: ignore[attr-defined]
+    usual, asked = fs.pipe_file, []
+
+    def conflicting(path: str, data: bytes, **more: str) -> None:
+        if more and len(asked) < 2:
+            asked.append(path)
+            raise OSError("An error occurred (ConditionalRequestConflict) when calling PutObject")
+        usual(path, data, **more)
+
+    monkeypatch.setattr(fs, "pipe_file", conflicting)
+    assert put(remote) == remote.get("experts", KEY)
+    assert len(asked) == 2
+
+
+def test_what_is_seen_late_is_waited_for_and_not_for_ever(
+    remote: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(objects.Objects, "header", failing(FileNotFoundError("not yet")))
+    with pytest.raises(StoreError, match="was written, and cannot be read"):
+        put(remote)
+
+
+def failing(error: Exception) -> Callable[..., object]:
+    def fail(*_args: object, **_more: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_what_a_second_writer_left_goes_with_gc(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = put(remote)
+    remote.put("experts", KEY, {"other": np.zeros(3)})
+    assert len(names(remote)) == 3
+    assert remote.gc().unfinished == 0
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + STALE_TMP_S + 60)
+    assert remote.gc().unfinished == 1
+    assert len(names(remote)) == 2
+    assert remote.get("experts", KEY) == first
+
+
+def test_damage_whose_setting_aside_was_interrupted_is_reported(remote: Store, monkeypatch) -> None:
+    put(remote)
+    change(remote, "entry.json", lambda data: data.replace(b"0.9", b"0.8"))
+    assert remote.get("experts", KEY) is None
+    bucket = remote.address.removeprefix("s3://").split("/")[0]
+    (reason,) = [name for name in names(remote) if name.endswith("reason.txt")]
+    buckets.client().delete_object(Bucket=bucket, Key=reason)
+    assert [report.reason for report in remote.reports()] == ["not recorded"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * STALE_TMP_S)
+    assert remote.gc(1.0).quarantined == 1
+    assert names(remote) == []
+
+
+def test_services_that_do_not_list_times(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(remote)
+    change(remote, "entry.json", lambda _: None)
+    fs = remote._place._fs  # type: ignore[attr-defined]
+    find = fs.find
+
+    def without_times(*args: object, **more: object) -> object:
+        found = find(*args, **more)
+        return {name: {"size": info["size"]} for name, info in found.items()} if more else found
+
+    monkeypatch.setattr(fs, "find", without_times)
+    assert remote.gc().unfinished == 0
+    monkeypatch.setattr(fs, "modified", failing(FileNotFoundError("gone")))
+    assert remote.gc().unfinished == 0
+    monkeypatch.setattr(fs, "modified", failing(PermissionError("Access Denied")))
+    with pytest.raises(StoreError, match="Access Denied"):
+        remote.gc()
+
+
+def test_a_listing_that_fails_asks_no_further(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(3 * objects.AT_ONCE):
+        put(remote, {"n": n})
+    asked = []
+
+    def refuse(_self: object, path: str) -> bytes:
+        asked.append(path)
+        raise StoreError("no more")
+
+    monkeypatch.setattr(objects.Objects, "_header", refuse)
+    monkeypatch.setattr(objects, "_headers", objects._Headers(1000))
+    monkeypatch.setattr(objects, "AT_ONCE", 2)
+    with pytest.raises(StoreError, match="no more"):
+        remote.list()
+    assert len(asked) <= 8
+
+
+def test_headers_that_are_remembered_have_a_bound() -> None:
+    known = objects._Headers(10)
+    for n in range(5):
+        known.put(("a", str(n), ""), b"four")
+        assert known.get(("a", "0", "")) == b"four"
+    assert [name for _, name, _ in known.known] == ["4", "0"]
+    assert known.held == 8
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:1/x", "zip://x", "reference://x", "github://x/y"])
+def test_places_that_are_no_store_are_said_to_be_none(address: str) -> None:
+    with pytest.raises(StoreError):
+        Store(address)

@@ -544,3 +544,20 @@ def test_killed_writers_leave_nothing_damaged(store: Store) -> None:
     assert len(store.list()) == 50
     store.gc()
     assert tree(store.root / "tmp") == set()
+
+
+def test_a_visitor_cannot_remove_what_is_the_labs(tmp_path: Path) -> None:
+    lab, visitor = Store(tmp_path), Store(tmp_path / store_module.VISITORS / "0a1b")
+    theirs, own = put(lab), put(visitor, key={"n": 1})
+    with pytest.raises(StoreError, match="belongs to the lab, and stays"):
+        visitor.delete(theirs.key)
+    visitor.delete(own.key)
+    assert visitor.list() == lab.list() == [theirs]
+
+
+def test_what_is_there(store: Store) -> None:
+    assert not store.has("experts", KEY)
+    entry = put(store)
+    assert store.has("experts", KEY)
+    flip(entry.path / "entry.json")
+    assert not store.has("experts", KEY)
