@@ -50,6 +50,8 @@ DATASET_FILE = "dataset.safetensors"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_NAME = 1000
 """Characters of a name of a class, a clip or the bundle itself, or of a sentence about where it came from."""
+LEAST_STD, LARGEST_MEAN = 1e-12, 1e6
+"""Of embeddings, which are half precision: beyond, what is standardised or routed might not be finite."""
 MAX_DIRECTORY_BYTES = 1 << 17
 """Of a ZIP's list of its files, which Python reads whole, once for each of them: a bundle has a dozen."""
 _NAME = re.compile(r"\w[\w.-]*")
@@ -442,8 +444,10 @@ def load(name: str | Path | None = None) -> Bundle:
     tensors = _tensors(_read_checked(path, ROUTER_FILE, manifest.files.get(ROUTER_FILE)), path / ROUTER_FILE)
     for key in ("mean", "std"):
         _expect(path / ROUTER_FILE, tensors, key, (manifest.dim,))
-    if not (tensors["std"] > 0).all():
+    if not (tensors["std"] > LEAST_STD).all():
         raise BundleError(f"{path / ROUTER_FILE}: a standard deviation is not above zero")
+    if not (np.abs(tensors["mean"]) <= LARGEST_MEAN).all():
+        raise BundleError(f"{path / ROUTER_FILE}: a mean is beyond ±{LARGEST_MEAN:,.0f}")
     try:
         router = Router.from_tensors(
             {k: v for k, v in tensors.items() if k not in ("mean", "std")},

@@ -61,8 +61,13 @@ class Router:
         return hidden @ weight + bias
 
     def logits(self, z: np.ndarray) -> np.ndarray:
-        """g(z) without dropout: standardised embeddings float32 [B, D] → float32 [B, N]."""
-        return self._rest(self._first(z))
+        """g(z) without dropout: standardised embeddings float32 [B, D] → float32 [B, N].
+
+        Raises:
+            BundleError: they are not finite: no training gives weights so large.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _finite(self._rest(self._first(z)))
 
     def masks(self, samples: int) -> np.ndarray:
         """Inverted-dropout masks, float32 [samples, H]; the first m of n samples are those of m samples."""
@@ -71,9 +76,14 @@ class Router:
         return (keep / (1.0 - self.dropout)).astype(np.float32)
 
     def mc_logits(self, z: np.ndarray, samples: int) -> np.ndarray:
-        """g(z) of `samples` thinned routers: float32 [B, D] → float32 [samples, B, N]."""
-        hidden = self._first(z)
-        return self._rest(self.masks(samples)[:, None, :] * hidden[None, :, :])
+        """g(z) of `samples` thinned routers: float32 [B, D] → float32 [samples, B, N].
+
+        Raises:
+            BundleError: they are not finite.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            hidden = self._first(z)
+            return _finite(self._rest(self.masks(samples)[:, None, :] * hidden[None, :, :]))
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """The arrays to store."""
@@ -96,3 +106,9 @@ class Router:
         except KeyError as error:
             raise BundleError(f"router: the tensor {error} is missing") from None
         return Router(experts, weights, biases, dropout, seed)
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise BundleError("router: its weights are so large that what it says is not finite")
+    return logits

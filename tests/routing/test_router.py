@@ -133,6 +133,18 @@ def test_weights_that_do_not_fit_are_refused(change, says):
         Router(EXPERTS, tuple(weights), tuple(biases), 0.2)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_weights_that_say_nothing_finite_are_refused_when_they_speak(layer):
+    router = make()
+    weights = [w * np.float32(3e38) if i == layer else w for i, w in enumerate(router.weights)]
+    router = Router(EXPERTS, tuple(weights), router.biases, 0.2)
+    z = np.full((2, router.dim), 50.0, np.float32)
+
+    for ask in (lambda: router.logits(z), lambda: router.mc_logits(z, 3)):
+        with pytest.raises(BundleError, match="what it says is not finite"):
+            ask()
+
+
 @pytest.mark.parametrize("missing", ["weight1", "bias0"])
 def test_a_missing_tensor_is_named(missing):
     tensors = make().to_tensors()
