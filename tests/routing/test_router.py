@@ -136,7 +136,7 @@ def test_weights_that_do_not_fit_are_refused(change, says):
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_weights_that_say_nothing_finite_are_refused_when_they_speak(layer):
     router = make()
-    weights = [w * np.float32(3e38) if i == layer else w for i, w in enumerate(router.weights)]
+    weights = [np.sign(w) * np.float32(3e38) if i == layer else w for i, w in enumerate(router.weights)]
     router = Router(EXPERTS, tuple(weights), router.biases, 0.2)
     z = np.full((2, router.dim), 50.0, np.float32)
 
