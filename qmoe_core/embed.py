@@ -152,17 +152,19 @@ def embed_dataset(
     embeddings = _on_disk((len(manifest), embedder.dim), store)
     if store.remote and isinstance(embeddings, Mapped):
         embeddings.store = store.address
-    missing = []
+    tasks = []
     for start in range(0, len(manifest), batch):
         entries = manifest.entries[start : start + batch]
         content = [entry.sha256 for entry in entries]
         key = {"embedder": embedder.id, "clips": content, "audio": POLICY}
-        task = _Batch(start, entries, manifest.media, key)
-        kept = store.get(KIND, task.key)
+        tasks.append(_Batch(start, entries, manifest.media, key))
+    missing = []
+    for task, kept in zip(tasks, store.get_each(KIND, (task.key for task in tasks)), strict=True):
+        executor.stop_if(cancelled or (lambda: False))
         if kept is None:
             missing.append(task)
         else:
-            embeddings[start : start + len(entries)] = kept.tensors["embeddings"]
+            embeddings[task.start : task.start + len(task.entries)] = kept.tensors["embeddings"]
 
     done = len(manifest) - sum(len(task.entries) for task in missing)
     if progress is not None:

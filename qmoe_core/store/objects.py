@@ -13,7 +13,6 @@ A header is written only where there is none, as far as the service can tell (S3
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import random
 import re
@@ -22,10 +21,11 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from qmoe_core.ahead import ahead
 from qmoe_core.errors import StoreError
 from qmoe_core.store.entry import (
     HEADER,
@@ -44,7 +44,7 @@ from qmoe_core.store.folder import name_of_work
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
-"""Headers that are fetched at once."""
+"""Headers, or entries, that are fetched at once."""
 KNOWN_BYTES = 64 << 20
 """Of headers that are remembered: a listing that is asked for again fetches the new ones only."""
 ATTEMPTS = 6
@@ -105,17 +105,17 @@ class Objects:
 
     def headers(self, kind: str | None, prefix: str = "") -> Iterator[tuple[str, str, Callable[[], bytes]]]:
         listed = (found for found in self._listed(kind) if found[1].startswith(prefix))
-        pool = ThreadPoolExecutor(AT_ONCE)
-        try:
-            while some := list(itertools.islice(listed, 4 * AT_ONCE)):
-                waiting = [
-                    (name, key, pool.submit(_remembered, (self.address, path, version), self._header, path))
-                    for name, key, path, version in some
-                ]
-                for name, key, header in waiting:
-                    yield name, key, header.result
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+        def read(found: tuple[str, str, str, str]) -> tuple[str, str, bytes | None]:
+            name, key, path, version = found
+            try:
+                return name, key, _remembered((self.address, path, version), self._header, path)
+            except FileNotFoundError:
+                return name, key, None  # removed meanwhile
+
+        for name, key, header in ahead(read, listed, AT_ONCE):
+            if header is not None:
+                yield name, key, partial(bytes, header)
 
     def _listed(self, kind: str | None) -> Iterator[tuple[str, str, str, str]]:
         """Kind, key and header's path of every entry, and what tells this header from a later one."""
