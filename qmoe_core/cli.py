@@ -105,13 +105,14 @@ def _needs(package: str) -> None:
 
 def _app(arguments: argparse.Namespace) -> int:
     from qmoe_core import bundle
-    from qmoe_core.store import Store, default_address
+    from qmoe_core.store import Store
 
     _needs("streamlit")
     bundle.load()  # a damaged install says so here, not in a browser
-    if Store().remote and arguments.public:  # a bucket for which a package is missing says so here too
+    store = Store()  # and so does a bucket for which a package is missing
+    if store.remote and arguments.public:
         raise ConfigError(
-            f"--public: the store {default_address()} is a bucket, in which visitors cannot be kept apart; "
+            f"--public: the store {store.address} is a bucket, in which visitors cannot be kept apart; "
             "set QMOE_STORE to a folder"
         )
     command = [

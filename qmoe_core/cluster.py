@@ -235,8 +235,10 @@ def _run(
     workers: list[str] = []
     asked, seen = -LOOK_S, time.monotonic()
     renewed = seen
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     run = uuid.uuid4().hex if observe is not None else ""
-    told = heard.runs[run] = queue.SimpleQueue()
+    if run:
+        heard.runs[run] = told
 
     def tell() -> None:
         """Passes on what workers told, here, where `observe` may end the run."""

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -242,10 +242,13 @@ class Store:
         Raises:
             StoreError: the store cannot be read.
         """
+        return sorted(self._found(kind), key=lambda entry: (entry.created, entry.key))
+
+    def _found(self, kind: str | None, prefix: str = "") -> Collection[Entry]:
+        """Entries of keys that begin so, one a key: this store's own before those that are published."""
         below = self._below()
-        found = {(entry.kind, entry.key): entry for entry in (below.list(kind) if below else ())}
-        found |= {(entry.kind, entry.key): entry for entry in self._own(kind)}
-        return sorted(found.values(), key=lambda entry: (entry.created, entry.key))
+        found = {(entry.kind, entry.key): entry for entry in (below._found(kind, prefix) if below else ())}
+        return (found | {(entry.kind, entry.key): entry for entry in self._own(kind, prefix)}).values()
 
     def _own(self, kind: str | None = None, prefix: str = "") -> Iterator[Entry]:
         """As `list`, without what is published, of keys that begin so."""
@@ -289,15 +292,7 @@ class Store:
             raise StoreError(
                 f"{prefix!r} is not a key; expected its first 4 or more of 64 hexadecimal digits"
             )
-        found = {(entry.kind, entry.key): entry for entry in self._beginning(kind or None, start)}
-        return self._the_one(prefix, [*found.values()])
-
-    def _beginning(self, kind: str | None, start: str) -> Iterator[Entry]:
-        below = self._below()
-        yield from below._beginning(kind, start) if below else ()
-        yield from self._own(kind, start)
-
-    def _the_one(self, prefix: str, found: Sequence[Entry]) -> Entry:
+        found = [*self._found(kind or None, start)]
         if not found:
             raise StoreError(f"{self.address}: no entry begins with {prefix}; qmoe runs list shows all")
         if len(found) > 1:

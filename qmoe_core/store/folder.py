@@ -11,7 +11,6 @@ import errno
 import functools
 import glob
 import hashlib
-import logging
 import os
 import platform
 import shutil
@@ -33,8 +32,6 @@ from qmoe_core.store.entry import (
     FileRecord,
     Report,
 )
-
-log = logging.getLogger(__name__)
 
 
 class Folder:

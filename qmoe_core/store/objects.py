@@ -13,7 +13,6 @@ A header is written only where there is none, as far as the service can tell (S3
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import re
 import threading
@@ -40,8 +39,6 @@ from qmoe_core.store.entry import (
     decode,
 )
 from qmoe_core.store.folder import name_of_work
-
-log = logging.getLogger(__name__)
 
 AT_ONCE = 16
 """Headers, or entries, that are fetched at once."""
@@ -220,10 +217,10 @@ class Objects:
         entries: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for path, info in self._find("").items():
             kind, _, rest = path[len(self._root) + 1 :].partition("/")
-            if kind == "tmp" or (kind not in RESERVED and KIND.fullmatch(kind) and rest.count("/") == 2):
-                entries.setdefault(path if kind == "tmp" else path.rpartition("/")[0], []).append(
-                    (path, info)
-                )
+            if kind == "tmp":
+                entries[path] = [(path, info)]
+            elif kind not in RESERVED and KIND.fullmatch(kind) and rest.count("/") == 2:
+                entries.setdefault(path.rpartition("/")[0], []).append((path, info))
         found = []
         for where, objects in entries.items():
             names = [path[len(where) + 1 :] for path, _ in objects]
@@ -285,8 +282,8 @@ class Objects:
             return self._fs.exists(f"{self._root}/tmp/{mark}")
 
     def unmark(self, mark: str) -> None:
-        with self._said("written"), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(f"{self._root}/tmp/{mark}")
+        with self._said("written"):
+            self._remove([f"{self._root}/tmp/{mark}"])
 
     def _modified(self, path: str, info: Mapping[str, Any]) -> float:
         """When an object was written, Unix time; now, if it is there no more."""
@@ -308,7 +305,7 @@ class Objects:
         """
         try:
             yield
-        except (StoreError, Damaged, FileExistsError):
+        except StoreError:
             raise
         except FileNotFoundError as error:
             if verb == "read":

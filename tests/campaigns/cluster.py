@@ -280,31 +280,35 @@ def machines(bench: Bench) -> Iterator[tuple[Cluster, list[str], Store, Bench]]:
 
 
 def machine_killed(bench: Bench, rounds: int) -> Result:
-    result = Result("two machines and a bucket, one killed")
-    bench = replace(bench, work=training(bench.data)).alone("trained alone")
-    for _ in range(rounds):
-        with machines(bench) as (cluster, _, store, there):
-            running = there.start(store.address, cluster.address)
-            before = wait_for(store, bench.moment(), running)
-            cluster.workers[0].kill()
-            bench.check(result, running.ended(), store)
-            stayed(result, before, store)
-            if not store.list(embed.PART_KIND):
-                result.failures.append("the embeddings did not go by way of the bucket")
-    return result
+    return _machine_lost(
+        "two machines and a bucket, one killed", bench, rounds, lambda cluster, _: cluster.workers[0].kill()
+    )
 
 
 def machine_cut_off(bench: Bench, rounds: int) -> Result:
     """Nobody says goodbye when a cable is pulled: it shows when nothing comes."""
-    result = Result("two machines and a bucket, one cut off")
-    bench = replace(bench, work=training(bench.data)).alone("also trained alone")
-    for _ in range(min(rounds, 2)):
+    return _machine_lost(
+        "two machines and a bucket, one cut off",
+        bench,
+        min(rounds, 2),
+        lambda _, names: command("ip", "link", "set", names[0], "down"),
+    )
+
+
+def _machine_lost(
+    condition: str, bench: Bench, rounds: int, lose: Callable[[Cluster, list[str]], object]
+) -> Result:
+    result = Result(condition)
+    bench = replace(bench, work=training(bench.data)).alone(f"before {condition}")
+    for _ in range(rounds):
         with machines(bench) as (cluster, names, store, there):
             running = there.start(store.address, cluster.address)
             before = wait_for(store, bench.moment(), running)
-            command("ip", "link", "set", names[0], "down")
+            lose(cluster, names)
             bench.check(result, running.ended(), store)
             stayed(result, before, store)
+            if not store.list(embed.PART_KIND):
+                result.failures.append("the embeddings did not go by way of the bucket")
     return result
 
 
