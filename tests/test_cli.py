@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -769,3 +770,29 @@ def _terminal_as_it_was() -> Iterator[None]:
     handlers = list(logging.root.handlers)
     yield
     logging.root.handlers[:] = handlers
+
+
+def test_the_first_start_on_a_machine_asks_nothing(tmp_path: Path) -> None:
+    """`make run` for somebody who never started Streamlit: there is nobody to answer, and a page comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qmoe_core", "app", "--port", str(port)],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path), "BROWSER": "true", "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "URL: " not in said and (line := process.stdout.readline()):
+            said += line
+        assert f"http://localhost:{port}" in said
+        assert "mail" not in said
+    finally:
+        process.kill()
+        process.communicate()
