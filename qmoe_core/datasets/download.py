@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import msgspec
 import pooch
@@ -227,11 +227,9 @@ class _Fetch:
         if self._kept().url != url:
             self.forget()
         _room(self.wanted, self.whole if self.whole.exists() else self.part)
-        md5 = self.wanted.md5
+        md5, downloader = self.wanted.md5, cast(Any, self)  # pooch types a downloader with other names
         try:
-            pooch.retrieve(
-                url, md5 and f"md5:{md5}", self.whole.name, path=self.whole.parent, downloader=self
-            )
+            pooch.retrieve(url, md5 and f"md5:{md5}", self.whole.name, self.whole.parent, None, downloader)
         except KeyboardInterrupt:
             self._stop()
         except ValueError as error:  # pooch: another checksum than expected; it removed the file
