@@ -30,9 +30,12 @@ EXIT_INTERRUPTED = 130
 EXTRAS = {
     "lab": [
         "codecarbon",
+        "jinja2",
         "librosa",
         "pandas",
         "plotly",
+        "pooch",
+        "requests",
         "scipy",
         "sklearn",
         "streamlit",

@@ -6,7 +6,7 @@ past.
 A step does not wait: a worker thread, a command line or a test calls it when there may be something new.
 
 The whole window is embedded each time: with the log-mel statistics that is half of a millisecond, and sharing
-frames between windows (`mel.MelStream`) would save 0.3 ms of it, 0.1 % of a core at four windows a second.
+frames between windows would save 0.3 ms of it, 0.1 % of a core at four windows a second.
 """
 
 from __future__ import annotations

@@ -56,8 +56,6 @@ def _models() -> tuple[Model, ...]:
 MODELS = _models()
 """Everything that can be in a table: the paper's fifteen, Eq. 4's expert, and the mixture it leaves out."""
 
-SINGLE = tuple(model for model in MODELS if not model.is_mixture)
-
 
 @dataclass(frozen=True)
 class Study:
