@@ -90,7 +90,7 @@ class Table:
     def words(self) -> list[bool]:
         """Which columns hold words, which stand to the left, rather than numbers, printed or not."""
         return [
-            any(isinstance(row[i], str) and row[i][:1].isalpha() for row in self.rows)
+            any(isinstance(value, str) and value[:1].isalpha() for value in (row[i] for row in self.rows))
             for i in range(len(self.columns))
         ]
 
