@@ -1,6 +1,6 @@
 """The job panel: how far a job is and a button that stops it, on every page that starts one.
 
-A job (`qmoe_core.jobs`) runs in a process of its own, one at a time, whatever becomes of the page. The panel
+A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page. The panel
 reads its state once a second, and draws the whole page again when it has ended.
 """
 
@@ -10,11 +10,12 @@ import time
 
 import streamlit as st
 
-from dashboard import public, widgets, words
-from dashboard.words import NBSP
-from qmoe_core import jobs
+from dashboard.session import public
+from dashboard.views import widgets, words
+from dashboard.views.words import NBSP
 from qmoe_core.errors import UserError
-from qmoe_core.jobs import Bench, Claims, Job, Request, Story
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story
 
 POLL_S = 1.0
 
