@@ -580,6 +580,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         document = {
             "checked": checked.checked,
             "damaged": [{"path": str(r.path), "reason": r.reason} for r in checked.damaged],
+            "other_versions": [{"path": str(r.path), "reason": r.reason} for r in checked.others],
         }
         if arguments.json:
             _print_json(document)
@@ -588,7 +589,9 @@ def _runs(arguments: argparse.Namespace) -> int:
                 f"{checked.checked} entries checked, {len(checked.damaged)} damaged and set aside, "
                 f"in {store.address}"
             )
-            for report in checked.damaged:
+            if checked.others:
+                print(f"{len(checked.others)} entries of another version left as they are")
+            for report in (*checked.damaged, *checked.others):
                 print(f"  {report.path}: {report.reason}")
         return EXIT_USER_ERROR if checked.damaged else 0
     removed = store.gc(older_than_days=arguments.older_than, dry_run=arguments.dry_run)
