@@ -67,6 +67,9 @@ ATTEMPTS = 10
 VISITORS = ".visitors"
 """Folder of the root with visitors' stores, where the lab is open to the public; see `published`."""
 
+BESIDE = f"{VERSIONS}/schema-{SCHEMA}"
+"""Folder with entries whose own place is taken by what another version wrote."""
+
 _visitor: Callable[[], Path | None] | None = None
 
 
@@ -168,13 +171,12 @@ class Store:
         self.root = root_of(named).absolute()
         self._here = Folder(self.root)
         self._place: Place = self._here
-        # Of entries whose own place is taken by what another version wrote.
-        self._beside: Place = Folder(self.root / VERSIONS / f"schema-{SCHEMA}")
+        self._beside: Place = Folder(self.root / BESIDE)
         if is_remote(named):
             from qmoe_core.store.objects import Objects
 
             self._place = Objects(named)
-            self._beside = Objects(f"{self._place.address.rstrip('/')}/{VERSIONS}/schema-{SCHEMA}")
+            self._beside = Objects(f"{self._place.address.rstrip('/')}/{BESIDE}")
         self.address = self._place.address
 
     @property

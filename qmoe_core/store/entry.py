@@ -301,7 +301,7 @@ def encode(
     plain = msgspec.json.decode(msgspec.json.encode(body, enc_hook=_scalar))
     if fingerprint(plain["fields"]) != address:
         raise ValueError(f"a key must be the same after a passage through JSON, and this is not: {key}")
-    header = _Header(fingerprint(plain), plain)
+    header = _Header(checksum(plain), plain)
     contents[HEADER] = msgspec.json.format(msgspec.json.encode(header), indent=1)
     return address, contents
 
@@ -318,7 +318,7 @@ def decode(raw: bytes, kind: str, key: str, place: Place) -> Entry:
         if schema != SCHEMA and schema not in MIGRATIONS:
             raise OtherVersion(schema)
         header = msgspec.json.decode(raw, type=_Header)
-        if fingerprint(header.body) != header.sha256:
+        if checksum(header.body) != header.sha256:
             raise Damaged(f"{HEADER} does not match its checksum")
         body = msgspec.convert(_migrated(header.body), _Body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -328,6 +328,26 @@ def decode(raw: bytes, kind: str, key: str, place: Place) -> Entry:
     if TENSORS not in body.files or not all(FILE.fullmatch(name) for name in body.files):
         raise Damaged(f"{HEADER} lists files that no entry has")
     return Entry(body.kind, body.key, body.fields, body.metadata, body.created, body.files, place)
+
+
+def checksum(body: Mapping[str, Any]) -> str:
+    """SHA-256 of a header's body as JSON.
+
+    Its fields, and those of `FileRecord`, come in the order in which they are there, the keys of every other
+    object sorted.
+    """
+
+    def plain(value: Any) -> bytes:
+        return msgspec.json.encode(value, order="deterministic")
+
+    def ordered(fields: Mapping[str, Any], encode: Callable[[Any], bytes] = plain) -> bytes:
+        return b"{%b}" % b",".join(plain(name) + b":" + encode(value) for name, value in fields.items())
+
+    files = dict(sorted(body.get("files", {}).items())) if isinstance(body.get("files"), dict) else {}
+    parts = {name: plain(value) for name, value in body.items()}
+    if all(isinstance(record, dict) for record in files.values()):
+        parts["files"] = ordered(files, ordered)
+    return hashlib.sha256(ordered(parts, lambda part: part)).hexdigest()
 
 
 def _migrated(body: dict[str, Any]) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def of_version(schema: int, entry: store_module.Entry) -> bytes:
     path = entry.path / "entry.json"
     header = json.loads(path.read_bytes())
     header["body"] |= {"schema": schema, "colour": "red"}
-    header["sha256"] = fingerprint(header["body"])
+    header["sha256"] = entry_module.checksum(header["body"])
     path.write_bytes(json.dumps(header).encode())
     return path.read_bytes()
 
