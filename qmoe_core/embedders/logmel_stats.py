@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from qmoe_core import mel
+from qmoe_core.audio import mel
 
 NAME = "logmel-stats"
 VERSION = 1
@@ -64,7 +64,7 @@ class LogMelStats:
         return out
 
     def statistics(self, power: np.ndarray) -> np.ndarray:
-        """Embedding [D] of power in mel bands [n_mels, T], as `mel.mel_power` or `mel.MelStream` gives it."""
+        """Embedding [D] of power in mel bands [n_mels, T], as `mel.mel_power` gives it."""
         p = self.parameters
         level = mel.to_db(power)
         level = np.maximum(level, level.max() - np.float32(p.range_db))

@@ -7,21 +7,22 @@ test clips of those that were left out. An uncertainty that knows is larger on t
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from qmoe_core import bundle, executor, moe, packed
+from qmoe_core import bundles, engine
 from qmoe_core.config import Config, fingerprint, to_dict
-from qmoe_core.errors import BundleError, ConfigError, DatasetError, StoreError
+from qmoe_core.errors import BundleError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
 from qmoe_core.evaluation.selective import Detection, detection, uncertainties
-from qmoe_core.moe import Settings, Voices
-from qmoe_core.store import Store
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.store import Store
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Subject
 
@@ -129,12 +130,8 @@ def hold_out(
     held_out: Sequence[str],
     experts: Sequence[str],
     config: Config,
-    store: Store,
-    *,
-    workers: int = 0,
-    progress: executor.Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    observe: crossval.Observer | None = None,
+    context: Context,
+    title: str = "training",
 ) -> HeldOut:
     """Train without some classes on every fold (or find that in the store), and listen to all clips.
 
@@ -144,28 +141,15 @@ def hold_out(
     Args:
         subject: the whole dataset; held_out: names of the classes to leave out.
         experts: the mixture.
-        workers: processes; 0 is one for each core.
-        progress, cancelled, observe: see `crossval.train_experts`.
+        context, title: see `crossval.train_experts`.
 
     Raises:
         DatasetError: classes that do not fit, or folds that cannot be made without them.
-        ConfigError: fewer than no workers.
         Cancelled: finished folds are kept.
     """
-    if workers < 0:
-        raise ConfigError(f"--workers is {workers}; accepted is 1 or more, or 0 for one a core")
+    store = context.store
     remaining, kept = without(subject, held_out)
-    results = crossval.train_experts(
-        remaining,
-        experts,
-        config,
-        [config.seed],
-        store,
-        workers=workers or len(os.sched_getaffinity(0)),
-        progress=progress,
-        cancelled=cancelled,
-        observe=observe,
-    )
+    results = crossval.train_experts(remaining, experts, config, [config.seed], context, title)
     mixtures = list(crossval.compose(remaining, results, experts, config, store))
     turns = _turns(subject, np.setdiff1d(np.arange(len(subject.labels)), kept), remaining, mixtures)
     known, strange = [], []
@@ -224,7 +208,7 @@ def _listen(
                 f"{name} of {mixture.split.fold.name} was removed from the store meanwhile; start again"
             )
         z = (embeddings - entry.tensors["mean"]) / entry.tensors["std"]
-        expert = packed.PackedExpert(packed.from_tensors(entry.tensors, {"name": name}, "refit."))
+        expert = engine.PackedExpert(engine.from_tensors(entry.tensors, {"name": name}, "refit."))
         logits.append(expert.logits(z))
     router = mixture.router
     return Voices(
@@ -259,9 +243,9 @@ def report(held: HeldOut, settings: Settings | None = None) -> Report:
     """
     if settings is None:
         settings = Settings(held.known.experts, top_k=len(held.known.experts), curiosity="none")
-    scale = moe.mean_interest(held.known, settings) if settings.normalise else 1.0
-    known = moe.mix(held.known, settings, mean_interest=scale)
-    strange = moe.mix(held.strange, settings, mean_interest=scale)
+    scale = mixing.mean_interest(held.known, settings) if settings.normalise else 1.0
+    known = mixing.mix(held.known, settings, mean_interest=scale)
+    strange = mixing.mix(held.strange, settings, mean_interest=scale)
     there, here = uncertainties(strange), uncertainties(known)
     is_strange = np.repeat([False, True], [len(held.labels), len(held.strange_clips)])
     scores = {name: np.concatenate([here[name], there[name]]) for name in here}
@@ -318,7 +302,7 @@ def shipped(embedder_id: str, classes: Sequence[str]) -> list[Report]:
     Raises:
         BundleError: the file is damaged.
     """
-    path = bundle.shipped() / SHIPPED
+    path = bundles.shipped() / SHIPPED
     try:
         reports = msgspec.json.decode(path.read_bytes(), type=list[Report])
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qmoe_core.moe import Mixed
+from qmoe_core.routing.mixing import Mixed
 
 MEASURES = {
     "total": "H(q̄): entropy of the experts' mean distribution",
@@ -78,11 +78,6 @@ class RiskCoverage:
         answered = int(np.searchsorted(self.threshold, threshold, side="right"))
         risk = float(self.risk[answered - 1]) if answered else None
         return Answered(threshold, answered, answered / len(self.risk), risk)
-
-    def accuracy_at(self, coverage: float) -> float:
-        """Expected accuracy when the surest share of the clips is answered, at least one clip."""
-        k = max(1, round(coverage * len(self.risk)))
-        return 1.0 - float(self.risk[k - 1])
 
     def within(self, risk: float) -> Answered | None:
         """The most clips that can be answered with at most this share of errors; None if not even one."""

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmoe_core import audio, cli, datasets, serve
-from qmoe_core import bundle as bundles
+from qmoe_core import bundles, cli, datasets, serve
+from qmoe_core.audio import decode
 from qmoe_core.datasets import imported, open_dataset, validate
 from qmoe_core.datasets.imported import import_csv
-from qmoe_core.embed import embed_dataset
 from qmoe_core.embedders import for_dataset
+from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import DatasetError, UserError
+from qmoe_core.runtime.executor import Context
 
 HEAD = "folder,name,label,category,class_id,0,1,2"
 GOOD = [
@@ -52,7 +53,7 @@ def test_it_is_taken_as_it_is(tmp_path: Path, store) -> None:
     assert manifest.names[0] == "1/1-100-A-0.png"
     embedder = for_dataset(manifest, "logmel-stats")
     assert embedder.id.startswith("imported-")
-    array = embed_dataset(manifest, embedder, store)
+    array = embed_dataset(manifest, embedder, Context(store))
     np.testing.assert_allclose(array[:2], [[0.5, 1.5, -2], [0.25, 1, 0.2]], rtol=1e-3)
     assert validate("features").problems == ()
 
@@ -252,4 +253,4 @@ def test_the_commands(tmp_path: Path, capsys, tiny_settings) -> None:
     assert "came with embeddings" in capsys.readouterr().err
     assert cli.main(["classify", str(path), "--bundle", "mine"]) == 2
     with pytest.raises(UserError, match="embeddings that were imported"):
-        serve.classify(audio.from_samples(np.zeros(22_050), 22_050), bundles.load("mine"))
+        serve.classify(decode.from_samples(np.zeros(22_050), 22_050), bundles.load("mine"))
