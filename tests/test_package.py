@@ -37,7 +37,10 @@ SERVING = [
     "config.py",
     "errors.py",
     "runtime/store/__init__.py",
-    "cli.py",
+    "cli/__init__.py",
+    "cli/common.py",
+    "cli/classify.py",
+    "cli/listen.py",
     "embedders/logmel_stats.py",
     "experts/spec.py",
 ]
@@ -276,6 +279,6 @@ def test_what_the_base_install_lacks_is_named(monkeypatch, capsys, missing, comm
 )
 def test_what_needs_the_lab_says_so_before_it_starts(command, monkeypatch, capsys) -> None:
     """Not after all recordings were embedded, for which a base install suffices."""
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr("qmoe_core.cli.common.find_spec", lambda name: None)
     assert cli.main(list(command)) == cli.EXIT_USER_ERROR
     assert capsys.readouterr().err == "qmoe: this needs torch: pip install 'qmoe-lab[lab]'\n"
