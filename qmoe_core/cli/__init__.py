@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import click
 
+from qmoe_core import __version__
 from qmoe_core.cli.common import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXTRAS, LazyGroup, ProgressBar
 from qmoe_core.errors import Cancelled, UserError
 
@@ -21,12 +22,29 @@ __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "ProgressBar", "main", "qmoe"]
 
 _COMPLETION = "_QMOE_COMPLETE"
 
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        print(f"qmoe {__version__}")
+        context.exit()
+
+
 qmoe = LazyGroup(
     "qmoe",
     help="What does quantizing a sound classifier cost, and does its uncertainty know?",
     epilog='Completion of commands and options: put `eval "$(_QMOE_COMPLETE=bash_source qmoe)"` '
     "in ~/.bashrc (zsh_source and fish_source for those shells).",
     example="qmoe classify rain.wav --json",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_print_version,
+            help="show the version and exit",
+        )
+    ],
     loaded={
         "app": "qmoe_core.cli.app:app",
         "classify": "qmoe_core.cli.classify:classify",
@@ -40,6 +58,7 @@ qmoe = LazyGroup(
         "export": "qmoe_core.cli.export:export",
         "claims": "qmoe_core.cli.paper:claims",
         "runs": "qmoe_core.cli.runs:runs",
+        "store": "qmoe_core.cli.store:store",
     },
 )
 

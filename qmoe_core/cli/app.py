@@ -12,13 +12,13 @@ from qmoe_core.errors import ConfigError
 
 
 @command("app", help="open the dashboard", example="qmoe app --port 8600")
-@click.option("--port", type=int, default=8501, show_default=True)
+@click.option("--port", type=int, default=8501, show_default=True, help="TCP port")
 @click.option("--address", default="localhost", help="where to listen (default: this machine only)")
 @click.option(
     "--public",
     is_flag=True,
-    help="for visitors: no microphone of this machine, no folders, bounded jobs and uploads, each on their own; "
-    "it still listens to this machine only: give --address, or put a proxy before it",
+    help="for visitors: no microphone of this machine, no folders, bounded jobs and uploads, each on "
+    "their own; it still listens to this machine only: give --address, or put a proxy before it",
 )
 @click.option("--no-browser", is_flag=True, help="do not open a browser")
 def app(arguments: Arguments) -> int:

@@ -34,7 +34,7 @@ bench = LazyGroup(
 @command("latency", help="time of one call of each expert", example="qmoe bench latency --n 2000")
 @click.option("--bundle", help="measure a bundle’s own experts instead")
 @click.option("--n", type=int, default=2000, help="timed calls of each")
-@click.option("--batch", type=int, default=1)
+@click.option("--batch", type=int, default=1, help="clips in a call")
 @click.option("--cold", is_flag=True, help="empty the caches before every call")
 @click.option("--no-peers", is_flag=True, help="only torch fp32 beside ours")
 @click.option("--figure", metavar="FILE", help="write the distributions as an HTML page")
@@ -55,7 +55,7 @@ def latency(arguments: Arguments) -> int:
     example="qmoe bench energy --block-seconds 60 --country FRA",
 )
 @click.option("--bundle", help="measure a bundle’s own experts instead")
-@click.option("--repetitions", type=int, default=3)
+@click.option("--repetitions", type=int, default=3, help="blocks measured of each expert")
 @click.option("--block-seconds", type=float, default=10.0, help="60 for a figure to quote")
 @click.option("--country", default="FRA", help="grid, three-letter code")
 @click.option("--per-day", type=float, default=1000000.0, help="inferences a day of a deployment")

@@ -31,7 +31,7 @@ from qmoe_core.cli.common import (
 @click.option(
     "--preset", default="lab", help="what the tables are of: lab, or paper-code (its training and protocol)"
 )
-@click.option("--embedder", default="logmel-stats", show_default=True)
+@click.option("--embedder", default="logmel-stats", show_default=True, help="as for qmoe embed")
 @click.option("--weights", help="safetensors file for a timm model, or random")
 @click.option("--seeds", type=int, help="how many (default: 3, with --quick 1)")
 @click.option("--workers", type=int, default=0, help="processes (default: one for each core)")

@@ -103,14 +103,21 @@ def verify(arguments: Arguments) -> int:
     store = Store(arguments.store)
     checked = store.verify()
     if arguments.json:
-        damaged = [{"path": str(r.path), "reason": r.reason} for r in checked.damaged]
-        print_json({"checked": checked.checked, "damaged": damaged})
+        document: dict[str, Any] = {
+            "checked": checked.checked,
+            "damaged": [{"path": str(r.path), "reason": r.reason} for r in checked.damaged],
+        }
+        if checked.others:
+            document["other_versions"] = [{"path": str(r.path), "reason": r.reason} for r in checked.others]
+        print_json(document)
     else:
         print(
             f"{checked.checked} entries checked, {len(checked.damaged)} damaged and set aside, "
             f"in {store.address}"
         )
-        for report in checked.damaged:
+        if checked.others:
+            print(f"{len(checked.others)} entries of another version left as they are")
+        for report in (*checked.damaged, *checked.others):
             print(f"  {report.path}: {report.reason}")
     return EXIT_USER_ERROR if checked.damaged else 0
 

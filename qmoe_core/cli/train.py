@@ -70,7 +70,7 @@ def embed(arguments: Arguments) -> int:
     example="qmoe train esc10 --experts q4,q8 --moe bitnet,q4,q8 --seeds 3",
 )
 @click.argument("dataset", metavar="DATASET")
-@click.option("--embedder", default="logmel-stats", show_default=True)
+@click.option("--embedder", default="logmel-stats", show_default=True, help="as for qmoe embed")
 @click.option("--weights", help="safetensors file for a timm model, or random")
 @click.option("--experts", help="such as q4,q8,bitnet (default: all)")
 @click.option("--moe", multiple=True, metavar="EXPERTS", help="a mixture; may be repeated")
