@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # in a wheel, `dashboard` lies inside the package and is found only this way
     sys.path.insert(0, str(ROOT))
 
-from dashboard.session import public  # noqa: E402 - found only now
+from dashboard.session import linked, public  # noqa: E402 - found only now
 from dashboard.views import widgets  # noqa: E402 - found only now
 from qmoe_core.runtime.store import keep_apart  # noqa: E402
 
@@ -37,5 +37,7 @@ pages = [
     st.Page(widgets.PAGES / file, title=title, url_path=title.lower(), default=i == 0)
     for i, (file, title) in enumerate(PAGES)
 ]
-st.navigation(pages, position="top").run()
+page = st.navigation(pages, position="top")
+linked.enter(page.title)
+page.run()
 widgets.follow_theme(theme)

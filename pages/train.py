@@ -556,7 +556,7 @@ def more(values: dict[str, Any]) -> None:
         )
         st.text_input(
             "Cluster",
-            key=_SCHEDULER,
+            key=linked.keep(_SCHEDULER, ""),
             placeholder="this machine",
             help="Address of a Dask scheduler of yours whose workers do the work, such as "
             "tcp://10.0.0.5:8786. They must see the store and the recordings under the same paths.",
