@@ -34,10 +34,18 @@ st.set_page_config(page_title="qmoe lab", page_icon=str(Path(__file__).with_name
 theme = widgets.theme()
 widgets.style(theme)
 pages = [
-    st.Page(widgets.PAGES / file, title=title, url_path=title.lower(), default=i == 0)
+    st.Page(widgets.PAGES / file, title=title, url_path=title.lower() if i else "home", default=i == 0)
     for i, (file, title) in enumerate(PAGES)
 ]
-page = st.navigation(pages, position="top")
+
+
+def first() -> None:
+    """The first page by its name: Streamlit serves it at the root only, and else says that there is none."""
+    st.switch_page(pages[0], query_params=st.query_params.to_dict())
+
+
+named = st.Page(first, title="Listen", url_path="listen", visibility="hidden")
+page = st.navigation([*pages, named], position="top")
 linked.enter(page.title)
 page.run()
 widgets.follow_theme(theme)

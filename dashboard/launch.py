@@ -16,7 +16,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-from streamlit import net_util, runtime
+from streamlit import config, net_util, runtime
 from streamlit.web import cli
 from streamlit.web.server import server_util
 
@@ -37,7 +37,7 @@ def warm() -> None:
         serve.classify(hearing.from_gallery(state.FIRST_SOUND).load(), bundles.load())
 
 
-def _warm_beside(host: str) -> None:
+def _warm_beside() -> None:
     """Warm up without being in the server's way: once it listens, and giving way to it ten times as often.
 
     It has the browser's many small requests to answer meanwhile, and each waits for the interpreter.
@@ -45,6 +45,7 @@ def _warm_beside(host: str) -> None:
     while not runtime.exists():
         time.sleep(0.02)
     time.sleep(0.3)  # from there to listening
+    host = config.get_option("server.address") or "localhost"
     print(f"The lab is at {server_util.get_url(host)}", flush=True)
     usual = sys.getswitchinterval()
     sys.setswitchinterval(usual / 10)
@@ -68,9 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     # Streamlit would ask a server far away for our address, and make everybody wait meanwhile, each time that
     # a website knocks.
     net_util.get_external_ip = lambda: None
-    threading.Thread(
-        target=_warm_beside, args=(_address(options) or "localhost",), name="warm", daemon=True
-    ).start()
+    threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
     sys.argv = ["streamlit", "run", str(APP), *options]
     sys.exit(cli.main())
 
