@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,6 +35,12 @@ from qmoe_core.cli.common import POSITIVE, Arguments, command, mixing_options, m
 @click.option("--threshold", type=float, metavar="P", help="least probability accepted")
 @click.option("--class-threshold", multiple=True, metavar="LABEL=P", help="for a class; may be repeated")
 @click.option("--abstain", type=float, metavar="NATS", help="most epistemic uncertainty accepted")
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="also add every detection to this file, as a line of JSON",
+)
 @click.option("--json", is_flag=True, help="a line of JSON for each detection")
 def listen(arguments: Arguments) -> int:
     from qmoe_core import bundles
@@ -47,13 +56,20 @@ def listen(arguments: Arguments) -> int:
         thresholds=terminal.parse_thresholds(arguments.class_threshold, loaded.classes),
         abstain=arguments.abstain,
     )
-    listening = terminal.Listening(
-        loaded,
-        mixing_settings(arguments, loaded),
-        rules,
-        terminal.printing(arguments.json, live=arguments.file is None),
-        lambda sentence: print(f"qmoe: {sentence}", file=sys.stderr),
-    )
+
+    def remark(sentence: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads what is only said by the way
+            print(f"qmoe: {sentence}", file=sys.stderr, flush=True)
+
+    show = terminal.printing(arguments.json, live=arguments.file is None)
+    keep = terminal.logging_to(arguments.log, remark) if arguments.log else None
+
+    def tell(entry: Any) -> None:
+        if keep:
+            keep(entry)  # first: whoever reads the output may be gone
+        show(entry)
+
+    listening = terminal.Listening(loaded, mixing_settings(arguments, loaded), rules, tell, remark)
     if arguments.file is None:
         pipeline = listening.to_microphone(arguments.device, arguments.rate, arguments.seconds)
     elif arguments.file == "-":
