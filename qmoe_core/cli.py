@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import msgspec
 
 from qmoe_core.errors import Cancelled, ConfigError, UserError
+from qmoe_core.runtime import system
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -134,7 +135,7 @@ def _app(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     os.chdir(bundle.shipped().parent)  # where dashboard/ and .streamlit/config.toml lie
-    os.execv(command[0], command)
+    return system.become(command)
 
 
 def _settings(arguments: argparse.Namespace, loaded: Any) -> Any:

@@ -13,11 +13,12 @@ import pytest
 import safetensors.numpy
 
 from qmoe_core import bundle as bundles
-from qmoe_core import embedders, packed, replacing, serve
+from qmoe_core import embedders, packed, serve
 from qmoe_core.bundle import Bundle
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts import NAMES
 from qmoe_core.moe import Settings
+from qmoe_core.runtime import system
 
 
 @pytest.fixture
@@ -539,7 +540,7 @@ def test_when_writing_fails_the_old_bundle_stays(tiny_run, folder, monkeypatch):
 def test_when_the_last_step_fails_the_old_bundle_is_put_back(tiny_run, folder, monkeypatch):
     """Where folders cannot be swapped in one step."""
     bundle, before = bundles.load(tiny_run.bundle), files(folder)
-    monkeypatch.setattr(replacing, "exchanged", lambda one, other: False)
+    monkeypatch.setattr(system, "swap", lambda one, other: False)
     rename, refused = Path.rename, []
 
     def failing(self: Path, target: Path) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from qmoe_core import replacing
 from qmoe_core.reproduce import writing
 from qmoe_core.reproduce.document import Report
+from qmoe_core.runtime import system
 from qmoe_core.store import unfinished
 
 
@@ -41,7 +42,7 @@ def test_what_was_there_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Where folders cannot be swapped in one step."""
     place = folder(tmp_path / "place", "first")
     work = folder(unfinished(place), "second")
-    monkeypatch.setattr(replacing, "exchanged", lambda one, other: False)
+    monkeypatch.setattr(system, "swap", lambda one, other: False)
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:

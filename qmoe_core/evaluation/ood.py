@@ -7,7 +7,6 @@ test clips of those that were left out. An uncertainty that knows is larger on t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from qmoe_core.errors import BundleError, ConfigError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
 from qmoe_core.evaluation.selective import Detection, detection, uncertainties
 from qmoe_core.moe import Settings, Voices
+from qmoe_core.runtime import system
 from qmoe_core.store import Store
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Subject
@@ -161,7 +161,7 @@ def hold_out(
         config,
         [config.seed],
         store,
-        workers=workers or len(os.sched_getaffinity(0)),
+        workers=workers or system.cores(),
         progress=progress,
         cancelled=cancelled,
         observe=observe,

@@ -31,9 +31,9 @@ from qmoe_core.embedders.logmel_stats import LogMelStats
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.export.archive import chosen_experts
 from qmoe_core.export.card import AsGraph, card
-from qmoe_core.measure import environment
 from qmoe_core.moe import Settings
 from qmoe_core.packed import LEVELS, ExpertWeights, HiddenLayer
+from qmoe_core.runtime import system
 from qmoe_core.store import unfinished
 
 OPSET = 21
@@ -134,7 +134,7 @@ def _times(model: bytes) -> str:
     median = 1e3 * float(np.median(taken[1:]))  # the first call also makes room
     return (
         f"The whole graph, from waveform to decision, takes {median:.1f} ms a clip in ONNX "
-        f"Runtime {onnxruntime.__version__} where this card was written ({environment.processor()}, "
+        f"Runtime {onnxruntime.__version__} where this card was written ({system.processor()}, "
         f"one thread, n = {CALLS}, median)."
     )
 

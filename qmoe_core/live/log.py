@@ -30,6 +30,7 @@ import soundfile
 from qmoe_core.audio import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection
+from qmoe_core.runtime import system
 from qmoe_core.tables import defused
 
 CAPACITY = 500
@@ -253,12 +254,7 @@ class Log:
         path = self.folder / FILE
         # A line torn by a crash must not swallow this one.
         start = b"" if _ends_a_line(path) else b"\n"
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, start + msgspec.json.encode(line) + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        system.append(path, start + msgspec.json.encode(line) + b"\n", flush=True)
 
     def _rewrite(self, folder: Path) -> None:
         _write(folder / FILE, b"".join(msgspec.json.encode(e) + b"\n" for e in self._entries.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from qmoe_core.reproduce.costs import Effort, Loaded, Served
 from qmoe_core.reproduce.document import Report, Section
 from qmoe_core.reproduce.protocols import Progress, Trial
 from qmoe_core.reproduce.study import MIXTURES, YARDSTICK, Study, named, signed
+from qmoe_core.runtime import system
 from qmoe_core.store import Store
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Subject
@@ -143,7 +143,7 @@ def reproduce(
         preset,
         config,
         tuple(config.seed + i for i in range(count)),
-        workers or len(os.sched_getaffinity(0)),
+        workers or system.cores(),
         effort or (costs.QUICK if quick else Effort()),
     )
     store = store or Store()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from qmoe_core.datasets import splits
 from qmoe_core.embed import embed_dataset
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import NAMES
+from qmoe_core.runtime import system
 from qmoe_core.store import Store
 from qmoe_core.training import bundling, crossval
 
@@ -139,7 +139,7 @@ def train(
         raise ConfigError(f"--workers is {workers}; accepted is 1 or more, or 0 for one a core")
     folder = None if bundle is None else bundles.destination(bundle)
     store = store or Store()
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or system.cores()
     show = progress or (lambda title: lambda done, total, message: None)
     started = time.perf_counter()
 
