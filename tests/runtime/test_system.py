@@ -102,7 +102,8 @@ if __name__ == "__main__":
     while (now := jobs.get(job.id)).active:
         time.sleep(0.05)
     assert now.state == "done", (now.error, now.log())
-    assert not system.lives(job.folder / jobs.ALIVE)
+    while system.lives(job.folder / jobs.ALIVE):  # it ends after it said how it went
+        time.sleep(0.05)
     app.run()
     assert not app.exception, app.exception
     print("trained", system.peak_bytes() > 1_000_000)
