@@ -31,9 +31,12 @@ EXIT_INTERRUPTED = 130
 EXTRAS = {
     "lab": [
         "codecarbon",
+        "jinja2",
         "librosa",
         "pandas",
         "plotly",
+        "pooch",
+        "requests",
         "scipy",
         "sklearn",
         "streamlit",
@@ -393,14 +396,14 @@ def _data_import(arguments: argparse.Namespace) -> int:
 def _embed(arguments: argparse.Namespace) -> int:
     from qmoe_core import datasets, embedders
     from qmoe_core.embed import embed_dataset
+    from qmoe_core.executor import Context
     from qmoe_core.store import Store
 
     manifest = datasets.open_dataset(arguments.dataset)
     embedder = embedders.for_dataset(manifest, arguments.embedder, weights=arguments.weights)
     started = time.perf_counter()
-    embeddings = embed_dataset(
-        manifest, embedder, Store(), progress=ProgressBar(f"embedding with {embedder.id}")
-    )
+    context = Context(Store(), progress=ProgressBar)
+    embeddings = embed_dataset(manifest, embedder, context, title=f"embedding with {embedder.id}")
     seconds = time.perf_counter() - started
     document = {
         "dataset": manifest.name,
@@ -854,17 +857,19 @@ def _sweep_ood(arguments: argparse.Namespace) -> int:
     from qmoe_core import datasets, embedders
     from qmoe_core.embed import embed_dataset
     from qmoe_core.evaluation import ood
+    from qmoe_core.executor import Context
     from qmoe_core.experts.spec import parse_names
     from qmoe_core.moe import Settings
     from qmoe_core.store import Store
     from qmoe_core.training.crossval import Subject
 
     _needs("torch")
-    store, experts = Store(), parse_names(arguments.experts, setting="--experts")
+    context = Context.of(Store(), arguments.workers, ProgressBar)
+    experts = parse_names(arguments.experts, setting="--experts")
     config = configuration.load(arguments.config, arguments.set)
     manifest = datasets.open_dataset(arguments.dataset)
     embedder = embedders.for_dataset(manifest, arguments.embedder, weights=arguments.weights)
-    embeddings = embed_dataset(manifest, embedder, store, progress=ProgressBar("embedding"))
+    embeddings = embed_dataset(manifest, embedder, context)
     reports = []
     for names in arguments.held_out:
         held = ood.hold_out(
@@ -872,9 +877,8 @@ def _sweep_ood(arguments: argparse.Namespace) -> int:
             [name.strip() for name in names.split(",")],
             experts,
             config,
-            store,
-            workers=arguments.workers,
-            progress=ProgressBar(f"training without {names}"),
+            context,
+            f"training without {names}",
         )
         reports.append(ood.report(held, Settings.of(config.router, experts)))
         if not arguments.json:

@@ -15,7 +15,7 @@ import hashlib
 import mmap
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,21 +119,19 @@ class _Batch:
 def embed_dataset(
     manifest: Manifest,
     embedder: Embedder,
-    store: Store,
+    context: executor.Context,
     *,
     batch: int = 16,
-    progress: executor.Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    title: str = "embedding",
 ) -> np.ndarray:
     """Embeds every clip; batches that are in the store are not computed again.
 
     Args:
         manifest: the dataset. Embeddings that it came with are given as they are.
         embedder: what turns windows into numbers; its `id` is part of each batch's address.
-        store: where batches are kept, under the kind `embeddings`.
+        context: batches are kept in its store under the kind `embeddings`, and made in this process.
         batch: clips a batch, and windows that the embedder gets at once.
-        progress: told of clips done.
-        cancelled: asked before each batch.
+        title: of the progress display, which is told of clips done.
 
     Returns:
         float16 [n, D], in the manifest's order, mapped from a file that goes with the array. (Imported
@@ -149,6 +147,7 @@ def embed_dataset(
     if manifest.ready is not None:
         given = np.load(manifest.ready.path, mmap_mode="r", allow_pickle=False)
         return Mapped(given.filename, given.dtype, "r", given.offset, given.shape)
+    store, show = context.store, context.progress(title)
     embeddings = _on_disk((len(manifest), embedder.dim), store)
     if store.remote and isinstance(embeddings, Mapped):
         embeddings.store = store.address
@@ -160,22 +159,20 @@ def embed_dataset(
         tasks.append(_Batch(start, entries, manifest.media, key))
     missing = []
     for task, kept in zip(tasks, store.get_each(KIND, (task.key for task in tasks)), strict=True):
-        executor.stop_if(cancelled or (lambda: False))
+        executor.stop_if(context.cancelled or (lambda: False))
         if kept is None:
             missing.append(task)
         else:
             embeddings[task.start : task.start + len(task.entries)] = kept.tensors["embeddings"]
 
     done = len(manifest) - sum(len(task.entries) for task in missing)
-    if progress is not None:
-        progress(done, len(manifest), f"{done} of {len(manifest)} clips were embedded before")
+    show(done, len(manifest), f"{done} of {len(manifest)} clips were embedded before")
     embed = partial(_embed_batch, embedder=embedder, store=store, windows_at_once=batch)
-    for index, values in executor.run(embed, missing, cancelled=cancelled):
+    for index, values in executor.run(embed, missing, cancelled=context.cancelled):
         task = missing[index]
         embeddings[task.start : task.start + len(values)] = values
         done += len(values)
-        if progress is not None:
-            progress(done, len(manifest), str(task))
+        show(done, len(manifest), str(task))
     return embeddings
 
 

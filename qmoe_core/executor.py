@@ -17,12 +17,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from qmoe_core.errors import Cancelled, UserError
+from qmoe_core.errors import Cancelled, ConfigError, UserError
 from qmoe_core.runtime import system
+
+if TYPE_CHECKING:
+    from qmoe_core.store import Store
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -121,6 +125,79 @@ def run(
                 yield index, result
         except KeyboardInterrupt:
             raise Cancelled("stopped by Ctrl-C; what was finished is kept") from None
+
+
+def _silent(title: str) -> Progress:
+    return lambda done, total, message: None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where long work keeps its results and who follows it: made once, handed to every step unchanged.
+
+    Attributes:
+        store: where results are kept and found.
+        workers: processes at once.
+        progress: makes a progress display from a title.
+        cancelled: asked between tasks; true stops.
+        observe: told by tasks what happens in them; it changes no result and is part of no key.
+    """
+
+    store: Store
+    workers: int = 1
+    progress: Callable[[str], Progress] = _silent
+    cancelled: Callable[[], bool] | None = None
+    observe: Observer | None = None
+
+    @staticmethod
+    def of(
+        store: Store,
+        workers: int = 1,
+        progress: Callable[[str], Progress] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        observe: Observer | None = None,
+    ) -> Context:
+        """A context in which 0 workers stand for one a core.
+
+        Raises:
+            ConfigError: fewer than no workers.
+        """
+        if workers < 0:
+            raise ConfigError(f"--workers is {workers}; accepted is 1 or more, or 0 for one a core")
+        return Context(store, workers or cores(), progress or _silent, cancelled, observe)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Pass an event to the observer, where there is one."""
+        if self.observe is not None:
+            self.observe(event)
+
+    def run(
+        self,
+        fn: Callable[..., Result],
+        items: Sequence[Item],
+        title: str | None = None,
+        *,
+        observed: bool = False,
+    ) -> Generator[tuple[int, Result], None, None]:
+        """As `run`, with what the context holds.
+
+        Args:
+            title: of the progress display; None shows none.
+            observed: whether `fn` takes `observe`.
+        """
+        return run(
+            fn,
+            items,
+            workers=min(self.workers, max(len(items), 1)),
+            progress=None if title is None else self.progress(title),
+            cancelled=self.cancelled,
+            observe=self.observe if observed else None,
+        )
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return system.cores()
 
 
 def _here(

@@ -590,19 +590,14 @@ def _work(request: Request, store: Store, journal: _Journal) -> dict[str, Any]:
         return report.to_json()
     manifest = datasets.open_dataset(request.dataset)
     embedder = embedders.for_dataset(manifest, request.embedder, weights=request.weights)
-    embeddings = embed.embed_dataset(
-        manifest, embedder, store, progress=journal.stage("embedding"), cancelled=journal.stopped
-    )
+    context = executor.Context.of(store, request.workers, journal.stage, journal.stopped, journal)
+    embeddings = embed.embed_dataset(manifest, embedder, context)
     held = ood.hold_out(
         crossval.Subject.of(manifest, embedder.id, embeddings),
         request.held_out,
         request.experts,
         request.config,
-        store,
-        workers=request.workers,
-        progress=journal.stage("training"),
-        cancelled=journal.stopped,
-        observe=journal,
+        context,
     )
     return ood.report(held).to_json()
 

@@ -110,7 +110,7 @@ def a_clip(made: Cluster, data: Path, address: str, clips: int) -> dict[str, flo
     """Processor milliseconds of a clip, embedded with logmel-stats into a store."""
     manifest = datasets.open_dataset(data)
     with Watched(made) as watch:
-        embed_dataset(manifest, embedders.create("logmel-stats"), Store(address))
+        embed_dataset(manifest, embedders.create("logmel-stats"), executor.Context(Store(address)))
     assert len(Store(address).list(KIND)) == -(-clips // 16)
     found = {name: 1e3 * value / clips for name, value in watch.took.items()}
     return {**found, "wall": 1e3 * watch.wall / clips, "MB": watched_memory(watch)}

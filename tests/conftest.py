@@ -106,10 +106,11 @@ def tiny_subject(tiny_dataset: Path, tiny_run: TinyRun) -> Subject:
     """The tiny dataset, embedded."""
     from qmoe_core import datasets, embedders
     from qmoe_core.embed import embed_dataset
+    from qmoe_core.executor import Context
     from qmoe_core.training.crossval import Subject
 
     manifest, embedder = datasets.open_dataset(tiny_dataset), embedders.create("logmel-stats")
-    return Subject.of(manifest, embedder.id, embed_dataset(manifest, embedder, tiny_run.store))
+    return Subject.of(manifest, embedder.id, embed_dataset(manifest, embedder, Context(tiny_run.store)))
 
 
 @pytest.fixture(scope="session")

@@ -287,7 +287,9 @@ def test_the_scheduler_vanishes(
     manifest, embedder, store = datasets.open_dataset(tiny_dataset), embedders.create("logmel-stats"), Store()
 
     def embed(progress: Callable[[int, int, str], object]) -> np.ndarray:
-        return embed_dataset(manifest, embedder, store, batch=2, progress=progress)
+        return embed_dataset(
+            manifest, embedder, executor.Context(store, progress=lambda title: progress), batch=2
+        )
 
     def vanish(done: int, total: int, message: str) -> None:
         if done >= 4:
@@ -306,9 +308,8 @@ def test_the_scheduler_vanishes(
     told = []
     again = embed(lambda *said: told.append(said))
     assert 4 <= told[0][0] < 30  # goes on
-    np.testing.assert_array_equal(
-        again, embed_dataset(manifest, embedder, Store(store.root / "other"), batch=2)
-    )
+    elsewhere = executor.Context(Store(store.root / "other"))
+    np.testing.assert_array_equal(again, embed_dataset(manifest, embedder, elsewhere, batch=2))
 
 
 @pytest.mark.parametrize("address", ["localhost:8786", "http://localhost:1", "tcp://host", "tcp://a b:1", ""])

@@ -18,6 +18,7 @@ from qmoe_core.audio import SAMPLE_RATE, WINDOW_SAMPLES
 from qmoe_core.datasets import Manifest, open_dataset
 from qmoe_core.embed import KIND, embed_dataset
 from qmoe_core.errors import Cancelled, DatasetError, StoreError
+from qmoe_core.executor import Context
 from qmoe_core.store import Store
 
 
@@ -53,7 +54,7 @@ def expected(manifest: Manifest) -> np.ndarray:
 
 def test_every_clip_in_the_manifests_order(manifest: Manifest, store: Store) -> None:
     embedder = MeanAndEnd()
-    embeddings = embed_dataset(manifest, embedder, store, batch=4)
+    embeddings = embed_dataset(manifest, embedder, Context(store), batch=4)
     assert embeddings.shape == (10, 3)
     assert embeddings.dtype == np.float16
     np.testing.assert_allclose(embeddings, expected(manifest), rtol=1e-3, atol=1e-7)
@@ -61,36 +62,37 @@ def test_every_clip_in_the_manifests_order(manifest: Manifest, store: Store) -> 
 
 
 def test_nothing_is_computed_twice(manifest: Manifest, store: Store) -> None:
-    first = embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+    first = embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     again, told = MeanAndEnd(), []
-    second = embed_dataset(manifest, again, store, batch=4, progress=lambda *args: told.append(args[:2]))
+    watched = Context(store, progress=lambda title: lambda *args: told.append(args[:2]))
+    second = embed_dataset(manifest, again, watched, batch=4)
     np.testing.assert_array_equal(first, second)
     assert again.asked == []
     assert told == [(10, 10)]
 
 
 def test_another_embedder_is_another_result(manifest: Manifest, store: Store) -> None:
-    embed_dataset(manifest, MeanAndEnd(1), store, batch=4)
+    embed_dataset(manifest, MeanAndEnd(1), Context(store), batch=4)
     other = MeanAndEnd(2)
-    embed_dataset(manifest, other, store, batch=4)
+    embed_dataset(manifest, other, Context(store), batch=4)
     assert sum(other.asked) == 10
 
 
 def test_only_batches_with_changed_files_are_redone(manifest: Manifest, store: Store, tmp_path: Path) -> None:
-    embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+    embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     path = manifest.entries[0].path
     soundfile.write(path, np.full(SAMPLE_RATE, 0.5, dtype=np.float32), SAMPLE_RATE, "FLOAT")
     embedder = MeanAndEnd()
-    embeddings = embed_dataset(open_dataset(tmp_path / "sounds"), embedder, store, batch=4)
+    embeddings = embed_dataset(open_dataset(tmp_path / "sounds"), embedder, Context(store), batch=4)
     assert embedder.asked == [4]
     assert embeddings[0, 0] == pytest.approx(0.1, rel=1e-3)
 
 
 def test_a_dataset_that_moved_is_known_again(manifest: Manifest, store: Store, tmp_path: Path) -> None:
-    embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+    embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     embedder = MeanAndEnd()
     moved = open_dataset((tmp_path / "sounds").rename(tmp_path / "elsewhere"))
-    embed_dataset(moved, embedder, store, batch=4)
+    embed_dataset(moved, embedder, Context(store), batch=4)
     assert embedder.asked == []
 
 
@@ -100,24 +102,26 @@ def test_it_goes_on_where_it_was_cancelled(manifest: Manifest, store: Store) -> 
         embed_dataset(
             manifest,
             embedder,
-            store,
+            Context(
+                store,
+                progress=lambda title: lambda *args: told.append(args),
+                cancelled=lambda: sum(embedder.asked) >= 8,
+            ),
             batch=4,
-            progress=lambda *args: told.append(args),
-            cancelled=lambda: sum(embedder.asked) >= 8,
         )
     assert [done for done, _, _ in told] == [0, 4, 8]
     embedder.asked.clear()
-    embeddings = embed_dataset(manifest, embedder, store, batch=4)
+    embeddings = embed_dataset(manifest, embedder, Context(store), batch=4)
     assert embedder.asked == [2]
     np.testing.assert_allclose(embeddings, expected(manifest), rtol=1e-3, atol=1e-7)
 
 
 def test_a_damaged_batch_is_redone(manifest: Manifest, store: Store) -> None:
-    first = embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+    first = embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     path = store.list(KIND)[1].path / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     embedder = MeanAndEnd()
-    np.testing.assert_array_equal(embed_dataset(manifest, embedder, store, batch=4), first)
+    np.testing.assert_array_equal(embed_dataset(manifest, embedder, Context(store), batch=4), first)
     assert len(embedder.asked) == 1
     assert len(store.reports()) == 1
     assert store.verify().damaged == ()
@@ -135,7 +139,7 @@ def test_a_long_clip_is_the_mean_of_its_windows(tmp_path: Path, store: Store) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, SAMPLE_RATE, "FLOAT")
     embedder = MeanAndEnd()
-    embeddings = embed_dataset(open_dataset(tmp_path / "sounds"), embedder, store, batch=2)
+    embeddings = embed_dataset(open_dataset(tmp_path / "sounds"), embedder, Context(store), batch=2)
     # Windows at 0, 2.5 and 5 s, two at a time, and with the third the short clip.
     assert embedder.asked == [2, 2, 2]
     np.testing.assert_allclose(embeddings[0], [0.25, (0 + 0.5 + 0.5) / 3, WINDOW_SAMPLES / 1000], rtol=1e-3)
@@ -147,11 +151,11 @@ def test_what_cannot_be_read_is_named_and_the_rest_kept(manifest: Manifest, stor
     bad = manifest.entries[5].path
     bad.write_bytes(b"not a sound")
     with pytest.raises(DatasetError, match=str(bad)):
-        embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+        embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     assert len(store.list(KIND)) == 1
     bad.unlink()
     with pytest.raises(DatasetError, match=f"{bad}: cannot be read"):
-        embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+        embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
 
 
 def test_numbers_that_are_none_are_not_kept(manifest: Manifest, store: Store) -> None:
@@ -160,19 +164,19 @@ def test_numbers_that_are_none_are_not_kept(manifest: Manifest, store: Store) ->
             return np.where(np.arange(len(waveforms))[:, None] == 2, np.nan, super().embed(waveforms))
 
     with pytest.raises(DatasetError, match=f"{manifest.entries[2].path}.*not finite"):
-        embed_dataset(manifest, Broken(), store, batch=4)
+        embed_dataset(manifest, Broken(), Context(store), batch=4)
     assert store.list() == []
 
 
 def test_a_store_that_cannot_be_written(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError):
-        embed_dataset(manifest, MeanAndEnd(), Store(tmp_path / "file"))
+        embed_dataset(manifest, MeanAndEnd(), Context(Store(tmp_path / "file")))
 
 
 def test_a_batch_of_none_is_an_error(manifest: Manifest, store: Store) -> None:
     with pytest.raises(ValueError, match="batch is 0"):
-        embed_dataset(manifest, MeanAndEnd(), store, batch=0)
+        embed_dataset(manifest, MeanAndEnd(), Context(store), batch=0)
 
 
 @pytest.mark.parametrize(("extra_s", "windows"), [(0.0, 1), (0.001, 1), (0.2, 2), (2.501, 2), (2.7, 3)])
@@ -184,12 +188,12 @@ def test_a_few_milliseconds_more_are_no_window(
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.zeros(WINDOW_SAMPLES + round(extra_s * SAMPLE_RATE)), SAMPLE_RATE)
     embedder = MeanAndEnd()
-    embed_dataset(open_dataset(tmp_path / "sounds"), embedder, store)
+    embed_dataset(open_dataset(tmp_path / "sounds"), embedder, Context(store))
     assert sum(embedder.asked) == 4 * windows
 
 
 def test_the_array_lies_on_disk_and_goes_with_its_owner(manifest: Manifest, store: Store) -> None:
-    embeddings = embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+    embeddings = embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     file = Path(embeddings.filename)  # pyright: ignore[reportAttributeAccessIssue]
     assert file.is_file()
     assert file.is_relative_to(store.root / "tmp")
@@ -203,7 +207,7 @@ def test_the_array_lies_on_disk_and_goes_with_its_owner(manifest: Manifest, stor
 
 
 def test_another_process_gets_the_name_of_the_file(manifest: Manifest, store: Store) -> None:
-    embeddings = embed_dataset(manifest, MeanAndEnd(), store, batch=4)
+    embeddings = embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
     sent = io.BytesIO()
     multiprocessing.reduction.ForkingPickler(sent).dump(embeddings)
     assert len(sent.getvalue()) < 400
@@ -228,7 +232,7 @@ def test_numbers_that_half_precision_cannot_hold_are_refused(manifest: Manifest,
             return 1e6 + super().embed(waveforms)
 
     with pytest.raises(DatasetError, match=r"not finite in half precision \(up to 65,504\)"):
-        embed_dataset(manifest, Large(), store)
+        embed_dataset(manifest, Large(), Context(store))
 
 
 @pytest.mark.recordings
@@ -240,7 +244,7 @@ def test_real_recordings(shared_data: Path, store: Store) -> None:
     manifest = open_dataset(shared_data / "esc10")
     few = replace(manifest, entries=manifest.entries[::50])
     embedder = embedders.create("logmel-stats")
-    embeddings = embed_dataset(few, embedder, store, batch=3)
+    embeddings = embed_dataset(few, embedder, Context(store), batch=3)
     assert embeddings.shape == (8, embedder.dim)
     assert np.isfinite(embeddings).all()
     window = audio.windows(audio.load(few.entries[4].path))[0]
@@ -253,7 +257,7 @@ def test_embeddings_reach_a_machine_that_sees_the_bucket_only(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     store = Store(bucket)
     monkeypatch.setattr(embed, "PART_BYTES", 4 * 3 * 2)
-    made = embed_dataset(manifest, MeanAndEnd(), store)
+    made = embed_dataset(manifest, MeanAndEnd(), Context(store))
     assert pickle.loads(pickle.dumps(made)).filename == made.filename
     assert store.list(embed.PART_KIND) == []  # processes of this machine see the file
     with executor.on(lambda *_: iter(())):  # type: ignore[arg-type, return-value]

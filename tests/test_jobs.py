@@ -25,6 +25,7 @@ import pytest
 from qmoe_core import bundle, embedders, jobs
 from qmoe_core.errors import BundleError, ConfigError, DatasetError, StoreError, UserError
 from qmoe_core.evaluation import ood
+from qmoe_core.executor import Context
 from qmoe_core.jobs import Bench, HoldOut, Job, Train
 from qmoe_core.measure import bench
 from qmoe_core.store import Store
@@ -411,9 +412,9 @@ def test_watching_a_training_changes_nothing(tiny_subject, tiny_config, tiny_run
     from qmoe_core.training import crossval
 
     arguments = (tiny_subject, ["q1"], tiny_config, [tiny_config.seed])
-    alone = crossval.train_experts(*arguments, tiny_run.store)
+    alone = crossval.train_experts(*arguments, Context(tiny_run.store))
     told = []
-    watched = crossval.train_experts(*arguments, store, observe=told.append)
+    watched = crossval.train_experts(*arguments, Context(store, observe=told.append))
 
     assert all(result.cached for result in alone)
     assert not any(result.cached for result in watched)

@@ -1,37 +1,36 @@
 """Datasets from where their authors keep them: fetched, checked, unpacked where nothing can go wrong.
 
-What has arrived lies in `<store>/downloads/NAME.part`, with what the server said of it in `NAME.json` beside
-it. Whatever stops a download (a stalled server, Ctrl-C, a pulled cable), the next one asks for the rest only,
-and only if the file there is still the same (`If-Range`); servers that cannot do that send all of it again.
-Then the checksum is compared, where there is one; the archive is unpacked into a folder beside its
-destination; that it holds the dataset it should is checked; and it is renamed into place.
+Pooch compares the checksum, where there is one, and puts the archive in its place. It cannot resume, so the
+downloader is ours: what has arrived lies in `<store>/downloads/NAME.part`, with what the server said of it in
+`NAME.json` beside it. Whatever stops a download (a stalled server, Ctrl-C, a pulled cable), the next one asks
+for the rest only, and only if the file there is still the same (`If-Range`); servers that cannot do that send
+all of it again. Then the archive (`NAME.archive`) is unpacked into a folder beside its destination; that it
+holds the dataset it should is checked; and it is renamed into place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
-import http.client
 import os
 import re
 import shutil
-import ssl
 import stat
 import tarfile
 import tempfile
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import msgspec
+import pooch
+import requests
+import urllib3
 
 from qmoe_core import __version__, datasets
 from qmoe_core.datasets import esc, folder, urbansound
@@ -40,6 +39,8 @@ from qmoe_core.errors import Cancelled, DatasetError
 from qmoe_core.executor import Progress
 from qmoe_core.runtime import system
 from qmoe_core.store import default_root
+
+pooch.get_logger().setLevel("WARNING")  # else it prints a hash after each download
 
 GB = 10**9
 BLOCK = 1 << 18
@@ -130,7 +131,7 @@ def source(name: str) -> Source:
     return SOURCES[name]
 
 
-_TROUBLE = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+_TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError)
 """What a connection may end with, and another one may not."""
 
 
@@ -176,8 +177,8 @@ def download(
     try:
         home.mkdir(parents=True, exist_ok=True)
         with system.locked(home / f"{wanted.name}.lock"):
-            fetch = _Fetch(wanted, home, cancelled or (lambda: False), stall_s, pause_s)
-            archive = fetch.archive(url or wanted.url, progress)
+            fetch = _Fetch(wanted, home, progress, cancelled or (lambda: False), stall_s, pause_s)
+            archive = fetch.archive(url or wanted.url)
             _unpack(archive, fetch.wanted, root, unpacking, fetch.cancelled)
             fetch.forget()
     except system.Taken:
@@ -189,83 +190,90 @@ def download(
 
 
 class _Fetch:
-    """One download, over as many connections as it takes."""
+    """One download over as many connections as it takes: what pooch calls a downloader, that resumes."""
 
     def __init__(
-        self, wanted: Source, home: Path, cancelled: Callable[[], bool], stall_s: float, pause_s: float
+        self,
+        wanted: Source,
+        home: Path,
+        progress: Progress | None,
+        cancelled: Callable[[], bool],
+        stall_s: float,
+        pause_s: float,
     ) -> None:
         self.wanted = wanted
+        self.whole = home / f"{wanted.name}.archive"
         self.part = home / f"{wanted.name}.part"
         self.note = home / f"{wanted.name}.json"
-        self.cancelled = cancelled
+        self.progress, self.cancelled = progress, cancelled
         self.stall_s, self.pause_s = stall_s, pause_s
-        self.opener = urllib.request.build_opener(_Redirects())
+        self.session = _Session()
 
-    def archive(self, url: str, progress: Progress | None) -> Path:
-        """The whole archive, its checksum compared."""
+    def archive(self, url: str) -> Path:
+        """Fetch the archive and compare its checksum.
+
+        Raises:
+            DatasetError: see `download`.
+            Cancelled: what has arrived is kept.
+        """
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise DatasetError(
                 f"{printable(url)}: not an address to download from; http and https are accepted"
             )
         if re.search(r"/api/records/\d+$", url):
             url = self._of_record(url)
-        _room(self.wanted, self.part)
+        if self._kept().url != url:
+            self.forget()
+        _room(self.wanted, self.whole if self.whole.exists() else self.part)
+        md5, downloader = self.wanted.md5, cast(Any, self)  # pooch types a downloader with other names
         try:
-            self._arrive(url, progress)
+            pooch.retrieve(url, md5 and f"md5:{md5}", self.whole.name, self.whole.parent, None, downloader)
         except KeyboardInterrupt:
             self._stop()
-        if self.wanted.md5 and (found := _md5(self.part)) != self.wanted.md5:
-            size = self.part.stat().st_size
+        except ValueError as error:  # pooch: another checksum than expected; it removed the file
             self.forget()
+            found = str(error).partition("but got ")[2].partition(".")[0]
             raise DatasetError(
-                f"{url}: what came ({size:,} bytes, MD5 {found}) is not {self.wanted.name} "
-                f"(MD5 {self.wanted.md5}); it was removed: try again, or another address (--url)"
-            )
-        return self.part
+                f"{url}: what came (MD5 {found}) is not {self.wanted.name} (MD5 {md5}); it was removed: try "
+                "again, or another address (--url)"
+            ) from None
+        return self.whole
 
     def forget(self) -> None:
         """Remove what has arrived."""
-        self.part.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        for path in (self.whole, self.part, self.note):
+            path.unlink(missing_ok=True)
 
     def _of_record(self, url: str) -> str:
         """The one archive that a Zenodo record lists, whose size and checksum become those to expect."""
         try:
-            with self._open(url, 0, "") as response:
-                raw = response.read(4 << 20)
-        except _TROUBLE as error:
-            raise DatasetError(f"{url}: {self._reason(error, url)}; try again, or give --url") from None
-        try:
-            files = [
-                file
-                for file in msgspec.json.decode(raw)["files"]
-                if file["key"].lower().endswith((".zip", ".tar.gz", ".tgz"))
-            ]
-            names = [file["key"] for file in files]
+            with self._open(url) as response:
+                record = msgspec.json.decode(response.raw.read(4 << 20))
+            files = [f for f in record["files"] if f["key"].lower().endswith((".zip", ".tar.gz", ".tgz"))]
             chosen = files if len(files) == 1 else [f for f in files if "spec" in f["key"].lower()]
             if len(chosen) != 1:
-                listed = ", ".join(map(printable, names)) or "none"
+                listed = ", ".join(printable(file["key"]) for file in files) or "none"
                 raise DatasetError(
                     f"{url}: lists these archives: {listed}; say which with --url (its address there)"
                 )
             kind, _, digest = chosen[0]["checksum"].partition(":")
-            self.wanted = replace(
-                self.wanted, bytes=int(chosen[0]["size"]), md5=digest if kind == "md5" else None
-            )
+            size, md5 = int(chosen[0]["size"]), digest if kind == "md5" else None
+            self.wanted = replace(self.wanted, bytes=size, md5=md5)
             return chosen[0]["links"]["self"]
+        except _TROUBLE as error:
+            raise DatasetError(f"{url}: {self._reason(error, url)}; try again, or give --url") from None
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             message = "does not answer with a Zenodo record; give the archive's address (--url)"
             raise DatasetError(f"{url}: {message}") from None
 
-    def _arrive(self, url: str, progress: Progress | None) -> None:
-        """Until all bytes are there."""
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        """Fetch until all bytes are there (pooch calls this)."""
         fruitless = 0
-        if self._kept() == _Kept(url, self._kept().validator, self._size()):
-            return  # it came before, and only the unpacking was stopped
         while True:
             before = self._size()
             try:
-                if self._one_connection(url, progress):
+                if self._one_connection(url):
+                    self.part.replace(output_file)
                     return
                 reason = "the connection ended early"
             except _TROUBLE as error:
@@ -281,81 +289,74 @@ class _Fetch:
                 self._stop_if_asked()
                 time.sleep(min(left, 0.1))
 
-    def _one_connection(self, url: str, progress: Progress | None) -> bool:
+    def _one_connection(self, url: str) -> bool:
         """Whether everything is there, after one connection was used as long as it lasted."""
-        kept, have = self._kept(), self._size()
-        if kept.url != url or not kept.validator:
-            have = 0
+        kept = self._kept()
+        have = self._size() if kept.validator else 0
         with self._open(url, have, kept.validator) as response:
-            status, headers = response.status, response.headers
-            length = int(headers.get("Content-Length") or -1)
-            if status == 206:
+            headers, length = response.headers, response.headers.get("Content-Length")
+            if response.status_code == 206:
                 said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range") or "")
                 if said is None or int(said[1]) != have:
                     self.forget()
                     return False
                 total = int(said[2]) if said[2] != "*" else kept.total
             else:  # all of it: nothing is here, the file there has changed, or the server knows no better
-                have, total = 0, length if length >= 0 else None
-                self._refuse_pages(url, headers.get_content_type())
-            if (total or 0) > 2 * self.wanted.bytes + GB:
+                have, total = 0, int(length) if length else None
+                kind = headers.get("Content-Type", "").partition(";")[0].strip()
+                if kind in ("text/html", "application/json"):
+                    raise DatasetError(
+                        f"{url}: answers with a page ({kind}), not with an archive; see it in a browser"
+                    )
+                etag = headers.get("ETag", "")
+                validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
+                validator = validator if total is not None else ""
+                self.note.write_bytes(msgspec.json.encode(_Kept(url, validator, total)))
+            most = total or 2 * self.wanted.bytes + GB
+            if most > 2 * self.wanted.bytes + GB:
                 raise DatasetError(
                     f"{url}: offers {total:,} bytes, where {self.wanted.name} has about {self.wanted.bytes:,}"
                 )
-            etag = headers.get("ETag") or ""
-            validator = etag if etag.startswith('"') else headers.get("Last-Modified") or ""
-            if status != 206:
-                validator = validator if total is not None else ""
-                self.note.write_bytes(msgspec.json.encode(_Kept(url, validator, total)))
             _room(replace(self.wanted, bytes=total or self.wanted.bytes), self.part)
             with self.part.open("r+b" if have else "wb") as file:
                 file.seek(have)
-                for block in iter(lambda: response.read1(BLOCK), b""):
+                while block := response.raw.read1(BLOCK):  # as it comes: a read of a whole block may lose it
                     file.write(block)
                     have += len(block)
-                    if have > (total or 2 * self.wanted.bytes + GB):
+                    if have > most:
                         raise DatasetError(f"{url}: sends more than it said ({total or 'no length'})")
-                    if progress is not None:
-                        progress(have, max(total or self.wanted.bytes, have), _size(have))
+                    if self.progress is not None:
+                        self.progress(have, max(total or self.wanted.bytes, have), _size(have))
                     self._stop_if_asked()
                 file.flush()
                 os.fsync(file.fileno())
-        if total is not None and have < total:
-            return False
-        self.note.write_bytes(msgspec.json.encode(_Kept(url, validator, have)))
-        return True
+        return total is None or have == total
 
-    def _open(self, url: str, have: int, validator: str) -> http.client.HTTPResponse:
+    def _open(self, url: str, have: int = 0, validator: str = "") -> requests.Response:
         headers = {"User-Agent": f"qmoe-lab/{__version__}", "Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": validator}
-        try:
-            return self.opener.open(urllib.request.Request(url, headers=headers), timeout=self.stall_s)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # nothing behind what is here: a file that grew or shrank
-                self.forget()
-                raise ConnectionError("the file there has changed") from None
-            if error.code in (408, 425, 429) or error.code >= 500:
-                raise
-            raise DatasetError(
-                f"{url}: the server answers {error.code} {printable(error.reason)}; see what the dataset's "
-                "page says, or give another address (--url)"
-            ) from None
-
-    def _refuse_pages(self, url: str, kind: str) -> None:
-        if kind in ("text/html", "application/json"):
-            raise DatasetError(
-                f"{url}: answers with a page ({kind}), not with an archive; see it in a browser"
-            )
+        response = self.session.get(url, headers=headers, timeout=self.stall_s, stream=True)
+        code = response.status_code
+        if code < 400:
+            return response
+        response.close()
+        if code == 416:  # nothing behind what is here: a file that grew or shrank
+            self.forget()
+            raise requests.ConnectionError("the file there has changed")
+        if code in (408, 425, 429) or code >= 500:
+            response.raise_for_status()
+        raise DatasetError(
+            f"{url}: the server answers {code} {printable(response.reason)}; see what the dataset's "
+            "page says, or give another address (--url)"
+        )
 
     def _reason(self, error: Exception, url: str) -> str:
-        if isinstance(error, urllib.error.HTTPError):
-            return f"the server answers {error.code} {printable(error.reason)}"
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, TimeoutError):
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            return f"the server answers {error.response.status_code} {printable(error.response.reason)}"
+        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
             return f"nothing came for {self.stall_s:g} s"
-        return f"no connection to {urllib.parse.urlsplit(url).hostname} ({printable(cause)})"
+        return f"no connection to {urllib.parse.urlsplit(url).hostname} ({printable(error)})"
 
     def _kept(self) -> _Kept:
         try:
@@ -375,14 +376,18 @@ class _Fetch:
         raise Cancelled(f"stopped; {here} are kept, and the same command goes on from there")
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class _Session(requests.Session):
     """Follows to the web only, and from an encrypted connection to encrypted ones only."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        old, new = urllib.parse.urlsplit(req.full_url).scheme, urllib.parse.urlsplit(newurl).scheme
-        if new not in ("http", "https") or (old == "https" and new != "https"):
-            raise DatasetError(f"{req.full_url}: leads to {printable(newurl)}, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    max_redirects = 10
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        old = urllib.parse.urlsplit(resp.url).scheme
+        new = urllib.parse.urlsplit(urllib.parse.urljoin(resp.url, target or "")).scheme
+        if target and new not in ("https", old):
+            raise DatasetError(f"{resp.url}: leads to {printable(target)}, which is not followed")
+        return target
 
 
 def _room(wanted: Source, part: Path) -> None:
@@ -403,11 +408,6 @@ def _room(wanted: Source, part: Path) -> None:
 
 def _size(number: float) -> str:
     return f"{number / GB:.2f} GB" if number >= GB else f"{number / 1e6:.1f} MB"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 # Unpacking.

@@ -7,20 +7,20 @@ test clips of those that were left out. An uncertainty that knows is larger on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from qmoe_core import bundle, executor, moe, packed
+from qmoe_core import bundle, moe, packed
 from qmoe_core.config import Config, fingerprint, to_dict
-from qmoe_core.errors import BundleError, ConfigError, DatasetError, StoreError
+from qmoe_core.errors import BundleError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
 from qmoe_core.evaluation.selective import Detection, detection, uncertainties
+from qmoe_core.executor import Context
 from qmoe_core.moe import Settings, Voices
-from qmoe_core.runtime import system
 from qmoe_core.store import Store
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Subject
@@ -129,12 +129,8 @@ def hold_out(
     held_out: Sequence[str],
     experts: Sequence[str],
     config: Config,
-    store: Store,
-    *,
-    workers: int = 0,
-    progress: executor.Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    observe: crossval.Observer | None = None,
+    context: Context,
+    title: str = "training",
 ) -> HeldOut:
     """Train without some classes on every fold (or find that in the store), and listen to all clips.
 
@@ -144,28 +140,15 @@ def hold_out(
     Args:
         subject: the whole dataset; held_out: names of the classes to leave out.
         experts: the mixture.
-        workers: processes; 0 is one for each core.
-        progress, cancelled, observe: see `crossval.train_experts`.
+        context, title: see `crossval.train_experts`.
 
     Raises:
         DatasetError: classes that do not fit, or folds that cannot be made without them.
-        ConfigError: fewer than no workers.
         Cancelled: finished folds are kept.
     """
-    if workers < 0:
-        raise ConfigError(f"--workers is {workers}; accepted is 1 or more, or 0 for one a core")
+    store = context.store
     remaining, kept = without(subject, held_out)
-    results = crossval.train_experts(
-        remaining,
-        experts,
-        config,
-        [config.seed],
-        store,
-        workers=workers or system.cores(),
-        progress=progress,
-        cancelled=cancelled,
-        observe=observe,
-    )
+    results = crossval.train_experts(remaining, experts, config, [config.seed], context, title)
     mixtures = list(crossval.compose(remaining, results, experts, config, store))
     turns = _turns(subject, np.setdiff1d(np.arange(len(subject.labels)), kept), remaining, mixtures)
     known, strange = [], []

@@ -44,7 +44,8 @@ def by_epoch(
     """
     from qmoe_core.experts.network import ExpertNetwork
     from qmoe_core.paper.reference_networks import PreNormNetwork
-    from qmoe_core.training.fit import Scaler, fit, reproducible
+    from qmoe_core.training.fit import Scaler, fit
+    from qmoe_core.training.loop import reproducible
 
     def trained() -> tuple[list[float], int]:
         z, y = m.data.embeddings.astype(np.float32), m.data.labels

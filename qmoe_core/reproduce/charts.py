@@ -1,18 +1,24 @@
-"""Figures as small SVG documents: drawn here, without a library, light or dark as the page around them."""
+"""Figures as small SVG documents, light or dark as the page around them.
+
+They are made by a template (`figure.svg.j2`) rather than by plotly: a page with plotly's figures would carry
+4.5 MB of JavaScript for some ten figures that need none, and its pictures would need a browser to be made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib import resources
 
 import numpy as np
+
+from qmoe_core.reproduce.templates import FOLDER, render
 
 WIDTH = 720
 LEFT, RIGHT = 210, 24
 TOP, BOTTOM = 30, 40
-_STYLE = resources.files("qmoe_core.reproduce").joinpath("figure.css").read_text(encoding="utf-8")
+STEP = 26
+"""Height of a row, px."""
+_STYLE = (FOLDER / "figure.css").read_text(encoding="utf-8")
 _CLASSES = "abc"
 
 
@@ -42,29 +48,28 @@ def intervals(
         line_at: where a dashed vertical line stands, such as no difference.
         logarithmic: the axis; all ends must be above 0.
     """
-    ends = np.array([(m.low, m.high) for _, marks in rows for m in marks] or [(0.0, 1.0)])
-    low, high = float(ends.min()), float(ends.max())
-    if line_at is not None:
-        low, high = min(low, line_at), max(high, line_at)
-    scale = _Scale.around(low, high, logarithmic)
-    step = 26
-    height = TOP + step * len(rows) + BOTTOM
-    parts = [_grid(scale, height, axis), _legend(series)]
-    if line_at is not None:
-        x = scale(line_at)
-        parts.append(f'<line class="w" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-    for index, (label, marks) in enumerate(rows):
-        centre = TOP + step * (index + 0.5)
-        parts.append(_label(label, centre))
-        for place, mark in enumerate(marks):
-            y = centre + 7 * (place - (len(marks) - 1) / 2)
-            low, at, high = (f"{scale(value):.1f}" for value in (mark.low, mark.value, mark.high))
-            parts.append(
-                f'<g class="{_CLASSES[mark.series]}">'
-                f'<line stroke-width="2" x1="{low}" x2="{high}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                f'<circle cx="{at}" cy="{y:.1f}" r="4"/></g>'
-            )
-    return _document(parts, height, axis)
+    ends = [end for _, marks in rows for mark in marks for end in (mark.low, mark.high)] or [0.0, 1.0]
+    ends += [] if line_at is None else [line_at]
+    scale = _Scale.around(float(min(ends)), float(max(ends)), logarithmic)
+    centres = [TOP + STEP * (index + 0.5) for index in range(len(rows))]
+    marks = [
+        (
+            _CLASSES[mark.series],
+            centre + 7 * (place - (len(of_row) - 1) / 2),
+            *map(scale, (mark.low, mark.value, mark.high)),
+        )
+        for (_, of_row), centre in zip(rows, centres, strict=True)
+        for place, mark in enumerate(of_row)
+    ]
+    return _drawn(
+        scale,
+        TOP + STEP * len(rows) + BOTTOM,
+        axis,
+        series,
+        marks=marks,
+        labels=[(centre + 4, label) for (label, _), centre in zip(rows, centres, strict=True)],
+        line_at=None if line_at is None else scale(line_at),
+    )
 
 
 def histogram(edges: np.ndarray, counts: Sequence[np.ndarray], axis: str, *, series: Sequence[str]) -> str:
@@ -74,24 +79,19 @@ def histogram(edges: np.ndarray, counts: Sequence[np.ndarray], axis: str, *, ser
         edges: float [B + 1]; counts: of each series, int [B].
     """
     scale = _Scale(float(edges[0]), float(edges[-1]), False, left=60)
-    height, top = 300, float(max(np.sum(counts, axis=0).max(), 1))
+    height, most = 300, float(max(np.sum(counts, axis=0).max(), 1))
     floor = height - BOTTOM
     span = floor - TOP
-    parts = [_grid(scale, height, axis), _legend(series)]
-    parts += [
-        f'<text class="m" text-anchor="end" x="52" y="{floor - part * span + 4:.0f}">{part * top:.0f}</text>'
-        for part in (0.0, 0.5, 1.0)
-    ]
+    bars = []
     base = np.zeros(len(edges) - 1)
     for name, count in zip(_CLASSES, counts, strict=False):
-        for i, n in enumerate(count):
-            if n:
-                x, wide = scale(edges[i]), scale(edges[i + 1]) - scale(edges[i])
-                y, tall = floor - (base[i] + n) / top * span, n / top * span
-                size = f'width="{max(wide - 1, 1):.1f}" height="{tall:.1f}"'
-                parts.append(f'<rect class="{name}" stroke="none" x="{x:.1f}" y="{y:.1f}" {size}/>')
+        for i in np.flatnonzero(count):
+            x, wide = scale(edges[i]), scale(edges[i + 1]) - scale(edges[i])
+            y, tall = floor - (base[i] + count[i]) / most * span, count[i] / most * span
+            bars.append((name, x, y, max(wide - 1, 1), tall))
         base += count
-    return _document(parts, height, axis)
+    heights = [(floor - part * span + 4, f"{part * most:.0f}") for part in (0.0, 0.5, 1.0)]
+    return _drawn(scale, height, axis, series, bars=bars, heights=heights)
 
 
 @dataclass(frozen=True)
@@ -129,44 +129,24 @@ class _Scale:
         return [float(tick) for tick in every if self.low <= tick <= self.high]
 
 
-def _grid(scale: _Scale, height: int, axis: str) -> str:
-    parts = []
-    for tick in scale.ticks():
-        x = scale(tick)
-        floor = height - BOTTOM
-        parts.append(
-            f'<line class="g" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}"/>'
-            f'<text class="m" text-anchor="middle" x="{x:.1f}" y="{floor + 16}">{_number(tick)}</text>'
-        )
-    middle = (scale.left + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text class="m" text-anchor="middle" x="{middle:.0f}" y="{height - 6}">{escape(axis)}</text>'
-    )
-    return "".join(parts)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−") if value else "0"
-
-
-def _legend(series: Sequence[str]) -> str:
-    parts, x = [], 16
+def _drawn(scale: _Scale, height: int, axis: str, series: Sequence[str], **shapes: object) -> str:
+    """The template filled: grid, axis, legend, and what the figure is made of."""
+    legend, x = [], 16
     for name, text in zip(_CLASSES, series, strict=False):
-        parts.append(
-            f'<circle class="{name}" cx="{x}" cy="13" r="5"/><text x="{x + 10}" y="17">{escape(text)}</text>'
-        )
+        legend.append((name, x, text))
         x += 34 + 7 * len(text)
-    return "".join(parts)
-
-
-def _label(text: str, y: float) -> str:
-    shown = text if len(text) <= 28 else text[:27] + "…"
-    inside = f"<title>{escape(text)}</title>{escape(shown)}"
-    return f'<text text-anchor="end" x="{LEFT - 10}" y="{y + 4:.1f}">{inside}</text>'
-
-
-def _document(parts: Sequence[str], height: int, title: str) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(title, quote=True)}"><style>{_STYLE}</style>{"".join(parts)}</svg>'
+    nothing = {"marks": (), "labels": (), "bars": (), "heights": (), "line_at": None}
+    return render(
+        "figure.svg.j2",
+        style=_STYLE,
+        width=WIDTH,
+        height=height,
+        top=TOP,
+        floor=height - BOTTOM,
+        left=scale.left,
+        middle=(scale.left + WIDTH - RIGHT) / 2,
+        axis=axis,
+        legend=legend,
+        ticks=[(scale(tick), f"{tick:.3g}".replace("-", "−") if tick else "0") for tick in scale.ticks()],
+        **(nothing | shapes),
     )

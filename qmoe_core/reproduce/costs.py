@@ -18,10 +18,10 @@ import numpy as np
 
 from qmoe_core import packed
 from qmoe_core.errors import Cancelled
+from qmoe_core.executor import Context
 from qmoe_core.measure import bench, energy, latency, memory, peers, size
 from qmoe_core.measure.kept import Measured, measured
 from qmoe_core.measure.latency import Contestant
-from qmoe_core.reproduce.protocols import Progress
 from qmoe_core.routing.router import Router
 from qmoe_core.store import Store
 
@@ -107,11 +107,9 @@ class Sizes:
 def measure(
     served: Served,
     effort: Effort,
-    store: Store,
+    context: Context,
     *,
     fresh: bool = False,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
 ) -> Costs:
     """Measure, or find, what it costs.
 
@@ -119,7 +117,7 @@ def measure(
         ConfigError: codecarbon is missing, or does not know the country.
         Cancelled: what was measured is kept.
     """
-    show = progress or (lambda title: lambda done, total, message: None)
+    show, cancelled = context.progress, context.cancelled
     held: list[Loaded] = []
 
     def loaded() -> Loaded:
@@ -130,7 +128,7 @@ def measure(
     def kept(what: str, settings: dict[str, Any], make: Callable[[], Measured]):
         if cancelled is not None and cancelled():
             raise Cancelled("stopped; what was measured is kept")
-        return measured(what, {**settings, "of": served.address}, make, store, fresh=fresh)
+        return measured(what, {**settings, "of": served.address}, make, context.store, fresh=fresh)
 
     timed = kept(
         "latency",

@@ -81,6 +81,19 @@ class Table:
     rows: tuple[tuple[Value, ...], ...]
     note: str = ""
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """Cells as they are printed."""
+        return [[c.text(value) for c, value in zip(self.columns, row, strict=True)] for row in self.rows]
+
+    @property
+    def words(self) -> list[bool]:
+        """Which columns hold words, which stand to the left, rather than numbers, printed or not."""
+        return [
+            any(isinstance(value, str) and value[:1].isalpha() for value in (row[i] for row in self.rows))
+            for i in range(len(self.columns))
+        ]
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -112,9 +125,19 @@ class Section:
     large: tuple[Table, ...] = ()
 
     @property
+    def pair(self) -> tuple[Table, ...]:
+        """Ours and the paper's, where there are any."""
+        return tuple(table for table in (self.ours, self.paper) if table is not None)
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the two fit beside each other on a wide screen."""
+        return len(self.pair) == 2 and all(len(table.columns) <= 7 for table in self.pair)
+
+    @property
     def tables(self) -> tuple[Table, ...]:
         """All of them."""
-        return tuple(t for t in (self.ours, self.paper) if t is not None) + self.more + self.large
+        return self.pair + self.more + self.large
 
 
 @dataclass(frozen=True)

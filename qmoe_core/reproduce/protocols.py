@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qmoe_core import executor, moe
+from qmoe_core import moe
 from qmoe_core.bundle import Bundle
 from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.datasets import splits
 from qmoe_core.evaluation.classification import weighted_f1
+from qmoe_core.executor import Context
 from qmoe_core.moe import Settings, Voices
 from qmoe_core.store import Store
 from qmoe_core.training import crossval
 from qmoe_core.training.crossval import MixtureResult, Subject
 
 KIND = "trials"
-Progress = Callable[[str], executor.Progress]
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,14 @@ class Scores:
 def train(
     trial: Trial,
     subject: Subject,
-    store: Store,
-    *,
-    workers: int = 1,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    context: Context,
 ) -> Scores:
     """Train (or find) a trial.
 
     Raises:
         DatasetError: folds that cannot be made. Cancelled: finished tasks are kept.
     """
-    tasks = crossval.tasks_of(subject, trial.experts, trial.config, trial.seeds)
+    store, tasks = context.store, crossval.tasks_of(subject, trial.experts, trial.config, trial.seeds)
     joint = trial.config.moe_training == "joint"
     key = {
         "what": "trial",
@@ -135,24 +131,18 @@ def train(
     }
     entry = store.get(KIND, key)
     if entry is None:
-        show = progress or (lambda title: None)
         results = crossval.train_experts(
             subject,
             crossval.with_sources(trial.experts),
             trial.config,
             trial.seeds,
-            store,
-            workers=workers,
-            progress=show(f"training, {trial.protocol}"),
-            cancelled=cancelled,
+            context,
+            f"training, {trial.protocol}",
         )
         mixed: list[MixtureResult] = []
         for names in trial.mixtures:
             if joint:
-                mixed += crossval.train_joint(
-                    subject, names, trial.config, trial.seeds, store,
-                    workers=workers, progress=show("joint " + "+".join(names)), cancelled=cancelled,
-                )  # fmt: skip
+                mixed += crossval.train_joint(subject, names, trial.config, trial.seeds, context)
             else:
                 mixed += crossval.compose(subject, results, names, trial.config, store)
         last = _last_epochs(tasks, store) if trial.config.evaluation.selection == "best-on-test" else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,15 +13,15 @@ from qmoe_core import __version__, bundle, datasets, embedders
 from qmoe_core.config import Config, fingerprint, load, to_dict
 from qmoe_core.embed import embed_dataset
 from qmoe_core.errors import ConfigError
+from qmoe_core.executor import Context, Progress
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import environment
 from qmoe_core.packed import from_tensors
 from qmoe_core.reproduce import accuracy, costs, expense, inference, mixtures, protocols, ternary, writing
 from qmoe_core.reproduce.costs import Effort, Loaded, Served
 from qmoe_core.reproduce.document import Report, Section
-from qmoe_core.reproduce.protocols import Progress, Trial
+from qmoe_core.reproduce.protocols import Trial
 from qmoe_core.reproduce.study import MIXTURES, YARDSTICK, Study, named, signed
-from qmoe_core.runtime import system
 from qmoe_core.store import Store
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Subject
@@ -58,7 +58,6 @@ class Plan:
     preset: Preset
     config: Config
     seeds: tuple[int, ...]
-    workers: int
     effort: Effort
 
     def evaluated(self, protocol: str, selection: str) -> Config:
@@ -108,7 +107,7 @@ def reproduce(
     fresh: bool = False,
     effort: Effort | None = None,
     store: Store | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], Progress] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
     """Train what is missing, measure what is missing, and write a report.
@@ -143,26 +142,23 @@ def reproduce(
         preset,
         config,
         tuple(config.seed + i for i in range(count)),
-        workers or system.cores(),
         effort or (costs.QUICK if quick else Effort()),
     )
-    store = store or Store()
-    doing: dict[str, Any] = {"progress": progress, "cancelled": cancelled}
+    context = Context.of(store or Store(), workers, progress, cancelled)
     if quick and not names:
-        studies = [_of_bundle(bundle.load(), plan, store, fresh, doing)]
+        studies = [_of_bundle(bundle.load(), plan, context, fresh)]
     else:
         studies = [
-            _of_dataset(name, embedder, weights, plan, store, fresh, doing)
-            for name in names or (FULL_DATASET,)
+            _of_dataset(name, embedder, weights, plan, context, fresh) for name in names or (FULL_DATASET,)
         ]
     if len({study.name for study in studies}) < len(studies):
         raise ConfigError(f"--dataset: {named([s.name for s in studies])}: a dataset is given twice")
-    report = assemble(studies, plan, costs.sizes(NAMES, store, fresh=fresh))
+    report = assemble(studies, plan, costs.sizes(NAMES, context.store, fresh=fresh))
     writing.write(report, folder)
     return report
 
 
-def _of_bundle(loaded: bundle.Bundle, plan: Plan, store: Store, fresh: bool, doing: dict[str, Any]) -> Study:
+def _of_bundle(loaded: bundle.Bundle, plan: Plan, context: Context, fresh: bool) -> Study:
     """The shipped clips: sound figures are there already, only the others are trained."""
     subject = protocols.subject_of(loaded)
     trials = plan.trials(subject)
@@ -180,7 +176,7 @@ def _of_bundle(loaded: bundle.Bundle, plan: Plan, store: Store, fresh: bool, doi
         loaded.digest, f"The bundle {loaded.name}, on its own {len(data.labels)} clips", load_served
     )
     sound = protocols.as_judged(trials["sound"], loaded, subject)
-    return _study(sound, trials, subject, served, plan, store, fresh, doing)
+    return _study(sound, trials, subject, served, plan, context, fresh)
 
 
 def _of_dataset(
@@ -188,21 +184,17 @@ def _of_dataset(
     embedder: str,
     weights: str | None,
     plan: Plan,
-    store: Store,
+    context: Context,
     fresh: bool,
-    doing: dict[str, Any],
 ) -> Study:
     manifest = datasets.open_dataset(name)
     made = embedders.for_dataset(manifest, embedder, weights=weights)
-    show = doing["progress"] or (lambda title: None)
-    embeddings = embed_dataset(
-        manifest, made, store, progress=show(f"embedding {manifest.name}"), cancelled=doing["cancelled"]
-    )
+    embeddings = embed_dataset(manifest, made, context, title=f"embedding {manifest.name}")
     subject = Subject.of(manifest, made.id, embeddings)
     trials = plan.trials(subject)
-    sound = protocols.train(trials["sound"], subject, store, workers=plan.workers, **doing)
-    served = _served(trials["sound"], subject, store)
-    return _study(sound, trials, subject, served, plan, store, fresh, doing)
+    sound = protocols.train(trials["sound"], subject, context)
+    served = _served(trials["sound"], subject, context.store)
+    return _study(sound, trials, subject, served, plan, context, fresh)
 
 
 def _served(trial: Trial, subject: Subject, store: Store) -> Served:
@@ -215,7 +207,7 @@ def _served(trial: Trial, subject: Subject, store: Store) -> Served:
         from qmoe_core.training.fit import Scaler
 
         results = crossval.train_experts(
-            subject, crossval.with_sources(trial.experts), trial.config, trial.seeds[:1], store
+            subject, crossval.with_sources(trial.experts), trial.config, trial.seeds[:1], Context(store)
         )
         results = [result for result in results if result.split.fold.name == first]
         entries = {task.expert: store.get(crossval.KIND, task.key) for task in tasks}
@@ -245,23 +237,20 @@ def _study(
     subject: Subject,
     served: Served,
     plan: Plan,
-    store: Store,
+    context: Context,
     fresh: bool,
-    doing: dict[str, Any],
 ) -> Study:
     trained = {
-        name: protocols.train(trial, subject, store, workers=plan.workers, **doing)
-        for name, trial in trials.items()
-        if name != "sound"
+        name: protocols.train(trial, subject, context) for name, trial in trials.items() if name != "sound"
     }
     return Study(
         sound=sound,
         leaky=trained["leaky"],
         between={name: trained[name] for name in ("folds", "epoch") if name in trained},
         code=trained["paper-code"],
-        code_ternary=ternary.train(trials["paper-code"], subject, store, workers=plan.workers, **doing),
+        code_ternary=ternary.train(trials["paper-code"], subject, context),
         tables=sound if plan.preset == "lab" else trained["paper-code"],
-        costs=costs.measure(served, plan.effort, store, fresh=fresh, **doing),
+        costs=costs.measure(served, plan.effort, context, fresh=fresh),
         embedder=subject.embedder_id,
         dim=subject.embeddings.shape[1],
     )

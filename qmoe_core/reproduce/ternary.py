@@ -9,16 +9,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from qmoe_core import executor
 from qmoe_core.config import ExpertConfig, to_dict
-from qmoe_core.reproduce.protocols import Progress, Trial
-from qmoe_core.store import Store
+from qmoe_core.executor import Context
+from qmoe_core.reproduce.protocols import Trial
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Split, Subject
 
@@ -36,11 +35,7 @@ class ByEpoch:
 def train(
     trial: Trial,
     subject: Subject,
-    store: Store,
-    *,
-    workers: int = 1,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    context: Context,
 ) -> ByEpoch:
     """Train (or find) it with a trial's settings, on the trial's folds.
 
@@ -56,16 +51,15 @@ def train(
         "config": to_dict(trial.config),
         "code": [code_version(), _code_version()],
     }
+    store = context.store
     entry = store.get(KIND, key)
     if entry is None:
         named = {f"{split.fold.name}, seed {split.seed}": split for split in made}
         found = dict(
-            executor.run(
+            context.run(
                 functools.partial(_last_and_best, named, subject=subject, config=trial.config.expert),
                 list(named),
-                workers=workers,
-                progress=progress("training the paper code's BitNet") if progress else None,
-                cancelled=cancelled,
+                "training the paper code's BitNet",
             )
         )
         f1 = np.array([found[index] for index in range(len(made))])
@@ -77,7 +71,8 @@ def _last_and_best(
     splits: Mapping[str, Split], name: str, subject: Subject, config: ExpertConfig
 ) -> tuple[float, float]:
     from qmoe_core.paper.reference_networks import ComputedTernaryNetwork
-    from qmoe_core.training.fit import Scaler, fit, reproducible
+    from qmoe_core.training.fit import Scaler, fit
+    from qmoe_core.training.loop import reproducible
 
     split, z, y = splits[name], subject.embeddings, subject.labels
     fold = split.fold

@@ -10,16 +10,14 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Sequence
-from html import escape
-from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from qmoe_core.errors import ConfigError
 from qmoe_core.replacing import put_in_place
-from qmoe_core.reproduce.document import Figure, Interval, Report, Section, Spread, Table, Value
+from qmoe_core.reproduce.document import Interval, Report, Spread, Table, Value
+from qmoe_core.reproduce.templates import FOLDER, render
 from qmoe_core.store import unfinished
 from qmoe_core.tables import defused
 
@@ -82,7 +80,7 @@ def files(report: Report) -> dict[str, str]:
         for table in section.tables:
             made[f"tables/{table.id}.csv"] = comma_separated(table)
         for table in (*([section.ours] if section.ours else []), *section.more):
-            made[f"tables/{table.id}.md"] = f"{_markdown_table(table)}\n"
+            made[f"tables/{table.id}.md"] = render("table.md.j2", table=table)
         for figure in section.figures:
             made[f"figures/{figure.id}.svg"] = figure.svg
     return made
@@ -152,100 +150,12 @@ def comma_separated(table: Table) -> str:
 
 def markdown(report: Report) -> str:
     """The report as Markdown; figures are the files beside it."""
-    parts = [f"# {_plain_markdown(report.title)}", *map(_plain_markdown, report.summary)]
-    for section in report.sections:
-        parts += [f"## {_plain_markdown(section.title)}", *map(_plain_markdown, section.paragraphs)]
-        for table in section.tables:
-            if table not in section.large:
-                parts.append(f"**{_plain_markdown(table.title)}**\n\n{_markdown_table(table)}")
-        parts += [
-            f"![{_plain_markdown(f.caption)}](figures/{f.id}.svg)\n\n*{_plain_markdown(f.caption)}*"
-            for f in section.figures
-        ]
-        parts += [f"All rows: [{t.title}](tables/{t.id}.csv)" for t in section.large]
-    return "\n\n".join(parts) + "\n"
+    return render("report.md.j2", report=report)
 
 
-def _plain_markdown(text: str) -> str:
-    """Text that Markdown, and the HTML in it, leaves as it is."""
-    for sign in "\\`*_[]<>|#":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _markdown_table(table: Table) -> str:
-    head = [column.title for column in table.columns]
-    rows = [[c.text(value) for c, value in zip(table.columns, row, strict=True)] for row in table.rows]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    written = [
-        "| " + " | ".join(cell if line is lines[1] else _plain_markdown(cell) for cell in line) + " |"
-        for line in lines
-    ]
-    return "\n".join(written) + (f"\n\n{_plain_markdown(table.note)}" if table.note else "")
-
-
-_STYLE = resources.files("qmoe_core.reproduce").joinpath("report.css").read_text(encoding="utf-8")
+_STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
 
 
 def page(report: Report) -> str:
     """The report as one HTML page that needs nothing else."""
-    links = "".join(f'<li><a href="#{escape(s.id)}">{escape(s.title)}</a></li>' for s in report.sections)
-    body = [
-        f"<h1>{escape(report.title)}</h1>",
-        *(f"<p>{escape(text)}</p>" for text in report.summary),
-        f"<nav><ul>{links}</ul></nav>",
-        *map(_section, report.sections),
-    ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
-
-
-def _section(section: Section) -> str:
-    parts = [f'<section id="{escape(section.id)}"><h2>{escape(section.title)}</h2>']
-    parts += [f"<p>{escape(text)}</p>" for text in section.paragraphs]
-    shown = [_html_table(table) for table in (section.ours, section.paper) if table is not None]
-    if shown:
-        parts.append(f'<div class="pair{" two" if _both_narrow(section) else ""}">{"".join(shown)}</div>')
-    parts += [_html_table(table) for table in section.more]
-    parts += [_html_figure(figure) for figure in section.figures]
-    parts += [f'<p class="note">All rows: tables/{escape(t.id)}.csv</p>' for t in section.large]
-    return "".join(parts) + "</section>"
-
-
-def _both_narrow(section: Section) -> bool:
-    """Whether two tables fit beside each other on a wide screen."""
-    tables = [table for table in (section.ours, section.paper) if table is not None]
-    return len(tables) == 2 and all(len(table.columns) <= 7 for table in tables)
-
-
-def _html_table(table: Table) -> str:
-    words = [_of_words([row[i] for row in table.rows]) for i in range(len(table.columns))]
-    kinds = [' class="t"' if text else "" for text in words]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(column.title)}</th>'
-        for column, kind in zip(table.columns, kinds, strict=True)
-    )
-    rows = []
-    for row in table.rows:
-        cells = zip(table.columns, row, kinds, strict=True)
-        shown = (f"<td{kind}>{escape(column.text(value))}</td>" for column, value, kind in cells)
-        rows.append(f"<tr>{''.join(shown)}</tr>")
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f'<div><div class="scroll" tabindex="0"><table><caption>{escape(table.title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}</div>"
-    )
-
-
-def _of_words(values: Sequence[Value]) -> bool:
-    """Whether a column holds words, which stand to the left, rather than numbers, printed or not."""
-    return any(isinstance(value, str) and value[:1].isalpha() for value in values)
-
-
-def _html_figure(figure: Figure) -> str:
-    caption = f"<figcaption>{escape(figure.caption)}</figcaption>"
-    return f'<figure><div class="scroll">{figure.svg}</div>{caption}</figure>'
+    return render("report.html.j2", report=report, style=_STYLE)

@@ -1,23 +1,24 @@
 """From a cross-validated run to a bundle.
 
-The folds have said how good each expert is and how long to train it; what is served is trained on all
-clips, for the median of the folds' epochs. The router learns from the out-of-fold outputs: what each
-expert said of every clip when it had not seen it.
+The folds give each expert's quality and its number of epochs; what is served is trained on all
+clips, for the median of the folds' epochs. The router learns from the out-of-fold outputs: each
+expert's logits of every clip, from the fold that did not train on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from qmoe_core import __version__, bundle, executor
+from qmoe_core import __version__, bundle
 from qmoe_core.bundle import BundleDataset, ClipRecord, Provenance
 from qmoe_core.config import Config, to_dict
 from qmoe_core.datasets.manifest import Manifest
+from qmoe_core.executor import Context
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.moe import Voices
 from qmoe_core.packed import ExpertWeights, from_tensors, to_tensors
@@ -58,31 +59,27 @@ class FinalTask:
 
 def run_final(task: FinalTask, root: str) -> ExpertWeights:
     """Train (or find) one expert on all clips."""
-    from qmoe_core.experts.network import ExpertNetwork, export
-    from qmoe_core.training.fit import Scaler, fit, reproducible
+    from qmoe_core.experts.network import export
+    from qmoe_core.training.fit import Scaler, fit_expert
 
     store = Store(root)
     entry = store.get(KIND, task.key)
     if entry is not None:
         return from_tensors(entry.tensors, {"name": task.expert})
     subject, config = task.subject, task.config
-    scaler = Scaler.of(subject.embeddings)
-    with reproducible(config.seed):
-        network = ExpertNetwork(task.expert, subject.embeddings.shape[1], len(subject.classes), config.expert)
     source = EXPERTS[task.expert].derived_from
-    if source is not None:
-        network.take_over(run_final(FinalTask(subject, source, task.source_epochs, 0, config), root))
-    network.eval()
-    if task.epochs > 0:
-        fit(
-            network,
-            scaler(subject.embeddings),
-            subject.labels,
-            config.expert,
-            seed=config.seed,
-            epochs=task.epochs,
-        )
-    weights = export(network)
+    made_from = source and run_final(FinalTask(subject, source, task.source_epochs, 0, config), root)
+    fitted = fit_expert(
+        task.expert,
+        Scaler.of(subject.embeddings)(subject.embeddings),
+        subject.labels,
+        len(subject.classes),
+        config.expert,
+        seed=config.seed,
+        epochs=task.epochs,
+        source=made_from or None,
+    )
+    weights = export(fitted.network)
     store.put(KIND, task.key, to_tensors(weights), {"expert": task.expert, "epochs": task.epochs})
     return weights
 
@@ -106,10 +103,7 @@ def make(
     mixture: Sequence[str],
     config: Config,
     seeds: Sequence[int],
-    store: Store,
-    workers: int = 1,
-    progress: executor.Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    context: Context,
 ) -> Path:
     """Train on all clips and write a bundle.
 
@@ -119,7 +113,6 @@ def make(
         results, mixtures: the cross-validated run, with the experts that others are made from; the first
             seed's predictions become the out-of-fold ones.
         experts: what the bundle holds; mixture: which of them are mixed by default.
-        workers, progress, cancelled: see `executor.run`.
 
     Returns:
         The folder.
@@ -142,9 +135,10 @@ def make(
     trained = {
         tasks[index].expert: weights
         for wave in (False, True)
-        for index, weights in _wave(tasks, wave, store, workers, progress, cancelled)
+        for index, weights in _wave(tasks, wave, context)
     }
-    voices = _out_of_fold(subject, [r for r in results if r.split.seed == seeds[0]], names, config, store)
+    first = [result for result in results if result.split.seed == seeds[0]]
+    voices = _out_of_fold(subject, first, names, config, context.store)
     scaler = Scaler.of(subject.embeddings)
     router = fit_router(
         names,
@@ -197,23 +191,11 @@ def make(
     )
 
 
-def _wave(
-    tasks: list[FinalTask],
-    derived: bool,
-    store: Store,
-    workers: int,
-    progress: executor.Progress | None,
-    cancelled: Callable[[], bool] | None,
-) -> list[tuple[int, ExpertWeights]]:
+def _wave(tasks: list[FinalTask], derived: bool, context: Context) -> list[tuple[int, ExpertWeights]]:
     """One of two waves, because a derived expert waits for its source; indices are those of `tasks`."""
     chosen = [i for i, task in enumerate(tasks) if (EXPERTS[task.expert].derived_from is not None) == derived]
-    run = executor.run(
-        partial(run_final, root=store.address),
-        [tasks[i] for i in chosen],
-        workers=workers,
-        progress=progress,
-        cancelled=cancelled,
-    )
+    final = partial(run_final, root=context.store.address)
+    run = context.run(final, [tasks[i] for i in chosen], "training on all clips")
     return [(chosen[index], weights) for index, weights in run]
 
 

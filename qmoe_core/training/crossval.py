@@ -1,4 +1,4 @@
-"""Cross-validation: every expert on every fold and seed, then routers over what the experts said.
+"""Cross-validation: every expert on every fold and seed, then routers over the experts' logits.
 
 A task (expert × fold × seed) is pure and kept in the store under everything it depends on, so an
 interrupted run goes on where it stopped and a finished one is free. With `inner-validation` a task
@@ -8,6 +8,9 @@ interrupted run goes on where it stopped and a finished one is free. With `inner
 3. predicts the test clips, once.
 
 With `best-on-test` (what the paper's code does) the epoch is chosen on the test clips themselves.
+
+The observer of a context is told of every epoch as it happens (`event` is "epoch"; which expert, fold, seed
+and part; losses and F1) and of every finished task ("fold").
 """
 
 from __future__ import annotations
@@ -16,16 +19,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from qmoe_core import executor, moe
+from qmoe_core import moe
 from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.datasets import splits
 from qmoe_core.datasets.manifest import Manifest
 from qmoe_core.errors import DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
+from qmoe_core.executor import Context, Observer
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.moe import Settings, Voices
 from qmoe_core.packed import ExpertWeights, from_tensors, to_tensors
@@ -35,15 +39,14 @@ from qmoe_core.store import Entry, Store
 from qmoe_core.training import code_version
 
 if TYPE_CHECKING:
-    from qmoe_core.training.fit import Epoch
-
-Observer = executor.Observer
-"""Told, as it happens, of every epoch (`event` is "epoch"; which expert, fold, seed and part; losses and F1)
-and of every finished task ("fold"). It changes no result and is part of no key."""
+    from qmoe_core.experts.network import ExpertNetwork
+    from qmoe_core.training.fit import Scaler
+    from qmoe_core.training.loop import Epoch
 
 KIND = "experts"
 ROUTER_KIND = "routers"
 JOINT_KIND = "joint-mixtures"
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -214,20 +217,14 @@ def train_experts(
     experts: Sequence[str],
     config: Config,
     seeds: Sequence[int],
-    store: Store,
-    *,
-    workers: int = 1,
-    progress: executor.Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    observe: Observer | None = None,
+    context: Context,
+    title: str = "training",
 ) -> list[FoldResult]:
     """Train (or find) every expert on every fold and seed.
 
     Args:
         experts: names; experts that one of them is made from are trained too, and not returned.
-        workers: processes, with one thread each.
-        progress, cancelled: see `executor.run`.
-        observe: told of epochs and folds.
+        context: its observer is told of epochs and folds; title: of its progress display.
 
     Returns:
         Results in the order expert, seed, fold.
@@ -235,14 +232,14 @@ def train_experts(
     Raises:
         DatasetError: folds that cannot be made. Cancelled: finished tasks are kept.
     """
+    store, show = context.store, context.progress(title)
     found: dict[tuple[str, int, str], FoldResult] = {}
     missing: list[Task] = []
 
     def keep(task: Task, result: FoldResult) -> None:
         found[_place(task)] = result
-        if observe is not None:
-            told = {"f1": result.f1, "seconds": result.seconds, "epochs": result.epochs}
-            observe({"event": "fold", **_named(task), **told, "cached": result.cached})
+        told = {"f1": result.f1, "seconds": result.seconds, "epochs": result.epochs}
+        context.tell({"event": "fold", **_named(task), **told, "cached": result.cached})
 
     tasks = tasks_of(subject, experts, config, seeds)
     for task in tasks:
@@ -252,20 +249,12 @@ def train_experts(
         else:
             keep(task, _result(task, entry, cached=True))
     done, total = len(found), len(found) + len(missing)
-    if progress is not None and done:
-        progress(done, total, "found in the store")
-    run = executor.run(
-        partial(run_task, root=store.address),
-        missing,
-        workers=min(workers, max(len(missing), 1)),
-        cancelled=cancelled,
-        observe=observe,
-    )
-    for index, result in run:
+    if done:
+        show(done, total, "found in the store")
+    for index, result in context.run(partial(run_task, root=store.address), missing, observed=True):
         keep(missing[index], result)
         done += 1
-        if progress is not None:
-            progress(done, total, f"{missing[index]}: F1 {result.f1:.3f}")
+        show(done, total, f"{missing[index]}: F1 {result.f1:.3f}")
     return [found[_place(task)] for name in experts for task in tasks if task.expert == name]
 
 
@@ -286,59 +275,51 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         DatasetError: a loss that is not finite.
     """
     from qmoe_core.experts.network import export
-    from qmoe_core.training.fit import Scaler, predict
+    from qmoe_core.training.fit import fit_expert, predict
 
     store = Store(root)
     started = time.perf_counter()
     subject, split = task.subject, task.split
     z, y = subject.embeddings, subject.labels
-    train, test = split.fold.train, split.fold.test
     sources = _float_sources(task, store)
     history: list[dict[str, Any]] = []
 
-    def trained(part: str, clips: np.ndarray, held: np.ndarray | None, monitor: str, epochs: int | None):
-        """One fit: the network, its scaler and the chosen epoch."""
-        scaler = Scaler.of(z[clips])
-        fitted = _fit(
-            task,
-            scaler(z[clips]),
-            y[clips],
-            epochs=epochs,
-            held_out=None if held is None else (scaler(z[held]), y[held]),
-            monitor=monitor,
-            source=sources.get(part),
-            on_epoch=_reporter(observe, {**_named(task), "part": part}),
+    def fit(part: Part) -> tuple[ExpertNetwork, int]:
+        fitted = fit_expert(
+            task.expert,
+            part.z,
+            part.labels,
+            len(subject.classes),
+            task.config.expert,
+            seed=split.seed,
+            epochs=part.epochs,
+            source=sources.get(part.name),
+            held_out=part.held_out,
+            monitor=part.monitor,
+            on_epoch=_reporter(observe, {**_named(task), "part": part.name}),
         )
         history.extend(
-            {"part": part, "train_loss": e.train_loss, "loss": e.loss, "f1": e.f1} for e in fitted.history
+            {"part": part.name, "train_loss": e.train_loss, "loss": e.loss, "f1": e.f1}
+            for e in fitted.history
         )
-        return fitted.network, scaler, fitted.epochs
+        return fitted.network, fitted.epochs
 
-    tensors: dict[str, np.ndarray] = {}
-    if split.inner is None:
-        network, scaler, epochs = trained("refit", train, test, "f1", None)
-        routing_clips = train
-        routing_logits = predict(network, scaler(z[train]))
-    else:
-        inner_train, routing_clips = split.inner
-        network, scaler, epochs = trained("inner", inner_train, routing_clips, "loss", None)
-        routing_logits = predict(network, scaler(z[routing_clips]))
-        if task.expert in _SOURCES:
-            tensors |= to_tensors(export(network), "inner.")
-        network, scaler, _ = trained("refit", train, None, "loss", epochs)
-    logits = predict(network, scaler(z[test]))
+    first, last = fit_on(subject, split, fit)
+    routing_clips = split.fold.train if split.inner is None else split.inner[1]
+    logits = last.on(predict, z[split.fold.test])
     if not np.isfinite(logits).all():
         raise DatasetError(f"{task}: training diverged; lower expert.learning_rate")
-    weights = export(network)
-    tensors |= to_tensors(weights, "refit.")
-    tensors |= {
-        "mean": scaler.mean,
-        "std": scaler.std,
+    weights = export(last.model)
+    tensors = to_tensors(weights, "refit.") | {
+        "mean": last.scaler.mean,
+        "std": last.scaler.std,
         "logits": logits,
         "routing_clips": routing_clips,
-        "routing_logits": routing_logits,
+        "routing_logits": first.on(predict, z[routing_clips]),
     }
-    labels, predicted = y[test], logits.argmax(axis=1)
+    if first is not last and task.expert in _SOURCES:
+        tensors |= to_tensors(export(first.model), "inner.")
+    labels, predicted = y[split.fold.test], logits.argmax(axis=1)
     metadata = {
         "expert": task.expert,
         "dataset": subject.name,
@@ -347,7 +328,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         "seed": split.seed,
         "f1": weighted_f1(labels, predicted),
         "accuracy": accuracy(labels, predicted),
-        "epochs": epochs,
+        "epochs": first.epochs,
         "parameters": weights.parameters,
         "seconds": time.perf_counter() - started,
         "processor": system.processor(),
@@ -356,6 +337,67 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
     }
     entry = store.put(KIND, task.key, tensors, metadata)
     return _result(task, entry, cached=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fit that the protocol asks for.
+
+    Attributes:
+        name: `inner` (only chooses the epoch) or `refit`.
+        z: standardised embeddings, float32 [n, D]; labels: int64 [n].
+        held_out: what the epoch is chosen on, or None; monitor: by which figure, `loss` or `f1`.
+        epochs: how many; None for as many as the configuration has.
+    """
+
+    name: str
+    z: np.ndarray
+    labels: np.ndarray
+    held_out: tuple[np.ndarray, np.ndarray] | None
+    monitor: str
+    epochs: int | None
+
+
+@dataclass(frozen=True)
+class Trained(Generic[Model]):
+    """What a fit gives: the model, the scaler of the clips that it was trained on, and the chosen epoch."""
+
+    model: Model
+    scaler: Scaler
+    epochs: int
+
+    def on(self, predict: Callable[[Model, np.ndarray], np.ndarray], embeddings: np.ndarray) -> np.ndarray:
+        """The model's logits of embeddings as they came."""
+        return predict(self.model, self.scaler(embeddings))
+
+
+def fit_on(
+    subject: Subject, split: Split, fit: Callable[[Part], tuple[Model, int]]
+) -> tuple[Trained[Model], Trained[Model]]:
+    """Fit as the selection of the epoch asks for.
+
+    With an inner validation the first fit chooses the epoch on it, and the second is trained on all training
+    clips for as long; else one fit, returned twice, is judged on the test clips.
+
+    Args:
+        fit: trains one part; gives the model and its number of epochs.
+    """
+    from qmoe_core.training.fit import Scaler
+
+    z, y = subject.embeddings, subject.labels
+
+    def trained(name: str, clips: np.ndarray, held: np.ndarray | None, monitor: str, epochs: int | None):
+        scaler = Scaler.of(z[clips])
+        held_out = None if held is None else (scaler(z[held]), y[held])
+        model, chosen = fit(Part(name, scaler(z[clips]), y[clips], held_out, monitor, epochs))
+        return Trained(model, scaler, chosen)
+
+    train = split.fold.train
+    if split.inner is None:
+        only = trained("refit", train, split.fold.test, "f1", None)
+        return only, only
+    first = trained("inner", *split.inner, "loss", None)
+    return first, trained("refit", train, None, "loss", first.epochs)
 
 
 def _reporter(observe: Observer | None, named: dict[str, Any]) -> Callable[[int, Epoch], None] | None:
@@ -386,44 +428,6 @@ def _float_sources(task: Task, store: Store) -> dict[str, ExpertWeights]:
         assert entry is not None
     parts = ("refit",) if task.split.inner is None else ("inner", "refit")
     return {part: from_tensors(entry.tensors, {"name": name}, f"{part}.") for part in parts}
-
-
-def _fit(
-    task: Task,
-    z: np.ndarray,
-    labels: np.ndarray,
-    *,
-    epochs: int | None,
-    held_out: tuple[np.ndarray, np.ndarray] | None,
-    monitor: str,
-    source: ExpertWeights | None,
-    on_epoch: Callable[[int, Epoch], None] | None,
-):
-    """Build and fit the task's expert; a post-training format starts from `source`."""
-    from qmoe_core.experts.network import ExpertNetwork
-    from qmoe_core.training.fit import Fit, fit, reproducible
-
-    config = task.config.expert
-    with reproducible(task.split.seed):
-        network = ExpertNetwork(task.expert, z.shape[1], len(task.subject.classes), config)
-    limit = config.epochs
-    if source is not None:
-        network.take_over(source)
-        limit = config.popcount_finetune_epochs if task.expert == "popcount" else 0
-    if limit == 0 or epochs == 0:
-        network.eval()
-        return Fit(network, (), 0)
-    return fit(
-        network,
-        z,
-        labels,
-        config,
-        seed=task.split.seed,
-        epochs=limit if epochs is None else epochs,
-        held_out=held_out,
-        monitor=monitor,
-        on_epoch=on_epoch,
-    )
 
 
 def _result(task: Task, entry: Entry, *, cached: bool) -> FoldResult:
@@ -583,33 +587,17 @@ def joint_tasks_of(
 
 
 def train_joint(
-    subject: Subject,
-    experts: Sequence[str],
-    config: Config,
-    seeds: Sequence[int],
-    store: Store,
-    *,
-    workers: int = 1,
-    progress: executor.Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    observe: Observer | None = None,
+    subject: Subject, experts: Sequence[str], config: Config, seeds: Sequence[int], context: Context
 ) -> list[MixtureResult]:
     """Mixtures whose experts and router learn together; arguments as `train_experts`."""
     tasks = joint_tasks_of(subject, experts, config, seeds)
-    run = executor.run(
-        partial(run_joint, root=store.address),
-        tasks,
-        workers=workers,
-        progress=progress,
-        cancelled=cancelled,
-        observe=observe,
-    )
+    title = "joint " + "+".join(experts)
     found: dict[int, MixtureResult] = {}
+    run = context.run(partial(run_joint, root=context.store.address), tasks, title, observed=True)
     for index, result in run:
         found[index] = result
-        if observe is not None:
-            told = {"f1": result.f1[0], "seconds": result.seconds}
-            observe({"event": "fold", **_named(tasks[index]), **told})
+        told = {"f1": result.f1[0], "seconds": result.seconds}
+        context.tell({"event": "fold", **_named(tasks[index]), **told})
     return [found[index] for index in range(len(tasks))]
 
 
@@ -642,54 +630,34 @@ def run_joint(task: JointTask, root: str, observe: Observer | None = None) -> Mi
 
 def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Entry:
     from qmoe_core.experts.network import export
-    from qmoe_core.training.fit import Scaler, predict
-    from qmoe_core.training.mixture import fit_joint, freeze
+    from qmoe_core.training.fit import predict
+    from qmoe_core.training.mixture import JointMixture, fit_joint, freeze
 
     started = time.perf_counter()
     subject, split, config = task.subject, task.split, task.config
-    z, y = subject.embeddings, subject.labels
-    train, test = split.fold.train, split.fold.test
-    arguments = {"classes": len(subject.classes), "config": config, "seed": split.seed}
-    if split.inner is None:
-        scaler = Scaler.of(z[train])
-        model, epochs = fit_joint(
+
+    def fit(part: Part) -> tuple[JointMixture, int]:
+        return fit_joint(
             task.experts,
-            scaler(z[train]),
-            y[train],
-            epochs=config.router.epochs,
-            held_out=(scaler(z[test]), y[test]),
-            monitor="f1",
-            on_epoch=_reporter(observe, {**_named(task), "part": "refit"}),
-            **arguments,
+            part.z,
+            part.labels,
+            len(subject.classes),
+            config,
+            seed=split.seed,
+            epochs=config.router.epochs if part.epochs is None else part.epochs,
+            held_out=part.held_out,
+            monitor=part.monitor,
+            on_epoch=_reporter(observe, {**_named(task), "part": part.name}),
         )
-    else:
-        inner_train, inner_test = split.inner
-        scaler = Scaler.of(z[inner_train])
-        _, epochs = fit_joint(
-            task.experts,
-            scaler(z[inner_train]),
-            y[inner_train],
-            epochs=config.router.epochs,
-            held_out=(scaler(z[inner_test]), y[inner_test]),
-            on_epoch=_reporter(observe, {**_named(task), "part": "inner"}),
-            **arguments,
-        )
-        scaler = Scaler.of(z[train])
-        model, _ = fit_joint(
-            task.experts,
-            scaler(z[train]),
-            y[train],
-            epochs=epochs,
-            on_epoch=_reporter(observe, {**_named(task), "part": "refit"}),
-            **arguments,
-        )
-    router = freeze(model.router, task.experts, config)
-    weights = [export(expert) for expert in model.members]
-    z_test = scaler(z[test])
+
+    first, last = fit_on(subject, split, fit)
+    router = freeze(last.model.router, task.experts, config)
+    weights = [export(expert) for expert in last.model.members]
+    z_test = last.scaler(subject.embeddings[split.fold.test])
     tensors = router.to_tensors() | {
-        "mean": scaler.mean,
-        "std": scaler.std,
-        "logits": np.stack([predict(expert, z_test) for expert in model.members], axis=1),
+        "mean": last.scaler.mean,
+        "std": last.scaler.std,
+        "logits": np.stack([predict(expert, z_test) for expert in last.model.members], axis=1),
         "router": router.logits(z_test),
         "router_mc": router.mc_logits(z_test, config.router.mc_samples),
     }
@@ -700,7 +668,7 @@ def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Ent
         "dataset": subject.name,
         "fold": split.fold.name,
         "seed": split.seed,
-        "epochs": epochs,
+        "epochs": first.epochs,
         "parameters": sum(weight.parameters for weight in weights) + _parameters(router),
         "seconds": time.perf_counter() - started,
         "config": to_dict(config),

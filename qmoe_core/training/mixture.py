@@ -1,7 +1,7 @@
 """Training what mixes the experts.
 
 - `fit_router` (the training called `compose`): the experts are trained and frozen; only the router
-  learns, in seconds, from what they say of clips that they have not seen.
+  learns, in seconds, from their logits on clips that they were not trained on.
 - `fit_joint` (`joint`, as the paper): experts and router learn together.
 
 Both maximise the likelihood of the mixture, log Σ_i r_i q_i(y), over all experts: with a renormalised
@@ -21,11 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qmoe_core.config import Config, RouterConfig
-from qmoe_core.errors import ConfigError
 from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.experts.network import ExpertNetwork
 from qmoe_core.routing.router import Router
-from qmoe_core.training.fit import Epoch, as_tensor, class_weights, reproducible
+from qmoe_core.training.loop import (
+    EpochObserver,
+    HeldOut,
+    as_tensor,
+    class_weights,
+    minimise,
+    reproducible,
+)
 
 
 def router_network(dim: int, experts: int, config: RouterConfig) -> nn.Sequential:
@@ -98,31 +104,31 @@ def fit_router(
         The router after the last epoch, or after the best one when `score` is given.
     """
     settings = config.router
+    inputs, targets = as_tensor(z, torch.float32), as_tensor(labels, torch.int64)
+    log_q = F.log_softmax(as_tensor(logits, torch.float32), dim=2)
+    weight = class_weights(labels, logits.shape[2]) if config.expert.class_weights else None
     with reproducible(seed):
         network = router_network(z.shape[1], len(experts), settings)
-        optimiser = torch.optim.Adam(
-            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        minimise(
+            network,
+            _adam(network, settings),
+            lambda batch: mixture_loss(
+                log_q[batch], network(inputs[batch]), targets[batch], weight, settings
+            ),
+            len(inputs),
+            settings,
+            name="router",
+            epochs=settings.epochs,
+            score=None if score is None else lambda: (None, score(freeze(network, experts, config))),
+            monitor="f1",
         )
-        inputs, targets = as_tensor(z, torch.float32), as_tensor(labels, torch.int64)
-        log_q = F.log_softmax(as_tensor(logits, torch.float32), dim=2)
-        weight = class_weights(labels, logits.shape[2]) if config.expert.class_weights else None
-        best, best_score, best_epoch = None, -np.inf, 0
-        for number in range(1, settings.epochs + 1):
-            network.train()
-            for batch in torch.randperm(len(inputs)).split(settings.batch_size):
-                loss = mixture_loss(log_q[batch], network(inputs[batch]), targets[batch], weight, settings)
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-                optimiser.step()
-            if score is None:
-                continue
-            router = freeze(network, experts, config)
-            if (figure := score(router)) > best_score:
-                best, best_score, best_epoch = router, figure, number
-            elif number - best_epoch >= settings.patience:
-                break
-        return best or freeze(network, experts, config)
+    return freeze(network, experts, config)
+
+
+def _adam(model: nn.Module, settings: RouterConfig, *, fused: bool = False) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+    )
 
 
 class JointMixture(nn.Module):
@@ -156,9 +162,9 @@ def fit_joint(
     *,
     seed: int,
     epochs: int,
-    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+    held_out: HeldOut | None = None,
     monitor: str = "loss",
-    on_epoch: Callable[[int, Epoch], None] | None = None,
+    on_epoch: EpochObserver | None = None,
 ) -> tuple[JointMixture, int]:
     """Train experts and router together (the paper's way; Adam, batches of 256, §4.3).
 
@@ -168,51 +174,32 @@ def fit_joint(
         The mixture at the chosen epoch, and that epoch's number.
     """
     settings = config.router
+    inputs, targets = as_tensor(z, torch.float32), as_tensor(labels, torch.int64)
+    weight = class_weights(labels, classes) if config.expert.class_weights else None
     with reproducible(seed):
         model = JointMixture(experts, z.shape[1], classes, config)
-        optimiser = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+
+        def loss(batch: Tensor) -> Tensor:
+            logits, routing = model(inputs[batch])
+            return mixture_loss(F.log_softmax(logits, dim=2), routing, targets[batch], weight, settings)
+
+        _, chosen = minimise(
+            model,
+            _adam(model, settings, fused=True),
+            loss,
+            len(inputs),
+            settings,
+            name="+".join(experts),
+            epochs=epochs,
+            score=None if held_out is None else lambda: _joint_score(model, held_out, settings),
+            monitor=monitor,
+            on_epoch=on_epoch,
         )
-        inputs, targets = as_tensor(z, torch.float32), as_tensor(labels, torch.int64)
-        weight = class_weights(labels, classes) if config.expert.class_weights else None
-        best, best_epoch, best_state = np.inf, 0, None
-        number = 0
-        for number in range(1, epochs + 1):
-            model.train()
-            total = 0.0
-            for batch in torch.randperm(len(inputs)).split(settings.batch_size):
-                logits, routing = model(inputs[batch])
-                loss = mixture_loss(F.log_softmax(logits, dim=2), routing, targets[batch], weight, settings)
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-                optimiser.step()
-                total += loss.item() * len(batch)
-            score, f1 = _joint_score(model, held_out, settings)
-            if on_epoch is not None:
-                on_epoch(number, Epoch(total / len(inputs), score, f1))
-            if score is None or f1 is None:
-                continue
-            value = score if monitor == "loss" else -f1
-            if value < best:
-                best, best_epoch = value, number
-                best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            elif number - best_epoch >= settings.patience:
-                break
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    elif held_out is not None:
-        raise ConfigError(f"{'+'.join(experts)}: training diverged; lower router.learning_rate")
-    model.eval()
-    return model, best_epoch if held_out is not None else number
+    return model, chosen
 
 
 @torch.no_grad()
-def _joint_score(
-    model: JointMixture, held_out: tuple[np.ndarray, np.ndarray] | None, config: RouterConfig
-) -> tuple[float | None, float | None]:
-    if held_out is None:
-        return None, None
+def _joint_score(model: JointMixture, held_out: HeldOut, config: RouterConfig) -> tuple[float, float]:
     z, labels = held_out
     model.eval()
     logits, routing = model(as_tensor(z, torch.float32))

@@ -14,8 +14,8 @@ from qmoe_core.config import Config
 from qmoe_core.datasets import splits
 from qmoe_core.embed import embed_dataset
 from qmoe_core.errors import ConfigError
+from qmoe_core.executor import Context
 from qmoe_core.experts.spec import NAMES
-from qmoe_core.runtime import system
 from qmoe_core.store import Store
 from qmoe_core.training import bundling, crossval
 
@@ -111,7 +111,7 @@ def train(
     store: Store | None = None,
     progress: Callable[[str], executor.Progress] | None = None,
     cancelled: Callable[[], bool] | None = None,
-    observe: crossval.Observer | None = None,
+    observe: executor.Observer | None = None,
 ) -> Report:
     """Train and evaluate.
 
@@ -135,32 +135,18 @@ def train(
     config = config or Config()
     if not 1 <= seeds <= LARGEST_SEED - config.seed + 1:
         raise ConfigError(f"--seeds is {seeds}; accepted is 1 or more, up to seed {LARGEST_SEED}")
-    if workers < 0:
-        raise ConfigError(f"--workers is {workers}; accepted is 1 or more, or 0 for one a core")
     folder = None if bundle is None else bundles.destination(bundle)
-    store = store or Store()
-    workers = workers or system.cores()
-    show = progress or (lambda title: lambda done, total, message: None)
+    context = Context.of(store or Store(), workers, progress, cancelled, observe)
     started = time.perf_counter()
 
     manifest = datasets.open_dataset(dataset)
     made = embedders.for_dataset(manifest, embedder, weights=weights)
-    embeddings = embed_dataset(manifest, made, store, progress=show("embedding"), cancelled=cancelled)
+    embeddings = embed_dataset(manifest, made, context)
     subject = crossval.Subject.of(manifest, made.id, embeddings)
     mixtures = mixtures_of(experts, mixtures, bundle is not None)
     needed = needed_by(experts, mixtures)
     numbers = [config.seed + i for i in range(seeds)]
-    results = crossval.train_experts(
-        subject,
-        crossval.with_sources(needed),
-        config,
-        numbers,
-        store,
-        workers=workers,
-        progress=show("training"),
-        cancelled=cancelled,
-        observe=observe,
-    )
+    results = crossval.train_experts(subject, crossval.with_sources(needed), config, numbers, context)
     rows = []
     for name in needed:
         chosen = [result for result in results if result.expert == name]
@@ -170,16 +156,9 @@ def train(
     mixed = []
     for names in mixtures:
         if config.moe_training == "joint":
-            arguments = (subject, names, config, numbers, store)
-            outcome = crossval.train_joint(
-                *arguments,
-                workers=workers,
-                progress=show("joint " + "+".join(names)),
-                cancelled=cancelled,
-                observe=observe,
-            )
+            outcome = crossval.train_joint(subject, names, config, numbers, context)
         else:
-            outcome = list(crossval.compose(subject, results, names, config, store))
+            outcome = list(crossval.compose(subject, results, names, config, context.store))
         mixed += outcome
         title = "+".join(names)
         rows.append(_row(title, outcome[0].parameters, [result.f1[0] for result in outcome]))
@@ -199,10 +178,7 @@ def train(
             mixture=mixtures[0],
             config=config,
             seeds=numbers,
-            store=store,
-            workers=workers,
-            progress=show("training on all clips"),
-            cancelled=cancelled,
+            context=context,
         )
     folds = [split.fold for split in crossval.splits_of(subject, config, numbers[:1])]
     return Report(

@@ -17,6 +17,7 @@ from qmoe_core.datasets.imported import import_csv
 from qmoe_core.embed import embed_dataset
 from qmoe_core.embedders import for_dataset
 from qmoe_core.errors import DatasetError, UserError
+from qmoe_core.executor import Context
 
 HEAD = "folder,name,label,category,class_id,0,1,2"
 GOOD = [
@@ -52,7 +53,7 @@ def test_it_is_taken_as_it_is(tmp_path: Path, store) -> None:
     assert manifest.names[0] == "1/1-100-A-0.png"
     embedder = for_dataset(manifest, "logmel-stats")
     assert embedder.id.startswith("imported-")
-    array = embed_dataset(manifest, embedder, store)
+    array = embed_dataset(manifest, embedder, Context(store))
     np.testing.assert_allclose(array[:2], [[0.5, 1.5, -2], [0.25, 1, 0.2]], rtol=1e-3)
     assert validate("features").problems == ()
 

@@ -13,6 +13,7 @@ from qmoe_core.errors import BundleError, Cancelled, ConfigError, DatasetError
 from qmoe_core.evaluation import ood
 from qmoe_core.evaluation.ood import HeldOut, hold_out, kept, report, without
 from qmoe_core.evaluation.selective import MEASURES
+from qmoe_core.executor import Context
 from qmoe_core.moe import Settings, Voices
 from qmoe_core.store import Store
 
@@ -25,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def held(tiny_subject, tiny_config, home: Store) -> HeldOut:
-    return hold_out(tiny_subject, ["hiss"], ["q4", "popcount"], tiny_config, home, workers=1)
+    return hold_out(tiny_subject, ["hiss"], ["q4", "popcount"], tiny_config, Context(home))
 
 
 def test_a_dataset_without_a_class(tiny_subject) -> None:
@@ -76,7 +77,7 @@ def test_known_clips_get_what_cross_validation_says_of_them(
     from qmoe_core.training import crossval
 
     remaining, _ = without(tiny_subject, ["hiss"])
-    results = crossval.train_experts(remaining, ["q4"], tiny_config, [tiny_config.seed], home)
+    results = crossval.train_experts(remaining, ["q4"], tiny_config, [tiny_config.seed], Context(home))
 
     assert all(result.cached for result in results)
     np.testing.assert_allclose(
@@ -95,7 +96,7 @@ def test_held_out_clips_meet_the_experts_that_test_their_own_fold(
         return listen(subject, mixture, embeddings, config, store)
 
     monkeypatch.setattr(ood, "_listen", watched)
-    found = hold_out(tiny_subject, ["hiss"], ["q4"], tiny_config, store, workers=1)
+    found = hold_out(tiny_subject, ["hiss"], ["q4"], tiny_config, Context(store))
 
     folds = tiny_subject.folds
     assert [name for name, _ in met] == [f"official-{fold}" for fold in range(1, 6)]
@@ -110,7 +111,7 @@ def test_without_official_folds_they_take_turns(tiny_subject, tiny_config, store
     evaluation = msgspec.structs.replace(tiny_config.evaluation, protocol="random", folds=2)
     config = msgspec.structs.replace(tiny_config, evaluation=evaluation)
 
-    found = hold_out(replace(tiny_subject, folds=None), ["hiss"], ["q1"], config, store, workers=1)
+    found = hold_out(replace(tiny_subject, folds=None), ["hiss"], ["q1"], config, Context(store))
 
     assert found.folds == 2
     assert sorted([*found.clips, *found.strange_clips]) == list(range(30))
@@ -153,12 +154,12 @@ def test_an_uncertainty_that_knows_scores_one(held: HeldOut) -> None:
 
 def test_fewer_than_no_workers(tiny_subject, tiny_config, store: Store) -> None:
     with pytest.raises(ConfigError, match="--workers is -1"):
-        hold_out(tiny_subject, ["hum"], ["q4"], tiny_config, store, workers=-1)
+        hold_out(tiny_subject, ["hum"], ["q4"], tiny_config, Context.of(store, -1))
 
 
 def test_it_can_be_stopped(tiny_subject, tiny_config, store: Store) -> None:
     with pytest.raises(Cancelled):
-        hold_out(tiny_subject, ["hum"], ["q4"], tiny_config, store, workers=1, cancelled=lambda: True)
+        hold_out(tiny_subject, ["hum"], ["q4"], tiny_config, Context(store, cancelled=lambda: True))
     assert kept(store, tiny_subject.embedder_id, tiny_subject.classes) == []
 
 

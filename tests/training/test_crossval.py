@@ -10,6 +10,7 @@ from qmoe_core import config
 from qmoe_core.config import Config
 from qmoe_core.datasets import splits
 from qmoe_core.errors import Cancelled, ConfigError, DatasetError
+from qmoe_core.executor import Context
 from qmoe_core.experts import NAMES
 from qmoe_core.packed import PackedExpert, from_tensors
 from qmoe_core.store import Store
@@ -220,7 +221,7 @@ def test_nor_does_a_joint_mixture(tiny_subject, tiny_config, other_test_fold, st
 
 def test_results_come_in_the_order_expert_seed_fold(tiny_subject, tiny_config, store):
     results = crossval.train_experts(
-        tiny_subject, ("popcount", "q4"), with_(tiny_config, "expert.epochs=1"), [3, 1], store
+        tiny_subject, ("popcount", "q4"), with_(tiny_config, "expert.epochs=1"), [3, 1], Context(store)
     )
 
     places = [(r.expert, r.split.seed, r.split.fold.name) for r in results]
@@ -238,20 +239,23 @@ def test_results_come_in_the_order_expert_seed_fold(tiny_subject, tiny_config, s
 
 def test_cancelling_keeps_what_is_finished_and_the_next_start_goes_on(tiny_subject, tiny_config, store):
     seen = []
-    arguments = (tiny_subject, ("q4", "q8"), with_(tiny_config, "expert.epochs=1"), [1], store)
+    arguments = (tiny_subject, ("q4", "q8"), with_(tiny_config, "expert.epochs=1"), [1])
 
     with pytest.raises(Cancelled, match="what was finished is kept"):
         crossval.train_experts(
             *arguments,
-            progress=lambda done, total, message: seen.append((done, total, message)),
-            cancelled=lambda: len(seen) == 3,
+            Context(
+                store,
+                progress=lambda title: lambda done, total, message: seen.append((done, total, message)),
+                cancelled=lambda: len(seen) == 3,
+            ),
         )
 
     assert [done for done, _, _ in seen] == [1, 2, 3]
     assert {total for _, total, _ in seen} == {10}
     assert seen[0][2].startswith("q4, official-1, seed 1: F1 ")
     assert len(store.list("experts")) == 3
-    results = crossval.train_experts(*arguments)
+    results = crossval.train_experts(*arguments, Context(store))
     assert [r.cached for r in results] == [True] * 3 + [False] * 7
 
 
@@ -277,7 +281,7 @@ def test_a_derived_expert_finds_its_source_damaged_and_trains_it_again(
 
 def test_a_mixture_is_what_its_members_said_of_the_test_clips(tiny_subject, tiny_config, tiny_run):
     names = ("bitnet", "q4", "q8")
-    results = crossval.train_experts(tiny_subject, NAMES, tiny_config, [42], tiny_run.store)
+    results = crossval.train_experts(tiny_subject, NAMES, tiny_config, [42], Context(tiny_run.store))
     assert all(result.cached for result in results)
 
     mixtures = list(crossval.compose(tiny_subject, results, names, tiny_config, tiny_run.store))
@@ -297,7 +301,7 @@ def test_a_mixture_is_what_its_members_said_of_the_test_clips(tiny_subject, tiny
 
 def test_how_a_router_is_used_does_not_change_how_it_is_trained(tiny_subject, tiny_config, tiny_run):
     names = ("bitnet", "q4")
-    results = crossval.train_experts(tiny_subject, names, tiny_config, [42], tiny_run.store)
+    results = crossval.train_experts(tiny_subject, names, tiny_config, [42], Context(tiny_run.store))
     serving = with_(tiny_config, "router.alpha=100", "router.top_k=2", "router.curiosity=router-mc")
 
     plain = list(crossval.compose(tiny_subject, results, names, tiny_config, tiny_run.store))
@@ -333,7 +337,7 @@ def test_folds_that_cannot_be_made_are_explained(tiny_subject, tiny_config, stor
     subject = replace(tiny_subject, folds=numbers)
 
     with pytest.raises(DatasetError, match=says):
-        crossval.train_experts(subject, ("q4",), with_(tiny_config, *settings), [1], store)
+        crossval.train_experts(subject, ("q4",), with_(tiny_config, *settings), [1], Context(store))
 
     assert store.list() == []
 
@@ -342,7 +346,7 @@ def test_a_fold_without_a_class_to_train_on_is_explained(tiny_subject, tiny_conf
     subject = replace(tiny_subject, folds=tiny_subject.labels + 1)
 
     with pytest.raises(DatasetError, match="tests class hum but has no clip of it to train on"):
-        crossval.train_experts(subject, ("q4",), tiny_config, [1], store)
+        crossval.train_experts(subject, ("q4",), tiny_config, [1], Context(store))
 
 
 def test_training_that_diverges_keeps_nothing(tiny_subject, tiny_config, store):
