@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # in a wheel, `dashboard` lies inside the package and is found only this way
     sys.path.insert(0, str(ROOT))
 
-from dashboard import public, widgets  # noqa: E402 - found only now
-from qmoe_core.store import keep_apart  # noqa: E402
+from dashboard.session import public  # noqa: E402 - found only now
+from dashboard.views import widgets  # noqa: E402 - found only now
+from qmoe_core.runtime.store import keep_apart  # noqa: E402
 
 # File and title of each page, in the order of the menu; the first opens first.
 PAGES = [

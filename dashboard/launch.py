@@ -28,12 +28,12 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 def warm() -> None:
     """Import what the first page draws with, and judge a sound once; whatever is wrong, the page will say."""
-    import_module("dashboard.charts")
-    hearing, state = import_module("dashboard.hearing"), import_module("dashboard.state")
-    from qmoe_core import bundle, serve
+    import_module("dashboard.charts.decision")
+    hearing, state = import_module("dashboard.session.hearing"), import_module("dashboard.session.state")
+    from qmoe_core import bundles, serve
 
     with suppress(UserError):
-        serve.classify(hearing.from_gallery(state.FIRST_SOUND).load(), bundle.load())
+        serve.classify(hearing.from_gallery(state.FIRST_SOUND).load(), bundles.load())
 
 
 def _warm_beside() -> None:
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run Streamlit in this process, with arguments such as `--server.port 8501`; `--public` for visitors."""
     options = [argument for argument in arguments if argument != PUBLIC]
     if PUBLIC in arguments:
-        os.environ["QMOE_PUBLIC"] = "1"  # read by dashboard.public, here and on the pages
-        public = import_module("dashboard.public")
+        os.environ["QMOE_PUBLIC"] = "1"  # read by dashboard.session.public, here and on the pages
+        public = import_module("dashboard.session.public")
         public.sweep()
         options += public.LIMITS.streamlit
     elif _address(options) in LOOPBACK:

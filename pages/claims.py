@@ -13,15 +13,18 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import claims_charts, claims_views, ledger, linked, measured, public, widgets, words
-from dashboard.claims_views import STATES
-from dashboard.linked import Control, widget
-from qmoe_core import jobs
+from dashboard.charts import claims as claims_charts
+from dashboard.session import linked, measured, public
+from dashboard.session.linked import Control, widget
+from dashboard.views import claims as claims_views
+from dashboard.views import ledger, widgets, words
+from dashboard.views.claims import STATES
 from qmoe_core.errors import UserError
-from qmoe_core.jobs import Claims, Job
 from qmoe_core.paper import claims
 from qmoe_core.paper.claim import COSTS, THEMES, Claim
 from qmoe_core.paper.claims import CLAIMS, Finding
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Claims, Job
 
 PAGE = "claims"
 POLL_S = 0.5

@@ -7,21 +7,15 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import (
-    compare_views,
-    contenders,
-    linked,
-    switch,
-    tables,
-    widgets,
-    words,
-)
-from dashboard.compare_views import PAGE
-from dashboard.contenders import Contender, Judged, Look
-from dashboard.linked import Control
-from dashboard.state import ALPHAS
-from dashboard.tables import Column, decimals
-from qmoe_core.bundle import Bundle, BundleDataset
+from dashboard.session import linked, switch
+from dashboard.session.linked import Control
+from dashboard.session.state import ALPHAS
+from dashboard.views import compare as compare_views
+from dashboard.views import contenders, tables, widgets, words
+from dashboard.views.compare import PAGE
+from dashboard.views.contenders import Contender, Judged, Look
+from dashboard.views.tables import Column, decimals
+from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import selective
 from qmoe_core.evaluation.calibration import BINS

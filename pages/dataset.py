@@ -9,33 +9,26 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from dashboard import (
-    charts,
-    compare_views,
-    contenders,
-    dataset_charts,
-    gallery,
-    linked,
-    palette,
-    recordings,
-    switch,
-    tables,
-    widgets,
-    words,
-)
-from dashboard.contenders import Contender, Judged
-from dashboard.gallery import Card
-from dashboard.linked import Control
-from dashboard.tables import Column, decimals
-from dashboard.words import Verdict
-from qmoe_core import moe
-from qmoe_core.bundle import Bundle, BundleDataset
+from dashboard.charts import dataset as dataset_charts
+from dashboard.charts import decision as charts
+from dashboard.charts import palette
+from dashboard.components import gallery
+from dashboard.components.gallery import Card
+from dashboard.session import linked, recordings, switch
+from dashboard.session.linked import Control
+from dashboard.views import compare as compare_views
+from dashboard.views import contenders, tables, widgets, words
+from dashboard.views.contenders import Contender, Judged
+from dashboard.views.tables import Column, decimals
+from dashboard.views.words import Verdict
+from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.decision import Decision
 from qmoe_core.errors import StoreError, UserError
 from qmoe_core.evaluation import projection, selective
 from qmoe_core.evaluation.projection import Projection
-from qmoe_core.moe import Mixed, Settings
-from qmoe_core.store import Store
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Mixed, Settings
+from qmoe_core.runtime.store import Store
 
 PAGE = "dataset"
 CARDS = 18
@@ -144,7 +137,7 @@ def what_is_shown(bundle: Bundle, data: BundleDataset, values: dict[str, Any]) -
     contender = contenders.parse(values["by"], bundle)
     assert contender is not None
     judged = contenders.judge(contender, bundle, data)
-    everyone = moe.mix(data.voices, Settings(bundle.experts, top_k=len(bundle.experts), curiosity="none"))
+    everyone = mixing.mix(data.voices, Settings(bundle.experts, top_k=len(bundle.experts), curiosity="none"))
     kept = np.ones(len(data.clips), bool)
     if values["class"]:
         kept &= data.labels == bundle.classes.index(values["class"])

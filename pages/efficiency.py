@@ -6,20 +6,23 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import efficiency_charts, fragments, ledger, linked, measured, palette, switch, widgets, words
-from dashboard.linked import Control, widget
-from dashboard.measured import Kept
-from dashboard.state import stops
-from dashboard.tables import Column
-from dashboard.words import NBSP, Verdict
-from qmoe_core.bundle import Bundle
+from dashboard.charts import efficiency as efficiency_charts
+from dashboard.charts import palette
+from dashboard.session import fragments, linked, measured, switch
+from dashboard.session.linked import Control, widget
+from dashboard.session.measured import Kept
+from dashboard.session.state import stops
+from dashboard.views import ledger, widgets, words
+from dashboard.views.tables import Column
+from dashboard.views.words import NBSP, Verdict
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.evaluation.scenarios import SCENARIOS, Answer, answers
-from qmoe_core.jobs import Bench
 from qmoe_core.measure import environment
 from qmoe_core.measure.energy import QUOTABLE_BLOCK_S, Deployment, deployment
 from qmoe_core.measure.peers import TORCH_FP32
+from qmoe_core.runtime.jobs import Bench
 
 PAGE = "efficiency"
 VIEWS = {

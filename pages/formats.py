@@ -9,19 +9,22 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import format_charts, fragments, ledger, linked, measured, palette, switch, widgets, words
-from dashboard.ledger import Html
-from dashboard.linked import Control, widget
-from dashboard.measured import Kept
-from dashboard.state import stops
-from dashboard.tables import Column
-from dashboard.words import NBSP, Verdict
-from qmoe_core.bundle import Bundle
+from dashboard.charts import formats as format_charts
+from dashboard.charts import palette
+from dashboard.session import fragments, linked, measured, switch
+from dashboard.session.linked import Control, widget
+from dashboard.session.measured import Kept
+from dashboard.session.state import stops
+from dashboard.views import ledger, widgets, words
+from dashboard.views.ledger import Html
+from dashboard.views.tables import Column
+from dashboard.views.words import NBSP, Verdict
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import pareto
 from qmoe_core.evaluation.formats import YARDSTICK, Format, WeightGrid, formats, weight_grids
 from qmoe_core.evaluation.pareto import Budget, Cost, amount
-from qmoe_core.jobs import Bench
+from qmoe_core.runtime.jobs import Bench
 
 PAGE = "formats"
 NO_LIMIT = math.inf

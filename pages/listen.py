@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from dashboard import charts, export, hearing, microphone, palette, public, state, widgets, words
-from dashboard.hearing import Heard, Sound
-from dashboard.state import Controls
-from qmoe_core import synth
-from qmoe_core.audio import WINDOW_S
-from qmoe_core.bundle import Bundle
+from dashboard.charts import decision as charts
+from dashboard.charts import palette
+from dashboard.components import microphone
+from dashboard.session import hearing, public, state
+from dashboard.session.hearing import Heard, Sound
+from dashboard.session.state import Controls
+from dashboard.views import export, widgets, words
+from qmoe_core.audio import synth
+from qmoe_core.audio.decode import WINDOW_S
+from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
 from qmoe_core.errors import UserError
 

@@ -9,22 +9,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import (
-    hearing,
-    live_charts,
-    live_state,
-    microphone,
-    palette,
-    public,
-    state,
-    tables,
-    widgets,
-    words,
-)
-from dashboard.live_state import Live
-from dashboard.state import LIMITS
-from qmoe_core.audio import WINDOW_S
-from qmoe_core.bundle import Bundle
+from dashboard.charts import live as live_charts
+from dashboard.charts import palette
+from dashboard.components import microphone
+from dashboard.session import hearing, live_state, public, state
+from dashboard.session.live_state import Live
+from dashboard.session.state import LIMITS
+from dashboard.views import tables, widgets, words
+from qmoe_core.audio.decode import WINDOW_S
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.live import log as logs
 from qmoe_core.live import sources

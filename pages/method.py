@@ -6,13 +6,14 @@ import math
 
 import streamlit as st
 
-from dashboard import equations, hearing, state, tables, widgets, words
-from dashboard.equations import Equation
-from dashboard.hearing import Example
-from qmoe_core.audio import SAMPLE_RATE
+from dashboard.session import hearing, state
+from dashboard.session.hearing import Example
+from dashboard.views import equations, tables, widgets, words
+from dashboard.views.equations import Equation
+from qmoe_core.audio.decode import SAMPLE_RATE
+from qmoe_core.audio.mel import hz_to_mel
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
-from qmoe_core.mel import hz_to_mel
 
 FORMATS = {"2": ("q1", "q2", "q4", "q8", "q16"), "3": ("bitnet",), "4": ("popcount", "ptq8")}
 

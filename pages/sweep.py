@@ -12,19 +12,21 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dashboard import contenders, fragments, ledger, linked, sweep_charts, sweeping, switch, widgets, words
-from dashboard.ledger import Html
-from dashboard.linked import widget
-from dashboard.state import stops
-from dashboard.sweep_charts import Curve, Scale
-from dashboard.sweeping import STRATEGIES
-from dashboard.tables import Column
-from dashboard.words import NBSP
-from qmoe_core.bundle import DEFAULT_NAME, Bundle
+from dashboard.charts import sweep as sweep_charts
+from dashboard.charts.sweep import Curve, Scale
+from dashboard.session import fragments, linked, switch
+from dashboard.session.linked import widget
+from dashboard.session.state import stops
+from dashboard.views import contenders, ledger, sweeping, widgets, words
+from dashboard.views.ledger import Html
+from dashboard.views.sweeping import STRATEGIES
+from dashboard.views.tables import Column
+from dashboard.views.words import NBSP
+from qmoe_core.bundles import DEFAULT_NAME, Bundle
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation.sweep import AlphaSweep, Flip, flips
-from qmoe_core.moe import MAX_ALPHA, Settings
 from qmoe_core.routing.curiosity import bonus
+from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
 PAGE = "sweep"
 Sweeps = Mapping[Curiosity, AlphaSweep]

@@ -9,17 +9,19 @@ from typing import Any
 import msgspec
 import streamlit as st
 
-from dashboard import linked, palette, public, switch, tables, train_charts, training, widgets, words
-from dashboard.linked import Control
-from dashboard.tables import Column, decimals
-from dashboard.training import Outline
-from qmoe_core import bundle as bundles
-from qmoe_core import datasets, jobs
+from dashboard.charts import palette
+from dashboard.charts import train as train_charts
+from dashboard.session import linked, public, switch, training
+from dashboard.session.linked import Control
+from dashboard.session.training import Outline
+from dashboard.views import tables, widgets, words
+from dashboard.views.tables import Column, decimals
+from qmoe_core import bundles, datasets
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
-from qmoe_core.jobs import Job, Plan, Story, Train
-from qmoe_core.runtime import system
-from qmoe_core.store import default_root
+from qmoe_core.runtime import jobs, system
+from qmoe_core.runtime.jobs import Job, Plan, Story, Train
+from qmoe_core.runtime.store import default_root
 from qmoe_core.training.run import DEFAULT_MIXTURE
 
 PAGE = "train"

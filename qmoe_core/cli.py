@@ -108,11 +108,11 @@ def _needs(package: str) -> None:
 
 
 def _app(arguments: argparse.Namespace) -> int:
-    from qmoe_core import bundle
-    from qmoe_core.store import Store
+    from qmoe_core import bundles
+    from qmoe_core.runtime.store import Store
 
     _needs("streamlit")
-    bundle.load()  # a damaged install says so here, not in a browser
+    bundles.load()  # a damaged install says so here, not in a browser
     store = Store()  # and so does a bucket for which a package is missing
     if store.remote and arguments.public:
         raise ConfigError(
@@ -137,7 +137,7 @@ def _app(arguments: argparse.Namespace) -> int:
             "folders of sounds; with --public they cannot",
             file=sys.stderr,
         )
-    os.chdir(bundle.shipped().parent)  # where dashboard/ and .streamlit/config.toml lie
+    os.chdir(bundles.shipped().parent)  # where dashboard/ and .streamlit/config.toml lie
     return system.become(command)
 
 
@@ -160,15 +160,16 @@ def _settings(arguments: argparse.Namespace, loaded: Any) -> Any:
 
 
 def _classify(arguments: argparse.Namespace) -> int:
-    from qmoe_core import audio, bundle, serve
+    from qmoe_core import bundles, serve
+    from qmoe_core.audio import decode
 
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundles.load(arguments.bundle)
     settings = _settings(arguments, loaded)
     results: list[Classification] = []
     failed = False
     for file in arguments.files:
         try:
-            source = sys.stdin.buffer.read(audio.MAX_BYTES + 1) if file == "-" else file
+            source = sys.stdin.buffer.read(decode.MAX_BYTES + 1) if file == "-" else file
             name = "standard input" if file == "-" else None
             result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
         except UserError as error:
@@ -189,14 +190,14 @@ def _classify(arguments: argparse.Namespace) -> int:
 
 
 def _listen(arguments: argparse.Namespace) -> int:
-    from qmoe_core import bundle
+    from qmoe_core import bundles
     from qmoe_core.live import terminal
     from qmoe_core.live.detections import Rules
 
     if arguments.devices:
         print(terminal.device_list())
         return 0
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundles.load(arguments.bundle)
     rules = Rules(
         threshold=Rules.threshold if arguments.threshold is None else arguments.threshold,
         thresholds=terminal.parse_thresholds(arguments.class_threshold, loaded.classes),
@@ -395,9 +396,9 @@ def _data_import(arguments: argparse.Namespace) -> int:
 
 def _embed(arguments: argparse.Namespace) -> int:
     from qmoe_core import datasets, embedders
-    from qmoe_core.embed import embed_dataset
-    from qmoe_core.executor import Context
-    from qmoe_core.store import Store
+    from qmoe_core.embedders.embed import embed_dataset
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
 
     manifest = datasets.open_dataset(arguments.dataset)
     embedder = embedders.for_dataset(manifest, arguments.embedder, weights=arguments.weights)
@@ -474,17 +475,18 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from qmoe_core import bundle, export
+    from qmoe_core import bundles
+    from qmoe_core.bundles import export
     from qmoe_core.experts.spec import parse_names
 
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundles.load(arguments.bundle)
     experts = None if arguments.experts is None else parse_names(arguments.experts, setting="--experts")
     write = export.export_onnx if arguments.format == "onnx" else export.export_packed
     path = write(loaded, arguments.out, experts=experts)
     size, folder = path.stat().st_size, sum(file.bytes for file in loaded.manifest.files.values())
     usual = loaded.settings().experts if arguments.format == "onnx" else loaded.experts
     names = [name for name in loaded.experts if name in (experts or usual)]
-    packed = sum(map(loaded.expert_bytes, names)) + loaded.manifest.files[bundle.ROUTER_FILE].bytes
+    packed = sum(map(loaded.expert_bytes, names)) + loaded.manifest.files[bundles.ROUTER_FILE].bytes
     if arguments.json:
         _print_json(
             {
@@ -508,7 +510,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _reproduce(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
-    from qmoe_core.reproduce import run, writing
+    from qmoe_core.paper.report import reproduce as run
+    from qmoe_core.paper.report import writing
 
     _needs("torch")
     started = time.monotonic()
@@ -535,7 +538,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from qmoe_core.store import Store
+    from qmoe_core.runtime.store import Store
 
     store = Store(arguments.store)
     if arguments.action == "list":
@@ -619,7 +622,7 @@ def _runs(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.measure import bench
-    from qmoe_core.store import Store
+    from qmoe_core.runtime.store import Store
 
     what = arguments.what
     experts = parse_names(arguments.experts, setting="--experts") if arguments.experts else NAMES
@@ -722,10 +725,10 @@ def _cell(value: object) -> str:
 
 
 def _sweep_alpha(arguments: argparse.Namespace) -> int:
-    from qmoe_core import bundle
+    from qmoe_core import bundles
     from qmoe_core.evaluation import sweep
 
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundles.load(arguments.bundle)
     clips = sweep.judged(loaded)
     alphas = sweep.ALPHAS if arguments.alphas is None else sweep.parse_alphas(arguments.alphas)
     settings = _settings(arguments, loaded)
@@ -759,10 +762,10 @@ def _sweep_alpha(arguments: argparse.Namespace) -> int:
 
 
 def _sweep_curiosity(arguments: argparse.Namespace) -> int:
-    from qmoe_core import bundle
+    from qmoe_core import bundles
     from qmoe_core.evaluation import distillation
 
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundles.load(arguments.bundle)
     found = distillation.compare(loaded, _settings(arguments, loaded), timed=True)
     if arguments.json:
         _print_json(found.to_json())
@@ -791,12 +794,12 @@ def _sweep_curiosity(arguments: argparse.Namespace) -> int:
 
 
 def _sweep_bits(arguments: argparse.Namespace) -> int:
-    from qmoe_core import bundle
+    from qmoe_core import bundles
     from qmoe_core.evaluation import formats
     from qmoe_core.measure import bench
-    from qmoe_core.store import Store
+    from qmoe_core.runtime.store import Store
 
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundles.load(arguments.bundle)
     store = Store()
     latency, energy = bench.last("latency", store), bench.last("energy", store)
     rows = formats.formats(loaded, latency, energy)
@@ -855,12 +858,12 @@ def _sweep_bits(arguments: argparse.Namespace) -> int:
 def _sweep_ood(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
     from qmoe_core import datasets, embedders
-    from qmoe_core.embed import embed_dataset
+    from qmoe_core.embedders.embed import embed_dataset
     from qmoe_core.evaluation import ood
-    from qmoe_core.executor import Context
     from qmoe_core.experts.spec import parse_names
-    from qmoe_core.moe import Settings
-    from qmoe_core.store import Store
+    from qmoe_core.routing.mixing import Settings
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
     from qmoe_core.training.crossval import Subject
 
     _needs("torch")
@@ -1224,9 +1227,9 @@ def _run(arguments: argparse.Namespace) -> int:
     """The command, on a cluster where a scheduler is named."""
     if getattr(arguments, "scheduler", None) is None:
         return arguments.run(arguments)
-    from qmoe_core import cluster
+    from qmoe_core.runtime import dask_cluster
 
-    with cluster.connected(arguments.scheduler):
+    with dask_cluster.connected(arguments.scheduler):
         return arguments.run(arguments)
 
 

@@ -11,13 +11,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from qmoe_core import audio, embedders, moe, pictures
-from qmoe_core.audio import Clip
-from qmoe_core.bundle import Bundle
+from qmoe_core import embedders
+from qmoe_core.audio import decode, pictures
+from qmoe_core.audio.decode import Clip
+from qmoe_core.audio.pictures import Picture
+from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
 from qmoe_core.errors import BundleError
-from qmoe_core.moe import Settings, Voices
-from qmoe_core.pictures import Picture
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Settings, Voices
 
 EMBED_BATCH = 32
 """Windows embedded at a time: bounds the memory that an hour of sound takes."""
@@ -28,7 +30,7 @@ class Observation:
     """What the experts and the router said of every window of a recording.
 
     Attributes:
-        file: display name; duration_s, sample_rate_hz: of the recording as it came; notes: see `audio.Clip`.
+        file: display name; duration_s, sample_rate_hz: of the recording as it came; notes: see `decode.Clip`.
         spans: start and end of each window, seconds.
         embeddings: float32 [W, D].
         voices: leading axis W.
@@ -52,8 +54,8 @@ def judges_pictures(bundle: Bundle) -> bool:
 
 
 def load(source: str | bytes, bundle: Bundle, *, name: str | None = None) -> Clip | Picture:
-    """Read what the bundle judges: a recording, or a picture; see `audio.load` and `pictures.load`."""
-    return (pictures if judges_pictures(bundle) else audio).load(source, name=name)
+    """Read what the bundle judges: a recording, or a picture; see `decode.load` and `pictures.load`."""
+    return (pictures if judges_pictures(bundle) else decode).load(source, name=name)
 
 
 def embedder_of(bundle: Bundle, takes: str = "waveforms") -> embedders.Embedder:
@@ -75,11 +77,11 @@ def embedder_of(bundle: Bundle, takes: str = "waveforms") -> embedders.Embedder:
     return embedder
 
 
-def observe(clip: audio.Clip, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
+def observe(clip: decode.Clip, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
     """Embed every window and ask every expert and the router.
 
     Args:
-        clip: a recording, as `audio.load` gives it.
+        clip: a recording, as `decode.load` gives it.
         bundle: what answers.
         mc_samples: MC-dropout passes; the bundle's own number when None.
 
@@ -87,7 +89,7 @@ def observe(clip: audio.Clip, bundle: Bundle, *, mc_samples: int | None = None) 
         BundleError: the bundle is damaged, or made with another embedder.
     """
     embedder = embedder_of(bundle)
-    windows = audio.windows(clip)
+    windows = decode.windows(clip)
     parts = [
         embedder.embed(np.stack([window.samples for window in windows[i : i + EMBED_BATCH]]))
         for i in range(0, len(windows), EMBED_BATCH)
@@ -135,7 +137,7 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
     scale = bundle.mean_interest(settings) if settings.normalise else 1.0
     every = [observation.voices.at(i) for i in range(len(observation.spans))]
     windows = tuple(
-        moe.decide(
+        mixing.decide(
             voices,
             bundle.classes,
             settings,
@@ -149,7 +151,7 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
     whole = windows[0]
     if len(windows) > 1:
         pooled = observation.voices.pooled()
-        whole = moe.decide(
+        whole = mixing.decide(
             pooled,
             bundle.classes,
             settings,

@@ -21,10 +21,12 @@ import numpy as np
 import psutil
 import soundfile
 
-from qmoe_core import cluster, datasets, embedders, executor, synth
-from qmoe_core.embed import KIND, embed_dataset
+from qmoe_core import datasets, embedders
+from qmoe_core.audio import synth
+from qmoe_core.embedders.embed import KIND, embed_dataset
 from qmoe_core.measure import environment
-from qmoe_core.store import Store
+from qmoe_core.runtime import dask_cluster, executor
+from qmoe_core.runtime.store import Store
 from tests import buckets
 from tests.clusters import Cluster
 
@@ -80,12 +82,12 @@ def beside(made: Cluster, seconds: float, tasks: int) -> tuple[float, float]:
 
 def message(made: Cluster, count: int) -> dict[str, float]:
     """Milliseconds of an empty message, ungrouped: processor time of everybody, and wall time."""
-    usual, cluster.RECENT = cluster.RECENT, count + 1
+    usual, dask_cluster.RECENT = dask_cluster.RECENT, count + 1
     try:
         with Watched(made) as watch:
             list(executor.run(partial(work, seconds=0.0), range(count)))
     finally:
-        cluster.RECENT = usual
+        dask_cluster.RECENT = usual
     return {
         **{name: 1e3 * value / count for name, value in watch.took.items()},
         "wall": 1e3 * watch.wall / count,
@@ -140,7 +142,7 @@ def measured(workers: int, home: Path, service: dict[str, str], clips: int, repe
     made, found = Cluster(folder), {}
     made.add_workers(workers)
     try:
-        with cluster.connected(made.address):
+        with dask_cluster.connected(made.address):
             ready(made)
             one = message(made, MESSAGES)
             everybody = one["client"] + one["scheduler"] + one["worker"]

@@ -15,7 +15,7 @@ from tests import tiny
 
 if TYPE_CHECKING:
     from qmoe_core.config import Config
-    from qmoe_core.store import Store
+    from qmoe_core.runtime.store import Store
     from qmoe_core.training.crossval import Subject
     from qmoe_core.training.run import Report
 
@@ -52,7 +52,7 @@ def shared_data() -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""
-    from qmoe_core.store import Store
+    from qmoe_core.runtime.store import Store
 
     return Store(tmp_path / "store")
 
@@ -85,7 +85,7 @@ class TinyRun(NamedTuple):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_dataset: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    from qmoe_core.store import Store
+    from qmoe_core.runtime.store import Store
     from qmoe_core.training import run
 
     home = tmp_path_factory.mktemp("run")
@@ -105,8 +105,8 @@ def tiny_run(tiny_dataset: Path, tiny_config: Config, tmp_path_factory: pytest.T
 def tiny_subject(tiny_dataset: Path, tiny_run: TinyRun) -> Subject:
     """The tiny dataset, embedded."""
     from qmoe_core import datasets, embedders
-    from qmoe_core.embed import embed_dataset
-    from qmoe_core.executor import Context
+    from qmoe_core.embedders.embed import embed_dataset
+    from qmoe_core.runtime.executor import Context
     from qmoe_core.training.crossval import Subject
 
     manifest, embedder = datasets.open_dataset(tiny_dataset), embedders.create("logmel-stats")

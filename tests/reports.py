@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from qmoe_core.bundle import Bundle
+from qmoe_core.bundles import Bundle
 from qmoe_core.measure import bench, energy, latency
 from qmoe_core.measure.bench import Report
 from qmoe_core.measure.energy import Block, deployment
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.measure.peers import TORCH_FP32
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 MEDIANS_US = {
     TORCH_FP32: 100.0,

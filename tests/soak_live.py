@@ -22,7 +22,7 @@ import psutil
 import soundfile
 from playwright.sync_api import sync_playwright
 
-from qmoe_core import audio, synth
+from qmoe_core.audio import decode, synth
 from qmoe_core.live.sessions import HIDDEN_S
 from tests.browser.conftest import FLAGS
 from tests.browser.server import served
@@ -37,7 +37,7 @@ SAMPLED_S = 20.0
 def noises(path: Path) -> None:
     """All sounds of the gallery, one after another."""
     samples = np.concatenate([synth.render(name) for name in synth.GALLERY])
-    soundfile.write(path, audio.resample(samples, audio.SAMPLE_RATE, RATE), RATE, subtype="PCM_16")
+    soundfile.write(path, decode.resample(samples, decode.SAMPLE_RATE, RATE), RATE, subtype="PCM_16")
 
 
 def processor_s(process: psutil.Process) -> float:

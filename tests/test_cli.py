@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from qmoe_core import bundle as bundles
-from qmoe_core import cli, synth
-from qmoe_core.audio import SAMPLE_RATE
+from qmoe_core import bundles, cli
+from qmoe_core.audio import synth
+from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.experts import NAMES
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 

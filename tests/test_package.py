@@ -20,23 +20,23 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from qmoe_core import bundle, cli, synth
-from qmoe_core.audio import SAMPLE_RATE
+from qmoe_core import bundles, cli
+from qmoe_core.audio import synth
+from qmoe_core.audio.decode import SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qmoe_core"
 HEAVY = {"torch", "timm", "librosa", "scipy", "sklearn", "pandas"}
 SERVING = [
-    "audio.py",
-    "mel.py",
-    "synth.py",
-    "moe.py",
-    "bundle.py",
+    "audio/decode.py",
+    "audio/mel.py",
+    "audio/synth.py",
+    "bundles/__init__.py",
     "serve.py",
     "decision.py",
     "config.py",
     "errors.py",
-    "store/__init__.py",
+    "runtime/store/__init__.py",
     "cli.py",
     "embedders/logmel_stats.py",
     "experts/spec.py",
@@ -81,7 +81,7 @@ def test_the_core_never_imports_the_dashboard():
 
 def test_serving_imports_nothing_heavy():
     modules = [PACKAGE / name for name in SERVING]
-    modules += [*(PACKAGE / "packed").glob("*.py"), *(PACKAGE / "routing").glob("*.py")]
+    modules += [*(PACKAGE / "engine").glob("*.py"), *(PACKAGE / "routing").glob("*.py")]
 
     for path in modules:
         assert not imports(path, everywhere=False) & HEAVY, path
@@ -98,13 +98,13 @@ def test_every_module_says_what_it_is():
 
 
 def test_the_default_bundle_is_at_most_eight_megabytes():
-    folder = bundle.find()
+    folder = bundles.find()
 
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8_000_000
 
 
 def test_the_recordings_it_was_trained_on_are_credited():
-    text = (bundle.shipped() / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    text = (bundles.shipped() / "ATTRIBUTION.md").read_text(encoding="utf-8")
 
     assert "Piczak" in text
     assert "freesound" in text.lower()
@@ -118,7 +118,7 @@ def test_there_are_no_recordings_in_the_repository():
 
 def test_nothing_is_read_by_unpickling_or_evaluating():
     # Tasks travel to the machines of one's own cluster pickled, as Dask's all do; see SECURITY.md.
-    for path in {*PACKAGE.rglob("*.py")} - {PACKAGE / "cluster.py"}:
+    for path in {*PACKAGE.rglob("*.py")} - {PACKAGE / "runtime" / "dask_cluster.py"}:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not imports(path, everywhere=True) & {"pickle", "joblib", "dill", "shelve", "marshal"}, path
         for node in ast.walk(tree):
@@ -253,7 +253,7 @@ def test_the_base_install_has_all_that_serving_imports():
     distributions = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     base = {re.match(r"[\w-]+", text)[0].replace("-", "_") for text in distributions}
     modules = [PACKAGE / name for name in SERVING]
-    modules += [path for folder in ("packed", "routing", "live") for path in (PACKAGE / folder).glob("*.py")]
+    modules += [path for folder in ("engine", "routing", "live") for path in (PACKAGE / folder).glob("*.py")]
 
     for path in modules:
         others = imports(path, everywhere=False) - sys.stdlib_module_names - {"qmoe_core", "llvmlite"}

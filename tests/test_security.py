@@ -24,15 +24,17 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import live_state, tables
-from dashboard.microphone import Recording
-from dashboard.tables import Column
-from qmoe_core import bundle, cli, synth
-from qmoe_core.audio import SAMPLE_RATE
+from dashboard.components.microphone import Recording
+from dashboard.session import live_state
+from dashboard.views import tables
+from dashboard.views.tables import Column
+from qmoe_core import bundles, cli
+from qmoe_core.audio import synth
+from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import BundleError
 from qmoe_core.live.sessions import registry
 from qmoe_core.live.sources import HeldSource
-from qmoe_core.store import VISITORS, Store, lab_root
+from qmoe_core.runtime.store import VISITORS, Store, lab_root
 from tests.browser.server import served
 from tests.pages.test_listen import wav
 from tests.test_package import imports
@@ -134,7 +136,7 @@ def test_names_that_could_move_the_cursor_are_refused(tiny_run: Any, tmp_path: P
     (folder / "bundle.json").write_text(json.dumps(described))
 
     with pytest.raises(BundleError, match="holds a name that cannot be shown") as refused:
-        bundle.load(folder)
+        bundles.load(folder)
     assert str(refused.value).isprintable()
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qmoe_core import audio, moe, serve, synth
-from qmoe_core import bundle as bundles
-from qmoe_core.audio import SAMPLE_RATE, WINDOW_SAMPLES
-from qmoe_core.bundle import Bundle
+from qmoe_core import bundles, serve
+from qmoe_core.audio import decode, synth
+from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_SAMPLES
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts import NAMES
+from qmoe_core.routing import mixing
 from qmoe_core.routing.uncertainty import softmax
 
 
@@ -20,9 +21,9 @@ def bundle(tiny_run) -> Bundle:
     return bundles.load(tiny_run.bundle)
 
 
-def clip(seconds: float, sound: str = "rain", name: str = "rain.wav") -> audio.Clip:
+def clip(seconds: float, sound: str = "rain", name: str = "rain.wav") -> decode.Clip:
     samples = np.resize(synth.render(sound), round(seconds * SAMPLE_RATE))
-    return audio.from_samples(samples, SAMPLE_RATE, name=name)
+    return decode.from_samples(samples, SAMPLE_RATE, name=name)
 
 
 def test_a_window_is_judged_by_every_expert(bundle):
@@ -46,7 +47,7 @@ def test_a_window_is_judged_by_every_expert(bundle):
 
 def test_it_is_the_same_path_as_the_datasets(bundle, tiny_dataset, tiny_subject):
     name = sorted(path.name for path in (tiny_dataset / "audio").iterdir())[7]
-    observation = serve.observe(audio.load(tiny_dataset / "audio" / name), bundle)
+    observation = serve.observe(decode.load(tiny_dataset / "audio" / name), bundle)
     position = [record.name for record in bundle.dataset.clips].index(name)
 
     np.testing.assert_allclose(
@@ -82,7 +83,7 @@ def test_a_window_of_a_long_recording_is_judged_as_if_it_were_alone(bundle):
     settings = bundle.settings(alpha=10.0, top_k=2)
 
     windows = serve.classify(long, bundle, settings).windows
-    cut = audio.from_samples(long.samples[SAMPLE_RATE * 5 :][:WINDOW_SAMPLES], SAMPLE_RATE)
+    cut = decode.from_samples(long.samples[SAMPLE_RATE * 5 :][:WINDOW_SAMPLES], SAMPLE_RATE)
     alone = serve.classify(cut, bundle, settings).whole
 
     np.testing.assert_allclose(windows[2].probabilities, alone.probabilities, atol=1e-4)
@@ -125,7 +126,7 @@ def test_deciding_again_needs_no_hearing_again(bundle):
 
 def test_normalised_curiosity_is_in_units_of_the_bundles_own_mean(bundle):
     settings = bundle.settings(normalise=True, alpha=1.0)
-    expected = moe.mean_interest(bundle.dataset.voices, settings)
+    expected = mixing.mean_interest(bundle.dataset.voices, settings)
 
     whole = serve.classify(clip(5), bundle, settings).whole
 
@@ -144,9 +145,9 @@ def test_an_expert_that_did_not_speak_is_named(bundle):
 
 def test_silence_and_a_click_are_judged_and_noted(bundle):
     silence = serve.classify(
-        audio.from_samples(np.zeros(WINDOW_SAMPLES), SAMPLE_RATE, name="silence.wav"), bundle
+        decode.from_samples(np.zeros(WINDOW_SAMPLES), SAMPLE_RATE, name="silence.wav"), bundle
     )
-    click = serve.classify(audio.from_samples(np.array([0.5]), SAMPLE_RATE, name="click.wav"), bundle)
+    click = serve.classify(decode.from_samples(np.array([0.5]), SAMPLE_RATE, name="click.wav"), bundle)
 
     for result in (silence, click):
         assert np.isfinite(result.whole.probability)

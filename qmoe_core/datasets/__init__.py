@@ -17,13 +17,14 @@ from typing import Literal
 
 import soundfile
 
-from qmoe_core import audio, pictures
-from qmoe_core.ahead import ahead
+from qmoe_core.audio import decode as audio
+from qmoe_core.audio import pictures
 from qmoe_core.datasets import esc, folder, imported, urbansound
 from qmoe_core.datasets.manifest import Entry, Manifest, Problem, Scan, first, printable
 from qmoe_core.errors import AudioError, DatasetError
-from qmoe_core.executor import Progress
-from qmoe_core.store import default_root, published
+from qmoe_core.runtime.ahead import ahead
+from qmoe_core.runtime.executor import Progress
+from qmoe_core.runtime.store import default_root, published
 
 __all__ = [
     "OPTIONS",

@@ -36,9 +36,9 @@ from qmoe_core import __version__, datasets
 from qmoe_core.datasets import esc, folder, urbansound
 from qmoe_core.datasets.manifest import printable
 from qmoe_core.errors import Cancelled, DatasetError
-from qmoe_core.executor import Progress
 from qmoe_core.runtime import system
-from qmoe_core.store import default_root
+from qmoe_core.runtime.executor import Progress
+from qmoe_core.runtime.store import default_root
 
 pooch.get_logger().setLevel("WARNING")  # else it prints a hash after each download
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qmoe_core.datasets import table
+from qmoe_core.datasets import metadata
 from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, Entry, Manifest, Problem, Scan, check, first
 
 TABLE = "meta/esc50.csv"
@@ -151,7 +151,7 @@ def _provenance(root: Path, names: dict[int, str], esc10: bool) -> tuple[str, st
 def _rows(root: Path, esc10: bool) -> tuple[list[_Row], list[Problem]]:
     """The table's usable rows, and what is wrong with the table and the others."""
     columns = (*COLUMNS, "esc10") if esc10 else COLUMNS
-    read, problems = table.read(root, TABLE, columns)
+    read, problems = metadata.read(root, TABLE, columns)
     rows: list[_Row] = []
     seen: dict[str, str] = {}
     for where, value in read:
@@ -182,11 +182,11 @@ def _rows(root: Path, esc10: bool) -> tuple[list[_Row], list[Problem]]:
 
 def _wrong(value: dict[str, str]) -> list[str]:
     """What is wrong with one row's values."""
-    wrong = table.wrong_filename("filename", value["filename"])
-    if not table.is_count(value["fold"]) or int(value["fold"]) < 1:
+    wrong = metadata.wrong_filename("filename", value["filename"])
+    if not metadata.is_count(value["fold"]) or int(value["fold"]) < 1:
         wrong.append(f"fold is {value['fold']!r}; expected a whole number from 1")
-    if not table.is_count(value["target"]):
+    if not metadata.is_count(value["target"]):
         wrong.append(f"target is {value['target']!r}; expected a whole number from 0")
     for column in ("category", "src_file"):
-        wrong += table.wrong_text(column, value[column])
+        wrong += metadata.wrong_text(column, value[column])
     return wrong

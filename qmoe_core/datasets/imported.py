@@ -33,9 +33,9 @@ import numpy as np
 from qmoe_core.datasets.esc import CLASSES as ESC_CLASSES
 from qmoe_core.datasets.manifest import Entry, Manifest, Problem, Ready, Scan, check, first, printable
 from qmoe_core.errors import DatasetError
-from qmoe_core.executor import Progress
-from qmoe_core.replacing import put_in_place
-from qmoe_core.store import unfinished
+from qmoe_core.runtime.executor import Progress
+from qmoe_core.runtime.files import put_in_place
+from qmoe_core.runtime.store import unfinished
 
 HEADER, CLIPS, ARRAY = "imported.json", "clips.csv", "embeddings.npy"
 VERSION = 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qmoe_core.datasets import table
+from qmoe_core.datasets import metadata
 from qmoe_core.datasets.esc import missing_files
 from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, Entry, Manifest, Problem, Scan, check
 
@@ -45,7 +45,7 @@ def scan(root: Path, *, skip_missing: bool = False) -> Scan:
     Returns:
         The manifest and every problem at once. Its classes are those of the ten that have clips.
     """
-    read, problems = table.read(root, TABLE, COLUMNS)
+    read, problems = metadata.read(root, TABLE, COLUMNS)
     rows: list[dict[str, str]] = []
     seen: dict[str, str] = {}
     for where, value in read:
@@ -88,7 +88,7 @@ def scan(root: Path, *, skip_missing: bool = False) -> Scan:
 
 def unlisted(root: Path) -> list[str]:
     """Audio files that the table does not mention, as `fold5/NAME`."""
-    read, _ = table.read(root, TABLE, COLUMNS)
+    read, _ = metadata.read(root, TABLE, COLUMNS)
     listed = {_place(value) for _, value in read}
     found = (path for path in (root / "audio").glob("*/*") if path.suffix.lower() in AUDIO_SUFFIXES)
     names = (path.relative_to(root / "audio").as_posix() for path in found)
@@ -101,13 +101,13 @@ def _place(row: dict[str, str]) -> str:
 
 def _wrong(value: dict[str, str]) -> list[str]:
     """What is wrong with one row's values."""
-    wrong = table.wrong_filename("slice_file_name", value["slice_file_name"])
-    wrong += table.wrong_text("fsID", value["fsID"])
-    if not table.is_count(value["fold"]) or not 1 <= int(value["fold"]) <= FOLDS:
+    wrong = metadata.wrong_filename("slice_file_name", value["slice_file_name"])
+    wrong += metadata.wrong_text("fsID", value["fsID"])
+    if not metadata.is_count(value["fold"]) or not 1 <= int(value["fold"]) <= FOLDS:
         wrong.append(f"fold is {value['fold']!r}; expected 1 to {FOLDS}")
     number, name = value["classID"], value["class"]
     if name not in CLASSES:
         wrong.append(f"class is {name!r}; expected one of {', '.join(CLASSES)}")
-    elif not table.is_count(number) or int(number) != CLASSES.index(name):
+    elif not metadata.is_count(number) or int(number) != CLASSES.index(name):
         wrong.append(f"classID is {number!r}; that of {name} is {CLASSES.index(name)}")
     return wrong

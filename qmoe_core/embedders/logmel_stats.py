@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from qmoe_core import mel
+from qmoe_core.audio import mel
 
 NAME = "logmel-stats"
 VERSION = 1

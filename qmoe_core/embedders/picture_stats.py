@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qmoe_core.audio.mel import frame_count
 from qmoe_core.embedders import logmel_stats
-from qmoe_core.mel import frame_count
 
 NAME = f"{logmel_stats.NAME}@pictures"
 VERSION = 1

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qmoe_core import mel
-from qmoe_core.ahead import ahead
+from qmoe_core.audio import mel
 from qmoe_core.errors import UserError
+from qmoe_core.runtime.ahead import ahead
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from qmoe_core import moe
-from qmoe_core.bundle import Bundle
+from qmoe_core.bundles import Bundle
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation import sweep
 from qmoe_core.evaluation.classification import confusion, mean_f1
 from qmoe_core.measure import environment, latency
 from qmoe_core.measure.latency import Contestant
-from qmoe_core.moe import Settings
+from qmoe_core.routing import mixing
 from qmoe_core.routing.distilled import cheapest, groups
+from qmoe_core.routing.mixing import Settings
 
 ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 """Compared besides the settings' own α, at which Eq. 8 moves next to nothing (claims 31)."""
@@ -275,12 +275,12 @@ def _ways(bundle: Bundle, settings: Settings) -> list[Settings]:
     ]
 
 
-def _mixed(bundle: Bundle, way: Settings, alphas: Sequence[float]) -> moe.Mixed:
+def _mixed(bundle: Bundle, way: Settings, alphas: Sequence[float]) -> mixing.Mixed:
     """The out-of-fold clips mixed for A values of α: leading axes A, n where α matters."""
     predicted = bundle.predict_out_of_fold(way)
     voices = sweep.judged(bundle).voices
-    scale = moe.mean_interest(voices, way, predicted=predicted) if way.normalise else 1.0
-    mixed = moe.mix_alphas(
+    scale = mixing.mean_interest(voices, way, predicted=predicted) if way.normalise else 1.0
+    mixed = mixing.mix_alphas(
         voices, way, np.array(alphas)[:, None, None], mean_interest=scale, predicted=predicted
     )
     asked = np.broadcast_to(mixed.asked, mixed.runs.shape)
@@ -296,7 +296,7 @@ def measure(bundle: Bundle, ways: Sequence[Settings], *, n: int) -> list[Latency
     Args:
         ways: top-k mixtures of one set of experts; n: timed calls of each.
     """
-    from qmoe_core.packed.mixture import Numbers, PackedMixture
+    from qmoe_core.engine.packed_mixture import Numbers, PackedMixture
 
     clips = np.ascontiguousarray(bundle.standardise(sweep.judged(bundle).embeddings))
     contestants, runs = [], []

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from qmoe_core.bundle import ROUTER_FILE, Bundle
+from qmoe_core.bundles import ROUTER_FILE, Bundle
+from qmoe_core.engine import LEVELS
 from qmoe_core.errors import BundleError
 from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.measure.bench import Report
-from qmoe_core.packed import LEVELS
 from qmoe_core.routing.uncertainty import entropy
 
 YARDSTICK = "q16"

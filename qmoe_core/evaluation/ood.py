@@ -14,14 +14,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from qmoe_core import bundle, moe, packed
+from qmoe_core import bundles, engine
 from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.errors import BundleError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
 from qmoe_core.evaluation.selective import Detection, detection, uncertainties
-from qmoe_core.executor import Context
-from qmoe_core.moe import Settings, Voices
-from qmoe_core.store import Store
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.store import Store
 from qmoe_core.training import code_version, crossval
 from qmoe_core.training.crossval import Subject
 
@@ -207,7 +208,7 @@ def _listen(
                 f"{name} of {mixture.split.fold.name} was removed from the store meanwhile; start again"
             )
         z = (embeddings - entry.tensors["mean"]) / entry.tensors["std"]
-        expert = packed.PackedExpert(packed.from_tensors(entry.tensors, {"name": name}, "refit."))
+        expert = engine.PackedExpert(engine.from_tensors(entry.tensors, {"name": name}, "refit."))
         logits.append(expert.logits(z))
     router = mixture.router
     return Voices(
@@ -242,9 +243,9 @@ def report(held: HeldOut, settings: Settings | None = None) -> Report:
     """
     if settings is None:
         settings = Settings(held.known.experts, top_k=len(held.known.experts), curiosity="none")
-    scale = moe.mean_interest(held.known, settings) if settings.normalise else 1.0
-    known = moe.mix(held.known, settings, mean_interest=scale)
-    strange = moe.mix(held.strange, settings, mean_interest=scale)
+    scale = mixing.mean_interest(held.known, settings) if settings.normalise else 1.0
+    known = mixing.mix(held.known, settings, mean_interest=scale)
+    strange = mixing.mix(held.strange, settings, mean_interest=scale)
     there, here = uncertainties(strange), uncertainties(known)
     is_strange = np.repeat([False, True], [len(held.labels), len(held.strange_clips)])
     scores = {name: np.concatenate([here[name], there[name]]) for name in here}
@@ -301,7 +302,7 @@ def shipped(embedder_id: str, classes: Sequence[str]) -> list[Report]:
     Raises:
         BundleError: the file is damaged.
     """
-    path = bundle.shipped() / SHIPPED
+    path = bundles.shipped() / SHIPPED
     try:
         reports = msgspec.json.decode(path.read_bytes(), type=list[Report])
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from qmoe_core.errors import ConfigError
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 Method = Literal["pca", "t-sne"]
 METHODS: tuple[Method, ...] = get_args(Method)

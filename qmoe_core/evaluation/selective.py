@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qmoe_core.moe import Mixed
+from qmoe_core.routing.mixing import Mixed
 
 MEASURES = {
     "total": "H(q̄): entropy of the experts' mean distribution",

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from qmoe_core import moe
-from qmoe_core.bundle import Bundle, BundleDataset
+from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.evaluation.calibration import reliability
 from qmoe_core.evaluation.classification import confusion, mean_f1
-from qmoe_core.moe import MAX_ALPHA, Settings, Voices
+from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import MAX_EXPONENT
 from qmoe_core.routing.distilled import Predicted
+from qmoe_core.routing.mixing import MAX_ALPHA, Settings, Voices
 from qmoe_core.routing.uncertainty import entropy
 
 ALPHAS: tuple[float, ...] = (0.0, *(float(f"{alpha:.3g}") for alpha in np.geomspace(0.1, MAX_ALPHA, 50)))
@@ -165,12 +165,12 @@ def alpha_sweep(
     values = np.asarray(alphas, np.float64)
     if values.ndim != 1 or not len(values) or not ((values >= 0.0) & (values <= MAX_ALPHA)).all():
         raise ConfigError(f"alphas: accepted is one or more numbers from 0 to {MAX_ALPHA:g}")
-    scale = moe.mean_interest(voices, settings, predicted=predicted) if settings.normalise else 1.0
+    scale = mixing.mean_interest(voices, settings, predicted=predicted) if settings.normalise else 1.0
     # α = 0 comes first: it is what flips are counted against.
     every = np.concatenate([[0.0], values])
     cells = len(every) * voices.of(settings.experts).logits.size
     parts = [
-        moe.mix_alphas(voices, settings, some[:, None, None], mean_interest=scale, predicted=predicted)
+        mixing.mix_alphas(voices, settings, some[:, None, None], mean_interest=scale, predicted=predicted)
         for some in np.array_split(every, -(-cells // MAX_CELLS))
     ]
     mixed = replace(

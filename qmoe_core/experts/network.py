@@ -19,7 +19,7 @@ from qmoe_core.experts.layers import BitLinear, IntegerLinear, PopcountLinear, R
 from qmoe_core.experts.spec import EXPERTS, ExpertSpec
 
 if TYPE_CHECKING:
-    from qmoe_core.packed import ExpertWeights
+    from qmoe_core.engine import ExpertWeights
 
 LAYER_NORM_EPS = 1e-5
 
@@ -98,7 +98,7 @@ def export(network: ExpertNetwork) -> ExpertWeights:
     Returns:
         Integer levels with scales for the hidden layers (float weights for `fp32`), norms, head.
     """
-    from qmoe_core.packed import ExpertWeights, HiddenLayer
+    from qmoe_core.engine import ExpertWeights, HiddenLayer
 
     layers = []
     for linear, norm in zip(network.hidden, network.norms, strict=True):

@@ -27,11 +27,11 @@ import msgspec
 import numpy as np
 import soundfile
 
-from qmoe_core.audio import SAMPLE_RATE
+from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection
 from qmoe_core.runtime import system
-from qmoe_core.tables import defused
+from qmoe_core.runtime.spreadsheets import defused
 
 CAPACITY = 500
 SOUNDS_BYTES = 12 << 20

@@ -19,15 +19,17 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from qmoe_core import mel, moe, serve
-from qmoe_core.audio import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
-from qmoe_core.bundle import Bundle
+from qmoe_core import serve
+from qmoe_core.audio import mel
+from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection, Judged, Rules, Tracker
 from qmoe_core.live.log import Entry, Log
 from qmoe_core.live.ring import Ring
 from qmoe_core.live.sources import MAX_NOTES, Note, Source, State, Stream
-from qmoe_core.moe import Settings
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Settings
 
 HOP_S = 0.25
 """Between windows, at least; a source whose packets are as long gives one window a packet."""
@@ -297,7 +299,7 @@ class Pipeline:
         t1 = time.perf_counter()
         voices = self.bundle.listen(embeddings, mc_samples=settings.mc_samples).at(0)
         t2 = time.perf_counter()
-        decision = moe.decide(
+        decision = mixing.decide(
             voices,
             self.bundle.classes,
             settings,
@@ -335,7 +337,7 @@ class Pipeline:
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
         voices = self.bundle.listen(self._embedder.embed(audible), mc_samples=settings.mc_samples)
         predicted = self.bundle.predict(voices, settings)
-        probabilities = moe.mix(voices, settings, mean_interest=scale, predicted=predicted).probabilities
+        probabilities = mixing.mix(voices, settings, mean_interest=scale, predicted=predicted).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
     def _mean_interest(self, settings: Settings) -> float:

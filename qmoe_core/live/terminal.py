@@ -12,14 +12,14 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from qmoe_core import audio
-from qmoe_core.bundle import Bundle
+from qmoe_core.audio import decode
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import AudioError, UserError
 from qmoe_core.live.detections import Rules
 from qmoe_core.live.log import Entry, Log, clock
 from qmoe_core.live.pipeline import HOP_S, Pipeline
 from qmoe_core.live.sources import MAX_RATE_HZ, MIN_RATE_HZ, HeldSource, HostSource, Note, Source, devices
-from qmoe_core.moe import Settings
+from qmoe_core.routing.mixing import Settings
 
 FORMATS = {"s16le": ("<i2", 32768.0), "f32le": ("<f4", 1.0)}
 """Of raw samples: numpy's name, and full scale."""
@@ -77,14 +77,14 @@ class Listening:
             speed: 1 is as it was recorded; None as fast as it goes.
 
         Raises:
-            AudioError: see `audio.load`.
+            AudioError: see `decode.load`.
         """
-        clip = audio.load(path)
+        clip = decode.load(path)
         for note in clip.notes:
             self.remark(f"{clip.name}: {note}")
-        size = math.ceil(HOP_S * audio.SAMPLE_RATE)
+        size = math.ceil(HOP_S * decode.SAMPLE_RATE)
         blocks = (clip.samples[i : i + size] for i in range(0, len(clip.samples), size))
-        return self._to_blocks(clip.name, audio.SAMPLE_RATE, _paced(blocks, audio.SAMPLE_RATE, speed))
+        return self._to_blocks(clip.name, decode.SAMPLE_RATE, _paced(blocks, decode.SAMPLE_RATE, speed))
 
     def to_stream(self, stream: BinaryIO, rate: int | None, kind: str) -> Pipeline:
         """Listen to raw mono samples until there are no more.
@@ -183,7 +183,7 @@ def summary(pipeline: Pipeline) -> str:
     """How judging kept up."""
     view = pipeline.view()
     if not view.judged:
-        return f"Nothing was judged: less than {audio.WINDOW_S:g} s of sound came."
+        return f"Nothing was judged: less than {decode.WINDOW_S:g} s of sound came."
     median, late = np.percentile(1000 * view.judge_s, (50, 99))
     return (
         f"{view.judged:,} windows judged in {median:.1f} ms each (median; 99 % within {late:.1f} ms), "

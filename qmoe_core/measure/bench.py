@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from qmoe_core import bundle as bundles
-from qmoe_core import packed
+from qmoe_core import bundles, engine
 from qmoe_core.config import Curiosity
+from qmoe_core.engine.weights import MAX_WIDTH
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import energy, environment, latency, memory, size
 from qmoe_core.measure.latency import Contestant
-from qmoe_core.packed.weights import MAX_WIDTH
 from qmoe_core.routing.router import Router
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 KIND = "benchmarks"
 
@@ -78,7 +77,7 @@ def last(what: str, store: Store) -> Report | None:
 
 def _weights(
     shape: Sequence[int], bundle: str | None, experts: Sequence[str]
-) -> dict[str, packed.ExpertWeights]:
+) -> dict[str, engine.ExpertWeights]:
     """Experts of a shape with random weights, or a bundle's own."""
     if bundle is None:
         return {name: size.random_expert(name, shape) for name in dict.fromkeys(experts)}
@@ -91,11 +90,11 @@ def _weights(
     return {name: loaded.weights(name) for name in experts}
 
 
-def expert_contestants(weights: dict[str, packed.ExpertWeights], x: np.ndarray) -> list[Contestant]:
+def expert_contestants(weights: dict[str, engine.ExpertWeights], x: np.ndarray) -> list[Contestant]:
     """Each expert on a workspace of its own, as a session serves it."""
     made = []
     for name, one in weights.items():
-        expert = packed.PackedExpert(one)
+        expert = engine.PackedExpert(one)
         out = np.empty(len(x) * expert.classes, np.float32)
         call = partial(expert.logits_into, x.reshape(-1), expert.workspace(), out)
         made.append(Contestant(name, "expert", call, f"{expert.kernel} kernel"))
@@ -126,7 +125,7 @@ def _router(dim: int, experts: Sequence[str], bundle: str | None) -> Router:
 
 
 def mixture_contestants(
-    weights: Mapping[str, packed.ExpertWeights], clips: np.ndarray, routers: Mapping[tuple[str, ...], Router]
+    weights: Mapping[str, engine.ExpertWeights], clips: np.ndarray, routers: Mapping[tuple[str, ...], Router]
 ) -> list[Contestant]:
     """Mixtures: plain top-1, curious by disagreement (all run), curious by the router alone.
 
@@ -136,10 +135,10 @@ def mixture_contestants(
             different experts.
         routers: of each mixture, by its experts.
     """
-    from qmoe_core.packed.mixture import PackedMixture
+    from qmoe_core.engine.packed_mixture import PackedMixture
 
     made = []
-    experts = {name: packed.PackedExpert(one) for name, one in weights.items()}
+    experts = {name: engine.PackedExpert(one) for name, one in weights.items()}
     for names, router in routers.items():
         mixture = PackedMixture([experts[name] for name in names], router)
         for suffix, curiosity in ROUTINGS.items():
@@ -157,13 +156,13 @@ def _next_decided(clips: Iterator[np.ndarray], decide: Callable[..., None], numb
 
 
 def _distilled_contestants(
-    weights: Mapping[str, packed.ExpertWeights], x: np.ndarray, bundle: str | None
+    weights: Mapping[str, engine.ExpertWeights], x: np.ndarray, bundle: str | None
 ) -> list[Contestant]:
     """The paper's mixtures by predicted disagreement, where it costs most: the cheap expert always runs.
 
     What a head predicts takes no time; this one holds any numbers, and a ceiling that leaves nothing settled.
     """
-    from qmoe_core.packed.mixture import PackedMixture
+    from qmoe_core.engine.packed_mixture import PackedMixture
     from qmoe_core.routing.distilled import Head, cheapest
 
     made, router = [], _router(x.shape[1], tuple(weights), bundle)
@@ -172,7 +171,7 @@ def _distilled_contestants(
             continue
         n = len(names)
         head = Head(cheapest(names), names, np.zeros((3 + n, n)), np.full(n, -5.0), np.full(n, 1e3))
-        mixture = PackedMixture([packed.PackedExpert(weights[name]) for name in names], router, head=head)
+        mixture = PackedMixture([engine.PackedExpert(weights[name]) for name in names], router, head=head)
         decide = partial(mixture.decide, x[0], mixture.numbers(), alpha=0.3, curiosity="distilled", samples=0)
         note = f"top-1, α 0.3; {head.cheap} always runs, and the chosen one"
         made.append(Contestant("+".join(names) + " distilled", "mixture", decide, note))

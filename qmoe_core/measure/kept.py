@@ -1,7 +1,7 @@
 """Measurements that are kept: the same machine, code and settings are not measured twice.
 
 A figure's address is all that it depends on: what was measured and how, the machine (processor, cores,
-versions; not its load), and the code of `measure` and `packed`. `fresh` measures again and replaces it.
+versions; not its load), and the code of `measure` and `engine`. `fresh` measures again and replaces it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from qmoe_core.config import fingerprint
 from qmoe_core.measure import environment
-from qmoe_core.store import Entry, Store
+from qmoe_core.runtime.store import Entry, Store
 
 KIND = "measurements"
 
@@ -33,7 +33,7 @@ def code_version() -> str:
     """Fingerprint of the code that measures and of the code that is measured."""
     package = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for folder in ("measure", "packed"):
+    for folder in ("measure", "engine"):
         for path in sorted((package / folder).glob("*.py")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

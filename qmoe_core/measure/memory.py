@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qmoe_core import packed
+from qmoe_core import engine
 from qmoe_core.errors import BundleError
 
 _PEAK = """
@@ -49,7 +49,7 @@ class Peaks(NamedTuple):
     file_bytes: int
 
 
-def peaks_of_experts(experts: Mapping[str, packed.ExpertWeights], runs: int = 3) -> Peaks:
+def peaks_of_experts(experts: Mapping[str, engine.ExpertWeights], runs: int = 3) -> Peaks:
     """Start fresh processes that load these experts from their files and run each once.
 
     Args:
@@ -62,7 +62,7 @@ def peaks_of_experts(experts: Mapping[str, packed.ExpertWeights], runs: int = 3)
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder) / f"{name}.safetensors") for name in experts]
         for file, weights in zip(files, experts.values(), strict=True):
-            packed.save(weights, Path(file))
+            engine.save(weights, Path(file))
         peaks = [
             int(_printed([sys.executable, "-c", _PEAK + _RUN, *files], "+".join(experts)))
             for _ in range(runs)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qmoe_core.engine import ExpertWeights
 from qmoe_core.measure.latency import Contestant
-from qmoe_core.packed import ExpertWeights
 
 if TYPE_CHECKING:
     from torch import nn

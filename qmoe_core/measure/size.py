@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qmoe_core import packed
+from qmoe_core import engine
 from qmoe_core.experts.spec import EXPERTS, NAMES
 
 PAPER_SHAPE = (1536, 640, 320, 50)
@@ -43,7 +43,7 @@ class Row:
         return dict(self.__dict__)
 
 
-def random_expert(name: str, shape: Sequence[int] = PAPER_SHAPE, seed: int = 0) -> packed.ExpertWeights:
+def random_expert(name: str, shape: Sequence[int] = PAPER_SHAPE, seed: int = 0) -> engine.ExpertWeights:
     """An expert of some shape with random weights: for sizes and timings, which do not depend on them.
 
     Args:
@@ -57,14 +57,14 @@ def random_expert(name: str, shape: Sequence[int] = PAPER_SHAPE, seed: int = 0) 
         if spec.format == "float":
             weight = generator.normal(0.0, inputs**-0.5, (outputs, inputs)).astype(np.float32)
         else:
-            bits, low, high = packed.LEVELS[spec.format]
+            bits, low, high = engine.LEVELS[spec.format]
             if bits == 1:
                 codes = generator.choice(np.array([-1, 1], np.int8), (outputs, inputs))
             else:
                 codes = generator.integers(low, high + 1, (outputs, inputs)).astype(np.int16)
         ones = np.ones(outputs, np.float32)
         layers.append(
-            packed.HiddenLayer(
+            engine.HiddenLayer(
                 format=spec.format,
                 codes=codes,
                 weight=weight,
@@ -76,7 +76,7 @@ def random_expert(name: str, shape: Sequence[int] = PAPER_SHAPE, seed: int = 0) 
             )
         )
     head = generator.normal(0.0, shape[-2] ** -0.5, (shape[-1], shape[-2])).astype(np.float32)
-    return packed.ExpertWeights(name, tuple(layers), head, np.zeros(shape[-1], np.float32))
+    return engine.ExpertWeights(name, tuple(layers), head, np.zeros(shape[-1], np.float32))
 
 
 def sizes(shape: Sequence[int] = PAPER_SHAPE, experts: Sequence[str] = NAMES) -> list[Row]:
@@ -92,7 +92,7 @@ def sizes(shape: Sequence[int] = PAPER_SHAPE, experts: Sequence[str] = NAMES) ->
         for name in dict.fromkeys(["fp32", *experts]):
             path = Path(folder) / f"{name}.safetensors"
             weights = random_expert(name, shape)
-            packed.save(weights, path, **scaler)
+            engine.save(weights, path, **scaler)
             found[name] = weights.parameters, path.stat().st_size
     return [
         Row(

@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from qmoe_core import bundle as bundles
-from qmoe_core.bundle import Bundle, BundleDataset
+from qmoe_core import bundles
+from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.evaluation.sweep import judged
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 Verdict = Literal["holds", "does-not-hold", "not-testable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

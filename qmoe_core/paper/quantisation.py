@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from qmoe_core import packed
+from qmoe_core import engine
 from qmoe_core.evaluation.formats import weight_grid
 from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.measure import latency, peers, size
@@ -41,7 +41,7 @@ def _table7(model: str, key: str) -> float:
 
 def _architecture(m: Materials) -> Figures:
     floating = m.bundle.weights("fp32")
-    rounded = packed.PackedExpert(replace(floating, layers=tuple(map(_sixteen_bits, floating.layers))))
+    rounded = engine.PackedExpert(replace(floating, layers=tuple(map(_sixteen_bits, floating.layers))))
     plain_logits, logits = m.bundle.expert("fp32").logits(m.z), rounded.logits(m.z)
     scores = {
         pre_norm: np.array(
@@ -72,7 +72,7 @@ def _architecture(m: Materials) -> Figures:
     return Figures(values, f"Tables 1 and 7; {m.clips}; 5 folds, {short.basis()}")
 
 
-def _sixteen_bits(layer: packed.HiddenLayer) -> packed.HiddenLayer:
+def _sixteen_bits(layer: engine.HiddenLayer) -> engine.HiddenLayer:
     """A float layer whose weights are rounded to 16 bits by Eq. 2 and back."""
     step = np.abs(layer.matrix).max() / reference.symmetric_top_level(SIXTEEN_BITS)
     return replace(layer, weight=(np.rint(layer.matrix / step) * step).astype(np.float32))
@@ -103,7 +103,7 @@ def _simulated(m: Materials) -> Figures:
 
     from qmoe_core.paper.reference_networks import requantising
 
-    floating, four = size.random_expert("fp32"), packed.PackedExpert(size.random_expert("q4"))
+    floating, four = size.random_expert("fp32"), engine.PackedExpert(size.random_expert("q4"))
     x = np.random.default_rng(0).normal(size=(1, floating.dim)).astype(np.float32)
     simulated, given = requantising(peers.torch_network(floating), 4), torch.from_numpy(x)
 

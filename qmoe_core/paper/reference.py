@@ -1,7 +1,7 @@
 """What the paper's public code does where it departs from the text, each under a name that says so.
 
 Nothing here is meant to be used: it exists so that claims can be tested against it. The right ways are in
-`routing/`, `experts/`, `packed/` and `measure/`. Written from what the code (commit dfbb02c) computes, and
+`routing/`, `experts/`, `engine/` and `measure/`. Written from what the code (commit dfbb02c) computes, and
 not copied from it.
 """
 

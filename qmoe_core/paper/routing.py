@@ -9,10 +9,8 @@ import math
 
 import numpy as np
 
-from qmoe_core import moe
 from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep
-from qmoe_core.moe import MAX_ALPHA, Mixed
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
@@ -26,7 +24,9 @@ from qmoe_core.paper.claim import (
     ruling,
     scientific,
 )
+from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import curious_routing
+from qmoe_core.routing.mixing import MAX_ALPHA, Mixed
 from qmoe_core.routing.uncertainty import disagreement, entropy, softmax
 
 PAPER_ALPHAS = (0.2, 0.3)
@@ -35,7 +35,7 @@ GRID = tuple(alpha for alpha in ALPHAS if alpha > 0.0)
 
 def _mixed(m: Materials) -> Mixed:
     """The bundle's mixture without curiosity."""
-    return moe.mix(m.data.voices, m.bundle.settings().without_curiosity())
+    return mixing.mix(m.data.voices, m.bundle.settings().without_curiosity())
 
 
 def _moved(plain: np.ndarray, curious: np.ndarray) -> float:
@@ -161,10 +161,10 @@ def _eq6(m: Materials) -> Figures:
     voices = m.data.voices.of(m.bundle.settings().experts)
     mixed = _mixed(m)
     k = 2
-    as_printed = moe.mix(voices, m.bundle.settings(curiosity="none", top_k=k)).probabilities
+    as_printed = mixing.mix(voices, m.bundle.settings(curiosity="none", top_k=k)).probabilities
     as_coded = reference.unnormalised_mixture(voices.logits, mixed.r, k)
     first = reference.unnormalised_mixture(voices.logits, mixed.r, 1)
-    top1 = moe.mix(voices, m.bundle.settings(curiosity="none", top_k=1)).probabilities
+    top1 = mixing.mix(voices, m.bundle.settings(curiosity="none", top_k=1)).probabilities
     values = {
         "sum_of_weights": float(np.sort(mixed.r, axis=-1)[:, -1].mean()),
         "confidence_coded": float(first.max(axis=-1).mean()),
@@ -250,7 +250,7 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
     settings = m.bundle.settings(curiosity="disagreement", normalise=False, top_k=1)
     sweep = alpha_sweep(m.data.voices, m.data.labels, settings, GRID)
     ours = alpha_sweep(m.data.voices, m.data.labels, settings, PAPER_ALPHAS)
-    mixed = moe.mix(m.data.voices, settings)
+    mixed = mixing.mix(m.data.voices, settings)
     coarse = (*settings.experts, "popcount")
     values = {
         "alpha": max(PAPER_ALPHAS),
@@ -269,7 +269,7 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
     if "popcount" in m.bundle.experts:
         with_coarse = m.bundle.settings(curiosity="disagreement", normalise=False, top_k=1, experts=coarse)
         voices = m.data.voices
-        values["coarse_d"] = float(moe.mix(voices, with_coarse).disagreement[:, -1].mean())
+        values["coarse_d"] = float(mixing.mix(voices, with_coarse).disagreement[:, -1].mean())
         moved = alpha_sweep(voices, m.data.labels, with_coarse, GRID).route_flips
         series.append(Series("+".join(coarse), list(GRID), moved.tolist()))
     picture = Picture("lines", "α", "share of clips routed elsewhere", tuple(series), log="x")

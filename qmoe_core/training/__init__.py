@@ -1,4 +1,4 @@
-"""Training: one expert (`fit`), what mixes them (`mixture`), folds (`crossval`), whole runs (`run`)."""
+"""Training: one expert (`fit`), what mixes them (`routers`), folds (`crossval`), whole runs (`run`)."""
 
 from __future__ import annotations
 

@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from qmoe_core import moe
 from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.datasets import splits
 from qmoe_core.datasets.manifest import Manifest
+from qmoe_core.engine import ExpertWeights, from_tensors, to_tensors
 from qmoe_core.errors import DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
-from qmoe_core.executor import Context, Observer
 from qmoe_core.experts.spec import EXPERTS
-from qmoe_core.moe import Settings, Voices
-from qmoe_core.packed import ExpertWeights, from_tensors, to_tensors
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Settings, Voices
 from qmoe_core.routing.router import Router
 from qmoe_core.runtime import system
-from qmoe_core.store import Entry, Store
+from qmoe_core.runtime.executor import Context, Observer
+from qmoe_core.runtime.store import Entry, Store
 from qmoe_core.training import code_version
 
 if TYPE_CHECKING:
@@ -526,7 +526,7 @@ def compose(
 def _cached_router(
     store: Store, key: dict[str, Any], experts: Sequence[str], config: Config, **fitting: Any
 ) -> Router:
-    from qmoe_core.training.mixture import fit_router
+    from qmoe_core.training.routers import fit_router
 
     entry = store.get(ROUTER_KIND, key)
     if entry is not None:
@@ -542,8 +542,10 @@ def _parameters(router: Router) -> int:
 
 def _f1(voices: Voices, settings: Settings, labels: np.ndarray) -> float:
     """Weighted F1 of a mixture."""
-    scale = moe.mean_interest(voices, settings) if settings.normalise else 1.0
-    return weighted_f1(labels, moe.mix(voices, settings, mean_interest=scale).probabilities.argmax(axis=-1))
+    scale = mixing.mean_interest(voices, settings) if settings.normalise else 1.0
+    return weighted_f1(
+        labels, mixing.mix(voices, settings, mean_interest=scale).probabilities.argmax(axis=-1)
+    )
 
 
 def _f1_pair(voices: Voices, config: Config, labels: np.ndarray) -> tuple[float, float]:
@@ -631,7 +633,7 @@ def run_joint(task: JointTask, root: str, observe: Observer | None = None) -> Mi
 def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Entry:
     from qmoe_core.experts.network import export
     from qmoe_core.training.fit import predict
-    from qmoe_core.training.mixture import JointMixture, fit_joint, freeze
+    from qmoe_core.training.routers import JointMixture, fit_joint, freeze
 
     started = time.perf_counter()
     subject, split, config = task.subject, task.split, task.config

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qmoe_core.config import ExpertConfig
+from qmoe_core.engine import ExpertWeights
 from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.experts.network import ExpertNetwork
-from qmoe_core.packed import ExpertWeights
 from qmoe_core.training.loop import (
     Epoch,
     EpochObserver,

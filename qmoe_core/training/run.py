@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qmoe_core import bundle as bundles
-from qmoe_core import datasets, embedders, executor
+from qmoe_core import bundles, datasets, embedders
+from qmoe_core.bundles import bundling
 from qmoe_core.config import Config
 from qmoe_core.datasets import splits
-from qmoe_core.embed import embed_dataset
+from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import ConfigError
-from qmoe_core.executor import Context
 from qmoe_core.experts.spec import NAMES
-from qmoe_core.store import Store
-from qmoe_core.training import bundling, crossval
+from qmoe_core.runtime import executor
+from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.store import Store
+from qmoe_core.training import crossval
 
 DEFAULT_MIXTURE = ("bitnet", "q4", "q8")
 LARGEST_SEED = 2**32 - 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 from tests.browser.server import START_S, served
 
 if TYPE_CHECKING:

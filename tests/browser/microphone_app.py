@@ -16,7 +16,7 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dashboard import microphone
+from dashboard.components import microphone
 from qmoe_core.live.sources import PushSource
 
 SLOW_S = float(st.query_params.get("slow", "0"))

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from qmoe_core import bundle, jobs
+from qmoe_core import bundles
 from qmoe_core.measure import bench
+from qmoe_core.runtime import jobs
 from tests import reports
 from tests.browser.conftest import Lab
 
@@ -55,7 +56,7 @@ def test_a_benchmark_runs_beside_the_page_and_can_be_stopped(lab: Lab, browse: B
 def test_choosing_a_scenario(lab: Lab, browse: Browse) -> None:
     page = browse(f"{lab.address}/efficiency", accept_downloads=True, **LAPTOP)
     expect(headline(page)).to_have_text("Not measured yet")
-    bench.keep(reports.latency_report(reports.shape(bundle.load())), lab.store)
+    bench.keep(reports.latency_report(reports.shape(bundles.load())), lab.store)
     page.reload()
     expect(headline(page)).to_have_text("popcount")
     page.get_by_role("radio", name="Energy-constrained").click()
@@ -69,7 +70,7 @@ def test_choosing_a_scenario(lab: Lab, browse: Browse) -> None:
 
 
 def test_a_phone_scrolls_only_down(lab: Lab, browse: Browse) -> None:
-    bench.keep(reports.latency_report(reports.shape(bundle.load())), lab.store)
+    bench.keep(reports.latency_report(reports.shape(bundles.load())), lab.store)
     page = browse(f"{lab.address}/efficiency", color_scheme="dark", **PHONE)
     shown = {
         "Latency": "Is any of them steadier?",

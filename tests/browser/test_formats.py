@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from qmoe_core import bundle
+from qmoe_core import bundles
 from qmoe_core.measure import bench
 from tests import reports
 from tests.browser.conftest import Lab
@@ -26,7 +26,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 @pytest.fixture
 def measured(lab: Lab) -> Iterator[str]:
     """The dashboard on a machine where latency and energy were measured."""
-    bench.keep(reports.latency_report(reports.shape(bundle.load())), lab.store)
+    bench.keep(reports.latency_report(reports.shape(bundles.load())), lab.store)
     bench.keep(reports.energy_report(), lab.store)
     yield lab.address
     reports.forget(lab.store)

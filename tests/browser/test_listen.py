@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from dashboard import hearing
-from qmoe_core import audio, bundle, serve, synth
+from dashboard.session import hearing
+from qmoe_core import bundles, serve
+from qmoe_core.audio import decode, synth
 from qmoe_core.datasets import open_dataset
 
 pytestmark = pytest.mark.browser
@@ -101,8 +102,8 @@ def test_what_is_recorded_is_judged(
     expect(page.get_by_text(re.compile("Hz, mono, no filters"))).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="The recording").click()
-    kept = audio.load(Path(download.value.path()), name=download.value.suggested_filename)
-    assert serve.classify(kept, bundle.load()).whole.label == label
+    kept = decode.load(Path(download.value.path()), name=download.value.suggested_filename)
+    assert serve.classify(kept, bundles.load()).whole.label == label
 
 
 def test_where_sound_cannot_be_given_unfiltered(dashboard: str, browse: Browse) -> None:
@@ -114,13 +115,13 @@ def test_where_sound_cannot_be_given_unfiltered(dashboard: str, browse: Browse) 
     expect(page.get_by_text("it filters for speech")).to_be_visible()
 
 
-def _well_known_clip(shared_data: Path) -> tuple[audio.Clip, str]:
+def _well_known_clip(shared_data: Path) -> tuple[decode.Clip, str]:
     """A recording with sound from start to end, of which the bundle is sure."""
     manifest = open_dataset(shared_data / "esc10")
-    default = bundle.load()
+    default = bundles.load()
     for wanted in ("crying_baby", "chainsaw", "rooster", "dog"):
         for entry in [e for e in manifest.entries if manifest.classes[e.label] == wanted][:4]:
-            clip = audio.load(entry.path)
+            clip = decode.load(entry.path)
             result = serve.classify(clip, default).whole
             if result.label == wanted and len(result.agreeing) == len(result.experts):
                 return clip, wanted

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from playwright.sync_api import Page, expect
 
-from qmoe_core import audio, synth
-from qmoe_core import bundle as bundles
+from qmoe_core import bundles
+from qmoe_core.audio import decode, synth
 from tests.browser.server import served
 from tests.live.recordings import in_order, ten_clips
 
@@ -67,7 +67,7 @@ def wav(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
 @pytest.fixture
 def rain(tmp_path: Path) -> Path:
     """Rain that a microphone can hear for ever."""
-    return wav(tmp_path / "rain.wav", audio.resample(synth.render("rain"), audio.SAMPLE_RATE, RATE))
+    return wav(tmp_path / "rain.wav", decode.resample(synth.render("rain"), decode.SAMPLE_RATE, RATE))
 
 
 def opened(
@@ -95,10 +95,10 @@ def headline(page: Page):
 @pytest.mark.slow
 def test_ten_recordings_in_order(dashboard: str, browse: Browse, shared_data: Path, tmp_path: Path) -> None:
     labels, samples = ten_clips(shared_data, bundles.load(), seed=5, pause_s=0.5)
-    microphone = wav(tmp_path / "ten.wav", audio.resample(samples, audio.SAMPLE_RATE, RATE))
+    microphone = wav(tmp_path / "ten.wav", decode.resample(samples, decode.SAMPLE_RATE, RATE))
     page = opened(browse, f"{dashboard}/live", microphone, STOPWATCH, loop=False)
     start(page)
-    length_ms = 1000 * len(samples) / audio.SAMPLE_RATE
+    length_ms = 1000 * len(samples) / decode.SAMPLE_RATE
     expect(page.locator(".qm-live p")).to_contain_text("It is silent.", timeout=2 * length_ms + 60_000)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Start listening")).to_be_visible()

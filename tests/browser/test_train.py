@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Page, expect
 
-from qmoe_core import bundle, jobs
+from qmoe_core import bundles
+from qmoe_core.runtime import jobs
 from tests.browser.conftest import Lab
 
 pytestmark = pytest.mark.browser
@@ -61,7 +62,7 @@ def test_training_survives_a_reload_and_a_closed_tab(
 def test_another_bundle_on_every_page(lab: Lab, browse: Browse) -> None:
     """A bundle beside the one that ships is offered, and goes with the person and the link."""
     own = lab.store.root / "bundles" / "own"
-    shutil.copytree(bundle.find(), own)
+    shutil.copytree(bundles.find(), own)
     try:
         page = browse(f"{lab.address}/formats", **LAPTOP)
         page.get_by_role("combobox", name="Bundle").click()

@@ -27,10 +27,10 @@ from typing import Any
 
 import psutil
 
-from qmoe_core import bundle
+from qmoe_core import bundles
 from qmoe_core.measure import bench
 from qmoe_core.runtime import system
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 from tests import reports
 from tests.browser.server import served
 
@@ -157,7 +157,7 @@ async def measure(sessions: list[int], n: int, openings: int, pace: float, only:
     found = os.environ.get("QMOE_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        bench.keep(reports.latency_report(reports.shape(bundle.load())), store)
+        bench.keep(reports.latency_report(reports.shape(bundles.load())), store)
         bench.keep(reports.energy_report(), store)
         with served(QMOE_STORE=folder) as address:
             async with async_playwright() as playwright:

@@ -30,7 +30,7 @@ from xml.etree import ElementTree
 import numpy as np
 import soundfile
 
-from qmoe_core import audio, synth
+from qmoe_core.audio import decode, synth
 from tests.golden.test_golden import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +49,9 @@ DEFAULT = "cortex-a53,cortex-a76,neoverse-v1"
 NATS = 1e-2
 """Of an uncertainty or a divergence: a small probability is a large logarithm."""
 SOUND_FORMATS = ("wav", "flac", "ogg", "mp3")
-RATES = (audio.SAMPLE_RATE, 44_100, 48_000)
-TESTS = ("packed", "golden", "routing", "test_mel.py", "test_moe.py")
-NEED_TORCH = ("packed/test_trained.py",)
+RATES = (decode.SAMPLE_RATE, 44_100, 48_000)
+TESTS = ("engine", "golden", "routing", "audio/test_mel.py")
+NEED_TORCH = ("engine/test_trained.py",)
 PACKAGES = ("python3", "libstdc++6")
 """Of Debian; numpy's wheel expects the C++ library of the system."""
 
@@ -81,7 +81,7 @@ def missing() -> str:
     if sys.platform != "linux":
         return "this campaign needs Linux: it runs programs of another Linux"
     if platform.machine() == "aarch64":
-        return "this machine is 64-bit Arm itself: python -m pytest tests/packed tests/golden"
+        return "this machine is 64-bit Arm itself: python -m pytest tests/engine tests/golden"
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             return f"this campaign needs {program} and Debian's sources, for Debian's Python for arm64"
@@ -201,7 +201,7 @@ def sounds(folder: Path) -> list[Path]:
     made = []
     for i, name in enumerate(synth.GALLERY):
         rate = RATES[i % len(RATES)]
-        samples = audio.resample(synth.render(name), audio.SAMPLE_RATE, rate)
+        samples = decode.resample(synth.render(name), decode.SAMPLE_RATE, rate)
         made.append(folder / f"{name}.{SOUND_FORMATS[i % len(SOUND_FORMATS)]}")
         soundfile.write(made[-1], np.clip(samples, -1.0, 1.0), rate)
     return made
@@ -369,7 +369,7 @@ def describe(arm: Machine) -> str:
     version = re.search(r"version (\S+)", run([qemu, "--version"], cwd=arm.home))
     program = (
         "import platform, llvmlite.binding, numba, numpy\n"
-        "from qmoe_core.packed import kernels\n"
+        "from qmoe_core.engine import kernels\n"
         "llvm = '.'.join(map(str, llvmlite.binding.llvm_version_info))\n"
         "print(f'{platform.machine()}, Python {platform.python_version()}, numpy {numpy.__version__}, '"
         " f'numba {numba.__version__}, LLVM {llvm}, kernels: {\", \".join(kernels.available())}')"

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from qmoe_core import bundle, moe
+from qmoe_core import bundles
+from qmoe_core.routing import mixing
 from qmoe_core.routing.uncertainty import softmax
 
 
 def write(path: Path) -> None:
     """The clips' embeddings judged by all experts; out of fold, the mixture of what is kept."""
-    loaded = bundle.load()
+    loaded = bundles.load()
     data = loaded.dataset
     assert data is not None
     settings = loaded.settings()
@@ -27,8 +28,8 @@ def write(path: Path) -> None:
         path,
         experts=softmax(voices.logits),
         router=softmax(voices.router),
-        mixture=moe.mix(voices, settings).probabilities,
-        out_of_fold=moe.mix(data.voices, settings).probabilities,
+        mixture=mixing.mix(voices, settings).probabilities,
+        out_of_fold=mixing.mix(data.voices, settings).probabilities,
     )
 
 

@@ -32,9 +32,9 @@ from pathlib import Path
 import numpy as np
 import s3fs
 
-from qmoe_core import embed
+from qmoe_core.embedders import embed
 from qmoe_core.measure import kept
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
 from tests import buckets, tiny
 from tests.campaigns import commands

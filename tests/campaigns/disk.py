@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 from tests import tiny
 from tests.campaigns import commands
 from tests.campaigns.commands import Ended, Running

@@ -23,12 +23,14 @@ import msgspec
 import numpy as np
 import soundfile
 
-from qmoe_core import audio, bundle, config, datasets, export, packed, serve, synth
+from qmoe_core import bundles, config, datasets, engine, serve
+from qmoe_core.audio import decode, synth
+from qmoe_core.bundles import export
 from qmoe_core.datasets import imported
 from qmoe_core.errors import UserError
 from qmoe_core.live.detections import Rules
 from qmoe_core.live.terminal import Listening
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 NOISE = (b"", b"\x00" * 64, b"\xff" * 64, b"NaN", b"inf", b"-1", b"1e999", b"\r\n", b"../../x", "‮".encode())
 
@@ -93,10 +95,10 @@ def sounds() -> list[bytes]:
 
 
 def judge(data: bytes, _: Path) -> None:
-    clip = audio.load(data, name="mutant")
-    whole = bundle.load()
+    clip = decode.load(data, name="mutant")
+    whole = bundles.load()
     result = serve.classify(
-        audio.from_samples(clip.samples[: 20 * audio.SAMPLE_RATE], audio.SAMPLE_RATE), whole
+        decode.from_samples(clip.samples[: 20 * decode.SAMPLE_RATE], decode.SAMPLE_RATE), whole
     )
     assert 0.0 <= result.whole.probability <= 1.0
 
@@ -105,14 +107,14 @@ def judge(data: bytes, _: Path) -> None:
 def carried() -> list[bytes]:
     with tempfile.TemporaryDirectory() as home:
         return [
-            export.export_packed(bundle.load(), Path(home) / "x", experts=experts).read_bytes()
+            export.export_packed(bundles.load(), Path(home) / "x", experts=experts).read_bytes()
             for experts in (("bitnet",), ("q4", "popcount"))
         ]
 
 
 def use_bundle(data: bytes, home: Path) -> None:
     (home / "mutant.qmoe").write_bytes(data)
-    found = bundle.load(home / "mutant.qmoe")
+    found = bundles.load(home / "mutant.qmoe")
     found.verify()
     assert found.dataset is None or len(found.dataset.labels)
     found.listen(np.zeros((1, found.manifest.dim), np.float32))
@@ -145,12 +147,12 @@ def use_resealed(data: bytes, home: Path) -> None:
 
 
 def experts() -> list[bytes]:
-    folder = bundle.shipped() / bundle.DEFAULT_NAME / "experts"
+    folder = bundles.shipped() / bundles.DEFAULT_NAME / "experts"
     return [(folder / f"{name}.safetensors").read_bytes() for name in ("q1", "bitnet", "popcount")]
 
 
 def use_expert(data: bytes, _: Path) -> None:
-    packed.PackedExpert(packed.loads(data, "mutant")).logits(np.zeros((1, 744), np.float32))
+    engine.PackedExpert(engine.loads(data, "mutant")).logits(np.zeros((1, 744), np.float32))
 
 
 def tables() -> list[bytes]:
@@ -211,10 +213,10 @@ def links() -> list[bytes]:
 def follow(data: bytes, _: Path) -> None:
     from urllib.parse import parse_qsl
 
-    from dashboard import linked, state
+    from dashboard.session import linked, state
 
     asked = dict(parse_qsl(data.decode(errors="replace"), keep_blank_values=True))
-    loaded = bundle.load()
+    loaded = bundles.load()
     controls, _problems = state.read_link(asked, loaded)
     assert state.read_link(state.write_link(controls, loaded), loaded)[1] == ()
     linked.read_link(
@@ -235,7 +237,7 @@ def streams() -> list[bytes]:
 
 
 def hear(data: bytes, _: Path) -> None:
-    whole = bundle.load()
+    whole = bundles.load()
     kind = "f32le" if len(data) % 2 else "s16le"
     listening = Listening(whole, whole.settings(), Rules(), lambda entry: None, lambda sentence: None)
     listening.to_stream(io.BytesIO(data), 22_050 if len(data) % 3 else 8_000, kind)
@@ -260,7 +262,7 @@ def packets() -> list[bytes]:
 
 
 def receive(data: bytes, _: Path) -> None:
-    from dashboard import microphone
+    from dashboard.components import microphone
     from qmoe_core.live.sources import PushSource
 
     try:

@@ -28,12 +28,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmoe_core import bundle, config, export
+from qmoe_core import bundles, config
+from qmoe_core.bundles import export
 from qmoe_core.errors import BundleError
-from qmoe_core.reproduce import protocols, run, ternary, writing
-from qmoe_core.reproduce.costs import Effort
-from qmoe_core.reproduce.document import Report
-from qmoe_core.store import Store
+from qmoe_core.paper.report import protocols, reproduce, ternary, writing
+from qmoe_core.paper.report.costs import Effort
+from qmoe_core.paper.report.document import Report
+from qmoe_core.runtime.store import Store
 from qmoe_core.training import run as training
 from tests import tiny
 
@@ -87,15 +88,15 @@ class Home:
         return [list(row.f1_folds) for row in report.rows]
 
     def export(self) -> None:
-        export.export_packed(bundle.load(self.root / "bundle"), self.root / "carried.qmoe")
+        export.export_packed(bundles.load(self.root / "bundle"), self.root / "carried.qmoe")
 
     def report(self, rewritten: int = 0) -> Report:
         """`qmoe reproduce --quick`, and its folder again and again, an older edition in turn with it."""
         random = ("evaluation.protocol=random", "evaluation.selection=best-on-test")
         of_code = config.load(settings=[*SMALLEST, *random])
         with tiny.quick_meters(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run, "load", lambda name: of_code)
-            report = run.reproduce(
+            patch.setattr(reproduce, "load", lambda name: of_code)
+            report = reproduce.reproduce(
                 self.root / "report",
                 names=[str(self.data)],
                 quick=True,
@@ -116,7 +117,7 @@ class Home:
         try:
             for path in (self.root / "bundle", self.root / "carried.qmoe"):
                 if path.exists():
-                    bundle.load(path).verify()
+                    bundles.load(path).verify()
         except BundleError as error:
             return str(error)
         return ""
@@ -158,7 +159,7 @@ def campaign(kills: int, seed: int = 0, progress: Callable[[str], object] = prin
         quiet, fire = Home(Path(folder) / "quiet", data), Home(Path(folder) / "fire", data)
         _start("training", quiet).join()  # starts the server that children are forked from
         expected = quiet.train(write=True)
-        digest = bundle.load(quiet.root / "bundle").digest
+        digest = bundles.load(quiet.root / "bundle").digest
         tallies, whole = [], []
         for name in ACTIVITIES:
             tally = Tally(name)
@@ -181,7 +182,7 @@ def campaign(kills: int, seed: int = 0, progress: Callable[[str], object] = prin
                     tally.failures.append(f"kill {tally.kills}: {wrong}")
             if fire.train(write=True) != expected:
                 tally.failures.append("the figures differ from those of a quiet run")
-            if bundle.load(fire.root / "bundle").digest != digest:
+            if bundles.load(fire.root / "bundle").digest != digest:
                 tally.failures.append("the bundle differs from that of a quiet run")
             progress(
                 f"{name}: {tally.kills} kills in {duration:.2f} s of work, {len(tally.failures)} failures"

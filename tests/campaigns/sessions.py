@@ -44,7 +44,7 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from qmoe_core import audio, synth
+from qmoe_core.audio import decode, synth
 from qmoe_core.live.log import SOUNDS_BYTES
 from qmoe_core.live.sessions import MAX_RUNNING
 from tests.browser.server import served
@@ -55,7 +55,7 @@ GROWTH_MB = 40.0
 """Memory may be larger by so much in the end than after warming up, beside what the logs of Live may hold."""
 WARM_S = 60.0
 PATIENCE_S = 120.0
-PACKET_S, CHUNK = 0.25, audio.SAMPLE_RATE // 8
+PACKET_S, CHUNK = 0.25, decode.SAMPLE_RATE // 8
 CLASSIFYING, SWEEPING, LISTENING = "upload → sentence", "α moved → curves", "packet → picture"
 CHOOSING, HEARING = "Chromium: sound chosen → drawn", "Chromium: sound heard → on the screen"
 
@@ -241,7 +241,7 @@ async def classify(client: Client, number: int, pace_s: float, going: Going, too
         samples = synth.render(name)
         file = io.BytesIO()
         noise = 1e-3 * rng.standard_normal(len(samples))
-        soundfile.write(file, samples + noise, audio.SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        soundfile.write(file, samples + noise, decode.SAMPLE_RATE, format="WAV", subtype="PCM_16")
         wav = file.getvalue()
         started = time.perf_counter()
         urls = await client.upload(f"{name}.wav", wav)
@@ -287,7 +287,7 @@ async def listen(client: Client, number: int, pace_s: float, going: Going, took:
             }
             for i in range(sent, sent + count)
         ]
-        about = {"rate": audio.SAMPLE_RATE, "sent": time.time(), "state": state}
+        about = {"rate": decode.SAMPLE_RATE, "sent": time.time(), "state": state}
         await client.tell(
             "live_microphone", "packet", {"packet": sent, "stream": f"s{number}", "chunks": chunks, **about}
         )
@@ -300,7 +300,7 @@ async def listen(client: Client, number: int, pace_s: float, going: Going, took:
             took[LISTENING].append(1e3 * (time.perf_counter() - started))
             sent = due
             judged = re.search(r'data-windows="(\d+)"', " ".join(client.texts))
-            if judged is None or (sent * PACKET_S / 2 > 2 * audio.WINDOW_S and judged[1] == "0"):
+            if judged is None or (sent * PACKET_S / 2 > 2 * decode.WINDOW_S and judged[1] == "0"):
                 raise Failed("nothing of what was heard was judged")
         await client.tick()
         await asyncio.sleep(max(0.0, PACKET_S - (time.monotonic() - begun) % PACKET_S))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmoe_core.datasets import esc, open_dataset, table, validate
+from qmoe_core.datasets import esc, open_dataset, validate
+from qmoe_core.datasets import metadata as table
 from qmoe_core.errors import DatasetError
 
 TABLE = "meta/esc50.csv"

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmoe_core import audio, cli, datasets, serve
-from qmoe_core import bundle as bundles
+from qmoe_core import bundles, cli, datasets, serve
+from qmoe_core.audio import decode
 from qmoe_core.datasets import imported, open_dataset, validate
 from qmoe_core.datasets.imported import import_csv
-from qmoe_core.embed import embed_dataset
 from qmoe_core.embedders import for_dataset
+from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import DatasetError, UserError
-from qmoe_core.executor import Context
+from qmoe_core.runtime.executor import Context
 
 HEAD = "folder,name,label,category,class_id,0,1,2"
 GOOD = [
@@ -253,4 +253,4 @@ def test_the_commands(tmp_path: Path, capsys, tiny_settings) -> None:
     assert "came with embeddings" in capsys.readouterr().err
     assert cli.main(["classify", str(path), "--bundle", "mine"]) == 2
     with pytest.raises(UserError, match="embeddings that were imported"):
-        serve.classify(audio.from_samples(np.zeros(22_050), 22_050), bundles.load("mine"))
+        serve.classify(decode.from_samples(np.zeros(22_050), 22_050), bundles.load("mine"))

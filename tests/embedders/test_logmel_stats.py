@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmoe_core import audio, embedders, mel, synth
+from qmoe_core import embedders
+from qmoe_core.audio import decode, mel, synth
 from qmoe_core.embedders import logmel_stats
 from qmoe_core.embedders.logmel_stats import LogMelStats, Parameters
 from qmoe_core.errors import UserError
@@ -74,11 +75,11 @@ def test_the_statistics_are_those_of_numpy_on_librosas_features(embedder):
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -1.0])
 def test_silence_and_constants_give_finite_numbers(embedder, value):
-    assert np.isfinite(embedder.embed(np.full((1, audio.WINDOW_SAMPLES), value, dtype=np.float32))).all()
+    assert np.isfinite(embedder.embed(np.full((1, decode.WINDOW_SAMPLES), value, dtype=np.float32))).all()
 
 
 def test_one_loud_sample_gives_finite_numbers(embedder):
-    waveform = np.zeros((1, audio.WINDOW_SAMPLES), dtype=np.float32)
+    waveform = np.zeros((1, decode.WINDOW_SAMPLES), dtype=np.float32)
     waveform[0, 60_000] = 1
     assert np.isfinite(embedder.embed(waveform)).all()
 
@@ -147,7 +148,7 @@ def test_percentiles_are_those_of_numpy(values, q):
 
 @pytest.mark.parametrize(("hz", "band"), [(0.4, 1), (1.2, 3), (4.1, 5), (14.0, 7)])
 def test_a_rhythm_is_found_in_its_modulation_band(hz, band):
-    frames = np.arange(216) * mel.HOP / audio.SAMPLE_RATE
+    frames = np.arange(216) * mel.HOP / decode.SAMPLE_RATE
     level = np.tile(10 * np.sin(2 * np.pi * hz * frames), (8, 1)).astype(np.float32)
     spectrum = logmel_stats.modulation_spectrum(level, groups=2, bands=8)
     assert spectrum.shape == (2, 8)
@@ -161,7 +162,7 @@ def test_serving_needs_no_laboratory():
     """
     heavy = {"torch", "timm", "librosa", "scipy.fft", "scipy.signal", "sklearn", "pandas", "streamlit"}
     code = (
-        "import sys, numpy as np; from qmoe_core import audio, synth, embedders;"
+        "import sys; from qmoe_core.audio import decode, synth; from qmoe_core import embedders;"
         "e = embedders.create('logmel-stats'); e.embed(synth.render('rain')[None]);"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
@@ -176,8 +177,8 @@ def test_a_plain_classifier_tells_esc10_apart_on_official_folds(shared_data, emb
     metrics = pytest.importorskip("sklearn.metrics")
     with (shared_data / "esc10" / "meta" / "esc50.csv").open() as file:
         rows = list(csv.DictReader(file))
-    clips = [audio.load(shared_data / "esc10" / "audio" / row["filename"]) for row in rows]
-    embeddings = embedder.embed(np.stack([audio.windows(clip)[0].samples for clip in clips]))
+    clips = [decode.load(shared_data / "esc10" / "audio" / row["filename"]) for row in rows]
+    embeddings = embedder.embed(np.stack([decode.windows(clip)[0].samples for clip in clips]))
     labels = np.array([row["category"] for row in rows])
     folds = np.array([int(row["fold"]) for row in rows])
     scores = []

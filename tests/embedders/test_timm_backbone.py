@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qmoe_core import embedders, mel, synth
+from qmoe_core import embedders
+from qmoe_core.audio import mel, synth
 from qmoe_core.embedders import timm_backbone
 from qmoe_core.errors import UserError
 

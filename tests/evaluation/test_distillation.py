@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from qmoe_core import bundle as bundles
-from qmoe_core import moe
+from qmoe_core import bundles
 from qmoe_core.cli import main
 from qmoe_core.evaluation import distillation
 from qmoe_core.evaluation.distillation import Comparison, compare, rank_correlation, spearman
+from qmoe_core.routing import mixing
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,8 @@ def test_figures_are_those_of_the_mixture(found: Comparison) -> None:
     at = found.alphas.index(100.0)
     row = next(row for row in found.rows if row.cheap == "q1")
 
-    mixed = moe.mix(data.voices, way, predicted=shipped.predict_out_of_fold(way))
-    true = moe.mix(data.voices, replace(way, curiosity="disagreement"))
+    mixed = mixing.mix(data.voices, way, predicted=shipped.predict_out_of_fold(way))
+    true = mixing.mix(data.voices, replace(way, curiosity="disagreement"))
 
     assert row.runs[at] == mixed.runs.mean() == 1.0 + mixed.asked.mean()
     assert row.agreement[at] == (mixed.weights.argmax(-1) == true.weights.argmax(-1)).mean()

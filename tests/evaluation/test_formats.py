@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmoe_core import bundle
-from qmoe_core.bundle import Bundle
+from qmoe_core import bundles
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.evaluation.formats import (
     Format,
@@ -27,7 +27,7 @@ from qmoe_core.measure.bench import Report
 
 @pytest.fixture(scope="module")
 def loaded(tiny_run) -> Bundle:
-    return bundle.load(tiny_run.bundle)
+    return bundles.load(tiny_run.bundle)
 
 
 def _one(name: str, f1: float, size: int = 100, p50: float | None = None, **more) -> Format:

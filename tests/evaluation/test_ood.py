@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qmoe_core import bundle
+from qmoe_core import bundles
 from qmoe_core.errors import BundleError, Cancelled, ConfigError, DatasetError
 from qmoe_core.evaluation import ood
 from qmoe_core.evaluation.ood import HeldOut, hold_out, kept, report, without
 from qmoe_core.evaluation.selective import MEASURES
-from qmoe_core.executor import Context
-from qmoe_core.moe import Settings, Voices
-from qmoe_core.store import Store
+from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_what_ships_is_found_for_the_default_bundle_and_for_no_other(
 ) -> None:
     known = report(held)
     (tmp_path / ood.SHIPPED).write_text(json.dumps([known.to_json()]))
-    monkeypatch.setattr("qmoe_core.bundle.shipped", lambda: tmp_path)
+    monkeypatch.setattr("qmoe_core.bundles.shipped", lambda: tmp_path)
 
     assert ood.shipped(held.embedder_id, ("whistle", "hiss", "hum")) == [known]
     assert ood.shipped("another-embedder", ("whistle", "hiss", "hum")) == []
@@ -182,7 +182,7 @@ def test_what_ships_is_found_for_the_default_bundle_and_for_no_other(
 
 def test_the_default_bundle_comes_with_every_class_held_out_once() -> None:
     """Renew data/held-out.json (see `ood.shipped`) when the default bundle's embedder changes."""
-    loaded = bundle.load()
+    loaded = bundles.load()
 
     found = ood.shipped(loaded.manifest.embedder_id, loaded.classes)
 

@@ -8,7 +8,7 @@ import pytest
 from qmoe_core.errors import ConfigError
 from qmoe_core.evaluation import projection
 from qmoe_core.evaluation.projection import project
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 
 def _clusters() -> np.ndarray:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qmoe_core import moe
 from qmoe_core.evaluation.selective import (
     MEASURES,
     auroc,
@@ -16,7 +15,8 @@ from qmoe_core.evaluation.selective import (
     risk_coverage,
     uncertainties,
 )
-from qmoe_core.moe import Settings, Voices
+from qmoe_core.routing import mixing
+from qmoe_core.routing.mixing import Settings, Voices
 
 # Few different values, so that ties are common.
 clips = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40)
@@ -173,7 +173,7 @@ def _voices(q: list[list[list[float]]]) -> Voices:
 
 def test_every_uncertainty_is_named_and_is_the_mixtures() -> None:
     way = Settings(("q4", "q8"), top_k=2, curiosity="none")
-    mixed = moe.mix(_voices([[[0.9, 0.1], [0.5, 0.5]]]), way)
+    mixed = mixing.mix(_voices([[[0.9, 0.1], [0.5, 0.5]]]), way)
 
     found = uncertainties(mixed)
 
@@ -192,7 +192,7 @@ def test_notable_clips() -> None:
             [[0.99, 0.01], [0.98, 0.02]],  # sure, and wrong
         ]
     )
-    mixed = moe.mix(voices, Settings(("q4", "q8"), top_k=2))
+    mixed = mixing.mix(voices, Settings(("q4", "q8"), top_k=2))
 
     found = notable(mixed, np.array([0, 0, 0, 0, 1]), k=4)
 

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmoe_core import bundle, moe
+from qmoe_core import bundles
 from qmoe_core.errors import ConfigError
 from qmoe_core.evaluation import sweep
 from qmoe_core.evaluation.calibration import reliability
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep, flips
-from qmoe_core.moe import Settings, Voices
+from qmoe_core.routing import mixing
 from qmoe_core.routing.distilled import Predicted
+from qmoe_core.routing.mixing import Settings, Voices
 from qmoe_core.routing.uncertainty import disagreement, entropy, softmax
 
 NAMES = ("bitnet", "q4", "q8", "popcount")
@@ -42,13 +43,13 @@ ways = st.builds(
     Settings,
     experts=st.sampled_from([NAMES, ("q8", "bitnet"), ("popcount", "q4", "bitnet"), ("q4",)]),
     top_k=st.integers(1, 5),
-    curiosity=st.sampled_from(moe.CURIOSITIES),
+    curiosity=st.sampled_from(mixing.CURIOSITIES),
     normalise=st.booleans(),
     mc_samples=st.integers(1, 5),
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
     mix=st.sampled_from(["probabilities", "logits"]),
 )
-alphas = st.lists(st.floats(0.0, moe.MAX_ALPHA) | st.sampled_from([0.0, 0.3]), min_size=1, max_size=6)
+alphas = st.lists(st.floats(0.0, mixing.MAX_ALPHA) | st.sampled_from([0.0, 0.3]), min_size=1, max_size=6)
 
 
 @settings(max_examples=60)
@@ -56,14 +57,14 @@ alphas = st.lists(st.floats(0.0, moe.MAX_ALPHA) | st.sampled_from([0.0, 0.3]), m
 def test_every_figure_is_the_mixtures_at_that_alpha(seed: int, way: Settings, values: list[float]) -> None:
     voices, labels = _voices(seed), np.random.default_rng(seed).integers(0, 3, 12)
     guess = _foreseen(voices, way)
-    scale = moe.mean_interest(voices, way, predicted=guess) if way.normalise else 1.0
-    plain = moe.mix(voices, replace(way, alpha=0.0), mean_interest=scale, predicted=guess)
+    scale = mixing.mean_interest(voices, way, predicted=guess) if way.normalise else 1.0
+    plain = mixing.mix(voices, replace(way, alpha=0.0), mean_interest=scale, predicted=guess)
 
     found = alpha_sweep(voices, labels, way, values, guess)
 
     assert found.alphas.tolist() == values
     for i, alpha in enumerate(values):
-        mixed = moe.mix(voices, replace(way, alpha=alpha), mean_interest=scale, predicted=guess)
+        mixed = mixing.mix(voices, replace(way, alpha=alpha), mean_interest=scale, predicted=guess)
         predicted = mixed.probabilities.argmax(axis=1)
         np.testing.assert_array_equal(found.predicted[i], predicted)
         np.testing.assert_array_equal(found.utilisation[i], mixed.weights.mean(axis=0))
@@ -155,7 +156,7 @@ def test_flipped_labels_come_first() -> None:
     assert changed == sorted(changed, reverse=True)
 
 
-@pytest.mark.parametrize("curiosity", moe.CURIOSITIES)
+@pytest.mark.parametrize("curiosity", mixing.CURIOSITIES)
 def test_a_large_set_is_swept_in_parts_with_the_same_result(
     curiosity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +190,7 @@ def test_the_default_values_are_51_from_0_to_1000() -> None:
 
 def test_on_a_bundle(tiny_run) -> None:
     """Normalising divides by the same mean as serving does."""
-    loaded = bundle.load(tiny_run.bundle)
+    loaded = bundles.load(tiny_run.bundle)
     data = loaded.dataset
     assert data is not None
     way = loaded.settings(normalise=True, curiosity="disagreement")

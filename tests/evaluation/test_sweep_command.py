@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmoe_core import bundle
+from qmoe_core import bundles
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep, judged
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import bench
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -36,7 +36,7 @@ def _document(*arguments: object, cwd: Path) -> dict:
 def test_alpha_over_the_default_bundle(tmp_path: Path) -> None:
     found = _document("alpha", cwd=tmp_path)
 
-    loaded = bundle.load()
+    loaded = bundles.load()
     clips = judged(loaded)
     expected = alpha_sweep(clips.voices, clips.labels, loaded.settings())
     assert found["alphas"] == list(ALPHAS)
@@ -56,7 +56,7 @@ def test_alpha_with_every_option(tiny_run, tmp_path: Path) -> None:
 
     found = _document("alpha", *options, cwd=tmp_path)
 
-    loaded = bundle.load(tiny_run.bundle)
+    loaded = bundles.load(tiny_run.bundle)
     settings = loaded.settings(
         experts=("q1", "popcount", "fp32"), curiosity="router-mc", top_k=2, normalise=True, mc_samples=3
     )
@@ -147,9 +147,9 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
 def test_a_bundle_without_a_dataset(tiny_run, tmp_path: Path) -> None:
     copy = tmp_path / "bare"
     shutil.copytree(tiny_run.bundle, copy)
-    manifest = json.loads((copy / bundle.MANIFEST).read_text())
-    del manifest["files"][bundle.DATASET_FILE]
-    (copy / bundle.MANIFEST).write_text(json.dumps(manifest | {"clips": []}))
+    manifest = json.loads((copy / bundles.MANIFEST).read_text())
+    del manifest["files"][bundles.DATASET_FILE]
+    (copy / bundles.MANIFEST).write_text(json.dumps(manifest | {"clips": []}))
 
     done = _qmoe("alpha", "--bundle", copy, cwd=tmp_path)
 

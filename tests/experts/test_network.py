@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from qmoe_core.config import ExpertConfig
+from qmoe_core.engine import PackedExpert
 from qmoe_core.experts import EXPERTS, NAMES
 from qmoe_core.experts.network import ExpertNetwork, export
-from qmoe_core.packed import PackedExpert
 
 DIM, CLASSES = 50, 6
 CONFIG = ExpertConfig(hidden=(40, 24), dropout=0.195)

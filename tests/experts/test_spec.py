@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from qmoe_core.engine import LEVELS
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts import EXPERTS, NAMES, parse_names
-from qmoe_core.packed import LEVELS
 
 
 def test_there_are_nine_experts_in_the_order_of_the_design():

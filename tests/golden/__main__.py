@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qmoe_core import audio, bundle, datasets, serve, synth
-from qmoe_core.bundle import Bundle
+from qmoe_core import bundles, datasets, serve
+from qmoe_core.audio import decode, synth
+from qmoe_core.bundles import Bundle
 from qmoe_core.datasets.manifest import Manifest
 
 KEPT = Path(__file__).with_name("esc10.json")
 
 
-def judge(clip: audio.Clip, loaded: Bundle) -> dict[str, str | float]:
+def judge(clip: decode.Clip, loaded: Bundle) -> dict[str, str | float]:
     """Label and probability, rounded to 4 places."""
     whole = serve.classify(clip, loaded).whole
     return {"label": whole.label, "probability": round(whole.probability, 4)}
@@ -26,7 +27,7 @@ def judge(clip: audio.Clip, loaded: Bundle) -> dict[str, str | float]:
 def gallery(loaded: Bundle) -> dict[str, dict[str, str | float]]:
     """Every synthesised sound."""
     return {
-        name: judge(audio.from_samples(synth.render(name), audio.SAMPLE_RATE, name=name), loaded)
+        name: judge(decode.from_samples(synth.render(name), decode.SAMPLE_RATE, name=name), loaded)
         for name in synth.GALLERY
     }
 
@@ -35,7 +36,7 @@ def recordings(loaded: Bundle, manifest: Manifest) -> dict[str, dict[str, str | 
     """Two clips of every class: its first in the first fold, and its last in the last."""
     by_class = [[e for e in manifest.entries if e.label == label] for label in range(len(manifest.classes))]
     chosen = [entry for entries in by_class for entry in (min(entries, key=_place), max(entries, key=_place))]
-    return {entry.name: judge(audio.load(entry.path), loaded) for entry in chosen}
+    return {entry.name: judge(decode.load(entry.path), loaded) for entry in chosen}
 
 
 def _place(entry: datasets.Entry) -> tuple[int, str]:
@@ -43,7 +44,7 @@ def _place(entry: datasets.Entry) -> tuple[int, str]:
 
 
 def main() -> None:
-    loaded = bundle.load()
+    loaded = bundles.load()
     document = {
         "bundle": loaded.digest,
         "gallery": gallery(loaded),

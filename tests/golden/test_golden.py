@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from qmoe_core import bundle as bundles
-from qmoe_core import datasets
-from qmoe_core.bundle import Bundle
+from qmoe_core import bundles, datasets
+from qmoe_core.bundles import Bundle
 from tests.golden import __main__ as golden
 
 TOLERANCE = 2e-3

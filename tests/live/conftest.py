@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmoe_core import bundle as bundles
-from qmoe_core.bundle import Bundle
+from qmoe_core import bundles
+from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision, ExpertOpinion, Uncertainty
 from qmoe_core.live.detections import Judged
 from tests.live.recordings import Sequence, ten_clips

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qmoe_core import audio, serve
-from qmoe_core.bundle import Bundle
+from qmoe_core import serve
+from qmoe_core.audio import decode
+from qmoe_core.bundles import Bundle
 from qmoe_core.datasets import open_dataset
 
 
@@ -23,17 +24,17 @@ def ten_clips(shared_data: Path, bundle: Bundle, seed: int = 0, pause_s: float =
     """Ten real clips, one of each class, that the bundle knows by themselves, with pauses around them."""
     manifest = open_dataset(shared_data / "esc10")
     labels: list[str] = []
-    pause = np.zeros(round(pause_s * audio.SAMPLE_RATE), np.float32)
+    pause = np.zeros(round(pause_s * decode.SAMPLE_RATE), np.float32)
     parts = [pause]
     for i in np.random.default_rng(seed).permutation(len(manifest.entries)):
         label = manifest.classes[manifest.entries[i].label]
         if label in labels:
             continue
-        clip = audio.load(manifest.entries[i].path)
+        clip = decode.load(manifest.entries[i].path)
         known = serve.classify(clip, bundle).whole
         if known.label == label and known.probability >= 0.6:
             labels.append(label)
-            parts += [np.pad(clip.samples, (0, audio.WINDOW_SAMPLES))[: audio.WINDOW_SAMPLES], pause]
+            parts += [np.pad(clip.samples, (0, decode.WINDOW_SAMPLES))[: decode.WINDOW_SAMPLES], pause]
     return Sequence(labels, np.concatenate(parts))
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from qmoe_core import audio
-from qmoe_core.bundle import Bundle
+from qmoe_core.audio import decode
+from qmoe_core.bundles import Bundle
 from tests.live.recordings import in_order, ten_clips
 
 pytestmark = [pytest.mark.recordings, pytest.mark.slow]
@@ -82,8 +82,8 @@ def test_ten_recordings_through_the_sound_card(
 ) -> None:
     labels, samples = ten_clips(shared_data, bundle, seed=5, pause_s=0.5)
     recording = tmp_path / "sequence.wav"
-    soundfile.write(recording, samples, audio.SAMPLE_RATE)
-    length_s = len(samples) / audio.SAMPLE_RATE
+    soundfile.write(recording, samples, decode.SAMPLE_RATE)
+    length_s = len(samples) / decode.SAMPLE_RATE
     command = [sys.executable, "-W", "error", "-m", "qmoe_core", "listen", "--device", "default", "--json"]
     command += ["--seconds", f"{length_s + 30:.0f}"]
     found = []
@@ -98,7 +98,7 @@ def test_ten_recordings_through_the_sound_card(
         )
         for line in listening.stdout:
             found.append(json.loads(line))
-            if found[-1]["label"] == labels[-1] and found[-1]["end_s"] > length_s - audio.WINDOW_S:
+            if found[-1]["label"] == labels[-1] and found[-1]["end_s"] > length_s - decode.WINDOW_S:
                 listening.send_signal(signal.SIGINT)  # the last one was heard: there is no need to wait
                 break
         rest, remarks = listening.communicate(timeout=60)

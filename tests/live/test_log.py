@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from qmoe_core.audio import SAMPLE_RATE
+from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live import log as logs
 from qmoe_core.live.detections import Detection

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from qmoe_core import audio, mel, serve, synth
-from qmoe_core.bundle import Bundle
+from qmoe_core import serve
+from qmoe_core.audio import decode, mel, synth
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import GAP, SILENCE, Rules
 from qmoe_core.live.log import Entry, Log
@@ -21,7 +22,7 @@ PACKET_S = 0.25
 
 
 def listen(
-    bundle: Bundle, samples: np.ndarray, rate: int = audio.SAMPLE_RATE, **options: object
+    bundle: Bundle, samples: np.ndarray, rate: int = decode.SAMPLE_RATE, **options: object
 ) -> tuple[Pipeline, list[Entry]]:
     """Play samples to a pipeline in packets, as a microphone would."""
     source = HeldSource("here", rate, started=DAY)
@@ -59,7 +60,7 @@ def test_another_rate_is_resampled_on_the_way(
     bundle: Bundle, sequence: Callable[..., Sequence], rate: int
 ) -> None:
     labels, samples = sequence(0)
-    _, found = listen(bundle, audio.resample(samples, audio.SAMPLE_RATE, rate), rate)
+    _, found = listen(bundle, decode.resample(samples, decode.SAMPLE_RATE, rate), rate)
     assert in_order([entry.label for entry in found if entry.accepted], labels) >= 9
 
 
@@ -67,7 +68,7 @@ def test_a_window_is_judged_as_a_file_would_be(bundle: Bundle) -> None:
     samples = synth.render("rain")
     pipeline, _ = listen(bundle, samples)
     (judged,) = pipeline.view().windows
-    whole = serve.classify(audio.from_samples(samples, audio.SAMPLE_RATE), bundle).whole
+    whole = serve.classify(decode.from_samples(samples, decode.SAMPLE_RATE), bundle).whole
     assert judged.decision.label == whole.label
     np.testing.assert_allclose(judged.decision.probabilities, whole.probabilities, atol=0.02)
     assert (judged.start_s, judged.end_s) == (pytest.approx(0.0, abs=0.25), pytest.approx(5.0, abs=0.25))
@@ -75,14 +76,14 @@ def test_a_window_is_judged_as_a_file_would_be(bundle: Bundle) -> None:
 
 
 def test_four_windows_a_second_and_a_half_minute_to_draw(bundle: Bundle) -> None:
-    samples = np.resize(synth.render("rain"), 40 * audio.SAMPLE_RATE)
+    samples = np.resize(synth.render("rain"), 40 * decode.SAMPLE_RATE)
     pipeline, _ = listen(bundle, samples)
     view = pipeline.view()
     assert view.judged == pytest.approx((40 - 5) / HOP_S + 1, abs=2)
     assert (len(view.windows), view.stale) == (SHOWN_S / HOP_S, 0)
     ends = [w.end_s for w in view.windows]
     assert np.diff(ends) == pytest.approx(HOP_S, abs=0.03)
-    assert view.levels.shape == (64, round(SHOWN_S * audio.SAMPLE_RATE / mel.HOP))
+    assert view.levels.shape == (64, round(SHOWN_S * decode.SAMPLE_RATE / mel.HOP))
     assert len(view.peaks) == view.levels.shape[1]
     assert 0.0 <= view.heard_s - view.shown_s < 0.1
 
@@ -98,12 +99,12 @@ def test_the_spectrogram_is_that_of_the_file(bundle: Bundle) -> None:
 
 
 def test_a_slow_machine_judges_the_newest_and_counts_the_rest(bundle: Bundle) -> None:
-    source = HeldSource("here", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("here", decode.SAMPLE_RATE, started=DAY)
     pipeline = Pipeline(source, bundle)
-    samples = np.resize(synth.render("rain"), 9 * audio.SAMPLE_RATE)
-    source.stream.ring.write(samples[: 6 * audio.SAMPLE_RATE])
+    samples = np.resize(synth.render("rain"), 9 * decode.SAMPLE_RATE)
+    source.stream.ring.write(samples[: 6 * decode.SAMPLE_RATE])
     pipeline.step()
-    source.stream.ring.write(samples[6 * audio.SAMPLE_RATE :])
+    source.stream.ring.write(samples[6 * decode.SAMPLE_RATE :])
     pipeline.step()
     view = pipeline.view()
     assert [round(w.end_s, 2) for w in view.windows] == [6.0, 9.0]
@@ -112,9 +113,9 @@ def test_a_slow_machine_judges_the_newest_and_counts_the_rest(bundle: Bundle) ->
 
 
 def test_a_machine_slower_than_the_ring_says_what_was_not_judged(bundle: Bundle) -> None:
-    source = HeldSource("here", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("here", decode.SAMPLE_RATE, started=DAY)
     pipeline = Pipeline(source, bundle)
-    rain = np.resize(synth.render("rain"), 10 * audio.SAMPLE_RATE)
+    rain = np.resize(synth.render("rain"), 10 * decode.SAMPLE_RATE)
     for _ in range(5):
         source.stream.ring.write(rain)
     pipeline.step()
@@ -125,10 +126,10 @@ def test_a_machine_slower_than_the_ring_says_what_was_not_judged(bundle: Bundle)
 
 
 def test_a_gap_rejects_what_it_touches_and_moves_nothing(bundle: Bundle) -> None:
-    source = HeldSource("here", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("here", decode.SAMPLE_RATE, started=DAY)
     pipeline = Pipeline(source, bundle)
-    rain = np.resize(synth.render("rain"), 30 * audio.SAMPLE_RATE)
-    size = round(PACKET_S * audio.SAMPLE_RATE)
+    rain = np.resize(synth.render("rain"), 30 * decode.SAMPLE_RATE)
+    size = round(PACKET_S * decode.SAMPLE_RATE)
     found = []
     for i in range(80):
         if i != 40:  # a quarter of a second that never comes
@@ -145,13 +146,13 @@ def test_a_gap_rejects_what_it_touches_and_moves_nothing(bundle: Bundle) -> None
 
 
 def test_an_hour_asleep(bundle: Bundle) -> None:
-    source = HeldSource("here", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("here", decode.SAMPLE_RATE, started=DAY)
     pipeline = Pipeline(source, bundle)
-    rain = np.resize(synth.render("rain"), 10 * audio.SAMPLE_RATE)
+    rain = np.resize(synth.render("rain"), 10 * decode.SAMPLE_RATE)
     source.stream.ring.write(rain)
     found = pipeline.step()
-    later = len(rain) + 3600 * audio.SAMPLE_RATE
-    size = round(PACKET_S * audio.SAMPLE_RATE)
+    later = len(rain) + 3600 * decode.SAMPLE_RATE
+    size = round(PACKET_S * decode.SAMPLE_RATE)
     for start in range(0, len(rain), size):
         source.stream.ring.write(rain[start : start + size], later + start)
         found += pipeline.step()
@@ -163,14 +164,14 @@ def test_an_hour_asleep(bundle: Bundle) -> None:
 
 
 def test_digital_silence_is_no_sound(bundle: Bundle) -> None:
-    _, found = listen(bundle, np.zeros(12 * audio.SAMPLE_RATE, np.float32))
+    _, found = listen(bundle, np.zeros(12 * decode.SAMPLE_RATE, np.float32))
     assert [(entry.accepted, entry.reason) for entry in found] == [(False, SILENCE)]
 
 
 def test_settings_and_rules_change_while_it_runs(bundle: Bundle) -> None:
-    source = HeldSource("here", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("here", decode.SAMPLE_RATE, started=DAY)
     pipeline = Pipeline(source, bundle)
-    rain = np.resize(synth.render("rain"), 6 * audio.SAMPLE_RATE)
+    rain = np.resize(synth.render("rain"), 6 * decode.SAMPLE_RATE)
     source.stream.ring.write(rain)
     pipeline.step()
     pipeline.settings = bundle.settings(experts=("fp32", "popcount"), alpha=10.0, top_k=2, normalise=True)
@@ -184,11 +185,11 @@ def test_settings_and_rules_change_while_it_runs(bundle: Bundle) -> None:
 
 
 def test_a_new_stream_begins_anew_and_the_log_goes_on(bundle: Bundle) -> None:
-    pipeline, found = listen(bundle, np.resize(synth.render("rain"), 8 * audio.SAMPLE_RATE))
+    pipeline, found = listen(bundle, np.resize(synth.render("rain"), 8 * decode.SAMPLE_RATE))
     assert len(found) == 1
     pipeline.source = HeldSource("elsewhere", 48_000, started=DAY + 100)
     pipeline.source.stream.ring.write(
-        np.resize(audio.resample(synth.render("rain"), audio.SAMPLE_RATE, 48_000), 8 * 48_000)
+        np.resize(decode.resample(synth.render("rain"), decode.SAMPLE_RATE, 48_000), 8 * 48_000)
     )
     pipeline.step()
     view = pipeline.view()
@@ -201,7 +202,7 @@ def test_a_new_stream_begins_anew_and_the_log_goes_on(bundle: Bundle) -> None:
 def test_a_pause_closes_what_is_open_and_listening_goes_on(bundle: Bundle) -> None:
     source = HeldSource("here", 44_100, started=DAY)
     pipeline = Pipeline(source, bundle)
-    rain = np.resize(audio.resample(synth.render("rain"), audio.SAMPLE_RATE, 44_100), 8 * 44_100)
+    rain = np.resize(decode.resample(synth.render("rain"), decode.SAMPLE_RATE, 44_100), 8 * 44_100)
     source.stream.ring.write(rain)
     pipeline.step()
     assert len(pipeline.pause()) == 1
@@ -219,11 +220,11 @@ def test_a_disk_that_is_full_is_said_and_the_log_goes_on(
         raise StoreError("/store: the log cannot be kept there (No space left on device)")
 
     monkeypatch.setattr(log, "add", full)
-    pipeline, found = listen(bundle, np.resize(synth.render("rain"), 8 * audio.SAMPLE_RATE), log=log)
+    pipeline, found = listen(bundle, np.resize(synth.render("rain"), 8 * decode.SAMPLE_RATE), log=log)
     assert found == []
     assert "No space left" in pipeline.view().notes[-1].text
 
 
 def test_nothing_heard_yet(bundle: Bundle) -> None:
-    view = Pipeline(HeldSource("here", audio.SAMPLE_RATE), bundle).view()
+    view = Pipeline(HeldSource("here", decode.SAMPLE_RATE), bundle).view()
     assert (view.windows, view.current, view.heard_s, view.levels.shape) == ((), None, 0.0, (64, 0))

@@ -12,16 +12,17 @@ import threading
 import numpy as np
 import psutil
 
-from dashboard import live_charts, microphone
-from dashboard.palette import LIGHT
-from qmoe_core import audio, synth
-from qmoe_core.bundle import Bundle
+from dashboard.charts import live as live_charts
+from dashboard.charts.palette import LIGHT
+from dashboard.components import microphone
+from qmoe_core.audio import decode, synth
+from qmoe_core.bundles import Bundle
 from qmoe_core.live.pipeline import Pipeline
 from qmoe_core.live.sessions import Registry, Session
 from qmoe_core.live.sources import PushSource
 
 PACKETS_A_MINUTE = 240
-CHUNK = audio.SAMPLE_RATE // 8
+CHUNK = decode.SAMPLE_RATE // 8
 CLOCK_S = 1_700_000_000.0
 
 
@@ -40,7 +41,7 @@ def packet(number: int, pcm: list[str]) -> dict[str, object]:
     return {
         "packet": number,
         "stream": "a",
-        "rate": audio.SAMPLE_RATE,
+        "rate": decode.SAMPLE_RATE,
         "sent": sent,
         "state": "listening",
         "chunks": chunks,

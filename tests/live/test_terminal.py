@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from qmoe_core import audio, cli, synth
+from qmoe_core import cli
+from qmoe_core.audio import decode, synth
 from qmoe_core.live import sources, terminal
 
 KEYS = ["start_s", "end_s", "label", "probability", "epistemic", "expert", "accepted", "reason"]
@@ -22,7 +23,7 @@ KEYS = ["start_s", "end_s", "label", "probability", "epistemic", "expert", "acce
 def rain(tmp_path: Path) -> str:
     """Eight seconds of rain."""
     path = tmp_path / "rain.wav"
-    soundfile.write(path, np.resize(synth.render("rain"), 8 * audio.SAMPLE_RATE), audio.SAMPLE_RATE)
+    soundfile.write(path, np.resize(synth.render("rain"), 8 * decode.SAMPLE_RATE), decode.SAMPLE_RATE)
     return str(path)
 
 
@@ -75,8 +76,8 @@ def test_at_the_speed_of_a_microphone(rain: str, monkeypatch: pytest.MonkeyPatch
 def test_raw_samples(
     kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    samples = audio.resample(
-        np.resize(synth.render("rain"), 7 * audio.SAMPLE_RATE), audio.SAMPLE_RATE, 44_100
+    samples = decode.resample(
+        np.resize(synth.render("rain"), 7 * decode.SAMPLE_RATE), decode.SAMPLE_RATE, 44_100
     )
     scaled = samples * 32767 if kind == "s16le" else samples
     raw(monkeypatch, scaled.astype(dtype).tobytes() + b"\x00")  # a sample that was cut off
@@ -153,11 +154,11 @@ def test_a_microphone_until_it_is_unplugged(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     class Unplugged(sources.HeldSource):
-        device = sources.Device(0, "Desk", audio.SAMPLE_RATE, 1, default=True)
+        device = sources.Device(0, "Desk", decode.SAMPLE_RATE, 1, default=True)
 
         def __init__(self, *_: object) -> None:
-            super().__init__("Desk", audio.SAMPLE_RATE)
-            self.stream.ring.write(np.resize(synth.render("rain"), 8 * audio.SAMPLE_RATE))
+            super().__init__("Desk", decode.SAMPLE_RATE)
+            self.stream.ring.write(np.resize(synth.render("rain"), 8 * decode.SAMPLE_RATE))
             self.asked = 0
 
         @property

@@ -7,7 +7,7 @@ import pytest
 
 from qmoe_core.measure import kept
 from qmoe_core.measure.kept import Measured, measured
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 
 def test_a_measurement_is_made_once(store: Store) -> None:

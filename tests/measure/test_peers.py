@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qmoe_core import packed
+from qmoe_core import engine
 from qmoe_core.measure import peers
 from qmoe_core.measure.size import random_expert
 
@@ -13,10 +13,10 @@ SHAPE = (256, 128, 128, 10)
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[packed.ExpertWeights, np.ndarray, np.ndarray]:
+def case() -> tuple[engine.ExpertWeights, np.ndarray, np.ndarray]:
     weights = random_expert("fp32", SHAPE)
     x = np.random.default_rng(1).normal(size=(3, SHAPE[0])).astype(np.float32)
-    return weights, x, packed.PackedExpert(weights).logits(x)
+    return weights, x, engine.PackedExpert(weights).logits(x)
 
 
 def test_torch_is_the_same_network(case) -> None:

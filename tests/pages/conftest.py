@@ -9,10 +9,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import words
-from qmoe_core import audio, serve, synth
-from qmoe_core import bundle as bundles
-from qmoe_core.bundle import Bundle
+from dashboard.views import words
+from qmoe_core import bundles, serve
+from qmoe_core.audio import decode, synth
+from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
@@ -26,7 +26,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="session")
 def dog(bundle: Bundle) -> Classification:
     """A gallery sound, judged with the bundle's own settings."""
-    clip = audio.from_samples(synth.render("dog-bark"), audio.SAMPLE_RATE, name="dog.wav")
+    clip = decode.from_samples(synth.render("dog-bark"), decode.SAMPLE_RATE, name="dog.wav")
     return serve.classify(clip, bundle)
 
 
@@ -35,7 +35,7 @@ def heard_as(bundle: Bundle) -> Callable[[str], str]:
     """What the bundle takes a gallery sound for, as a headline begins; another may hear other things."""
 
     def answer(name: str) -> str:
-        clip = audio.from_samples(synth.render(name), audio.SAMPLE_RATE)
+        clip = decode.from_samples(synth.render(name), decode.SAMPLE_RATE)
         return words.capital(words.readable(serve.classify(clip, bundle).whole.label))
 
     return answer

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dashboard import charts, palette
-from dashboard.palette import DARK, LIGHT, Theme
+from dashboard.charts import decision as charts
+from dashboard.charts import palette
+from dashboard.charts.palette import DARK, LIGHT, Theme
 from qmoe_core.decision import Classification
 from qmoe_core.experts.spec import NAMES
 

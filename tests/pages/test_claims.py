@@ -8,14 +8,16 @@ from types import SimpleNamespace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import claims_charts, claims_views, tables
-from dashboard.palette import DARK, LIGHT, Theme
-from qmoe_core import jobs
+from dashboard.charts import claims as claims_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme
+from dashboard.views import claims as claims_views
+from dashboard.views import tables
 from qmoe_core.errors import StoreError
 from qmoe_core.paper import claims
 from qmoe_core.paper.claim import Picture, Series
 from qmoe_core.paper.claims import BY_ID, CLAIMS, Finding
-from qmoe_core.store import Store
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.store import Store
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 EXPERIMENTS = [claim.id for claim in CLAIMS if claim.cost == "experiment"]

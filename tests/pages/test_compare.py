@@ -14,16 +14,17 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import compare_charts, contenders, holding, runs, tables
-from dashboard.contenders import Contender
-from dashboard.palette import DARK, LIGHT, Theme, expert_colour
-from dashboard.tables import Column, decimals
-from qmoe_core import bundle as bundles
-from qmoe_core import datasets
-from qmoe_core.bundle import Bundle
+from dashboard.charts import compare as compare_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
+from dashboard.session import holding, runs
+from dashboard.views import contenders, tables
+from dashboard.views.contenders import Contender
+from dashboard.views.tables import Column, decimals
+from qmoe_core import bundles, datasets
+from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import calibration, ood, selective
 from qmoe_core.evaluation.selective import Detection
-from qmoe_core.store import Store, default_root
+from qmoe_core.runtime.store import Store, default_root
 
 Open = Callable[..., AppTest]
 VIEWS = {"errors": 5, "agreement": 1, "calibration": 1, "abstaining": 3, "runs": 1}
@@ -302,7 +303,7 @@ def test_no_bundle_at_all(compare: Open, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def _only_the_switch() -> None:
-    from dashboard import switch
+    from dashboard.session import switch
 
     assert switch.bundle() is None
 
@@ -371,8 +372,8 @@ def test_a_table_is_escaped_and_defused(bundle: Bundle) -> None:
     )
 
     def page() -> None:
-        from dashboard import tables
-        from dashboard.tables import Column
+        from dashboard.views import tables
+        from dashboard.views.tables import Column
 
         tables.table([Column("name", "<b>")], [{"name": "<i>"}, {"name": None}], name="x", title='"')
 

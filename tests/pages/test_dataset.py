@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from dashboard import contenders, dataset_charts, recordings
-from dashboard.palette import DARK, LIGHT, Theme, class_colour
-from qmoe_core import bundle as bundles
-from qmoe_core.bundle import Bundle
+from dashboard.charts import dataset as dataset_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme, class_colour
+from dashboard.session import recordings
+from dashboard.views import contenders
+from qmoe_core import bundles
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import ConfigError
 from qmoe_core.evaluation import projection, selective
-from qmoe_core.store import default_root
+from qmoe_core.runtime.store import default_root
 
 Open = Callable[..., AppTest]
 

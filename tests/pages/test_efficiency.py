@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import efficiency_charts, measured
-from dashboard.measured import Kept
-from dashboard.palette import DARK, LIGHT, Theme, expert_colour
-from qmoe_core import jobs
-from qmoe_core.bundle import Bundle
+from dashboard.charts import efficiency as efficiency_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
+from dashboard.session import measured
+from dashboard.session.measured import Kept
+from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.scenarios import SCENARIOS
-from qmoe_core.jobs import Bench, Job
 from qmoe_core.measure import bench
 from qmoe_core.measure.energy import deployment
 from qmoe_core.measure.peers import TORCH_FP32
-from qmoe_core.store import Store
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Bench, Job
+from qmoe_core.runtime.store import Store
 from tests import reports
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard import export
+from dashboard.views import export
 from qmoe_core.decision import Classification
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import format_charts
-from dashboard.palette import DARK, LIGHT, Theme, expert_colour
-from qmoe_core.bundle import Bundle
+from dashboard.charts import formats as format_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
+from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.formats import Format, formats, weight_grids
 from qmoe_core.measure import bench
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 from tests import reports
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"

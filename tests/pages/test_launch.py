@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from dashboard import launch
-from qmoe_core import bundle as bundles
-from qmoe_core import serve
+from qmoe_core import bundles, serve
 from qmoe_core.errors import BundleError
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import linked
-from dashboard.linked import Control
+from dashboard.session import linked
+from dashboard.session.linked import Control
 
 DEFINED = [
     linked.one_of("view", ["map", "list"], "map"),
@@ -80,7 +80,7 @@ def test_long_lists_are_cut() -> None:
 def _page() -> None:
     import streamlit as st
 
-    from dashboard import linked
+    from dashboard.session import linked
 
     options = st.session_state.get("options", ["a", "b", "c"])
     values = linked.controls("p", [linked.one_of("x", options, options[0]), linked.whole("n", 1, 9, 1)])

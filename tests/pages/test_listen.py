@@ -10,10 +10,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import hearing, microphone
-from dashboard.microphone import Recording
-from qmoe_core import audio, serve, synth
-from qmoe_core import bundle as bundles
+from dashboard.components import microphone
+from dashboard.components.microphone import Recording
+from dashboard.session import hearing
+from qmoe_core import bundles, serve
+from qmoe_core.audio import decode, synth
 from qmoe_core.errors import BundleError
 
 Visit = Callable[..., AppTest]
@@ -154,7 +155,7 @@ def test_a_recording_is_judged(visit: Visit, heard_as: HeardAs) -> None:
     assert not [html for html in app.html if "<section" in html.body]  # nothing recorded, nothing said
     mount: microphone.Mount = app.session_state["recorder:mount"]
     mount.recording = Recording(
-        "recording-1.wav", wav("rain"), audio.SAMPLE_RATE, 5.0, ("A filter stayed on.",)
+        "recording-1.wav", wav("rain"), decode.SAMPLE_RATE, 5.0, ("A filter stayed on.",)
     )
     app.run()
     assert verdict(app)[0].startswith(heard_as("rain"))
@@ -344,8 +345,8 @@ def test_two_names_for_one_content_keep_their_names(bundle: bundles.Bundle) -> N
 
 def test_wav_round_trip() -> None:
     samples = synth.render("rain")
-    clip = audio.load(hearing.as_wav(samples), name="rain.wav")
-    assert clip.source_rate_hz == audio.SAMPLE_RATE
+    clip = decode.load(hearing.as_wav(samples), name="rain.wav")
+    assert clip.source_rate_hz == decode.SAMPLE_RATE
     np.testing.assert_allclose(clip.samples, samples, atol=1e-4)
 
 

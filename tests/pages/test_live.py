@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import live_charts, live_state, microphone
-from dashboard.live_state import Live
-from dashboard.palette import DARK, LIGHT
-from qmoe_core import audio, synth
-from qmoe_core.bundle import Bundle
+from dashboard.charts import live as live_charts
+from dashboard.charts.palette import DARK, LIGHT
+from dashboard.components import microphone
+from dashboard.session import live_state
+from dashboard.session.live_state import Live
+from qmoe_core.audio import decode, synth
+from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.live import log as logs
 from qmoe_core.live import sources
@@ -56,9 +58,9 @@ def _nothing_runs_on() -> Iterator[None]:
 def heard(app: AppTest, name: str = "rain", seconds: float = 8.0) -> Live:
     """Let the page's pipeline hear a sound of the gallery, to its end."""
     live: Live = app.session_state["live"]
-    source = HeldSource("a file", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("a file", decode.SAMPLE_RATE, started=DAY)
     live.pipeline.source = source
-    source.stream.ring.write(np.resize(synth.render(name), round(seconds * audio.SAMPLE_RATE)))
+    source.stream.ring.write(np.resize(synth.render(name), round(seconds * decode.SAMPLE_RATE)))
     live.pipeline.step()
     return live
 
@@ -90,8 +92,8 @@ def test_what_is_not_accepted_now(page: AppTest) -> None:
 
 def test_silence_is_said(page: AppTest) -> None:
     live: Live = page.session_state["live"]
-    live.pipeline.source = HeldSource("a file", audio.SAMPLE_RATE, started=DAY)
-    live.pipeline.source.stream.ring.write(np.zeros(6 * audio.SAMPLE_RATE, np.float32))
+    live.pipeline.source = HeldSource("a file", decode.SAMPLE_RATE, started=DAY)
+    live.pipeline.source.stream.ring.write(np.zeros(6 * decode.SAMPLE_RATE, np.float32))
     live.pipeline.step()
     page.run()
     assert headline(page) == "I would rather not say"
@@ -174,7 +176,7 @@ class Host(HeldSource):
     opened = 0
 
     def __init__(self, device: str | None, rate: int | None) -> None:
-        super().__init__(str(device), rate or audio.SAMPLE_RATE)
+        super().__init__(str(device), rate or decode.SAMPLE_RATE)
         self.closed = False
         Host.opened += 1
 
@@ -185,8 +187,8 @@ class Host(HeldSource):
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> type[Host]:
-    desk = sources.Device(0, "Desk", audio.SAMPLE_RATE, 1, default=False)
-    line = sources.Device(3, "Line", audio.SAMPLE_RATE, 2, default=True)
+    desk = sources.Device(0, "Desk", decode.SAMPLE_RATE, 1, default=False)
+    line = sources.Device(3, "Line", decode.SAMPLE_RATE, 2, default=True)
     monkeypatch.setattr(sources, "devices", lambda: [desk, line])
     monkeypatch.setattr(sources, "HostSource", Host)
     monkeypatch.setattr(live_state, "HostSource", Host)
@@ -288,9 +290,9 @@ def test_the_browser_takes_over_from_the_machine(page: AppTest, host: type[Host]
 
 @pytest.fixture
 def pipeline(bundle: Bundle) -> Pipeline:
-    source = HeldSource("a file", audio.SAMPLE_RATE, started=DAY)
+    source = HeldSource("a file", decode.SAMPLE_RATE, started=DAY)
     made = Pipeline(source, bundle)
-    samples = np.resize(synth.render("rain"), 40 * audio.SAMPLE_RATE)
+    samples = np.resize(synth.render("rain"), 40 * decode.SAMPLE_RATE)
     for start in range(0, len(samples), 5512):
         source.stream.ring.write(samples[start : start + 5512])
         made.step()
@@ -319,7 +321,7 @@ def test_the_picture_is_complete_and_small(pipeline: Pipeline, bundle: Bundle) -
 
 
 def test_the_picture_of_nothing(bundle: Bundle) -> None:
-    view = Pipeline(HeldSource("a file", audio.SAMPLE_RATE, started=DAY), bundle).view()
+    view = Pipeline(HeldSource("a file", decode.SAMPLE_RATE, started=DAY), bundle).view()
     drawn = live_charts.picture(view, bundle, None, DARK)
     assert (drawn["windows"], drawn["levels"], drawn["end"]) == ([], "", 0)
 

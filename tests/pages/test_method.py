@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import equations
+from dashboard.views import equations
 from qmoe_core.decision import Classification
 
 Visit = Callable[..., AppTest]
@@ -85,7 +85,12 @@ def test_every_equation_shows_its_code(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["qmoe_core.mel:hz_to_mel", "qmoe_core.moe:Voices.of", "qmoe_core.moe:Settings"]
+    "reference",
+    [
+        "qmoe_core.audio.mel:hz_to_mel",
+        "qmoe_core.routing.mixing:Voices.of",
+        "qmoe_core.routing.mixing:Settings",
+    ],
 )
 def test_source_is_what_inspect_finds(reference: str) -> None:
     module, _, path = reference.partition(":")
@@ -96,7 +101,8 @@ def test_source_is_what_inspect_finds(reference: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["qmoe_core.nowhere:mix", "qmoe_core.moe:nothing", "qmoe_core.moe:Voices.nothing"]
+    "reference",
+    ["qmoe_core.nowhere:mix", "qmoe_core.routing.mixing:nothing", "qmoe_core.routing.mixing:Voices.nothing"],
 )
 def test_source_that_is_not_there(reference: str) -> None:
     with pytest.raises(LookupError):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard import microphone
-from dashboard.microphone import Granted
+from dashboard.components import microphone
+from dashboard.components.microphone import Granted
 
 PCM = base64.b64encode(np.array([0, 32767, -32767, -32768], "<i2").tobytes()).decode()
 PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}

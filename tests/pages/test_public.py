@@ -13,13 +13,14 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import launch, live_state, public, training
-from dashboard.public import Limits
-from qmoe_core import bundle as bundles
-from qmoe_core import jobs
+from dashboard import launch
+from dashboard.session import live_state, public, training
+from dashboard.session.public import Limits
+from qmoe_core import bundles
 from qmoe_core.errors import UserError
-from qmoe_core.jobs import Bench, Claims, Train
-from qmoe_core.store import VISITORS, Store, lab_root
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Bench, Claims, Train
+from qmoe_core.runtime.store import VISITORS, Store, lab_root
 from tests.pages.test_listen import upload, wav
 from tests.pages.test_train import busy_machine, ended, text
 

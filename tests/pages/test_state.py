@@ -7,10 +7,10 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard import state
-from dashboard.state import Controls
-from qmoe_core import bundle as bundles
-from qmoe_core import synth
+from dashboard.session import state
+from dashboard.session.state import Controls
+from qmoe_core import bundles
+from qmoe_core.audio import synth
 
 BUNDLE = bundles.load()
 

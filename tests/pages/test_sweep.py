@@ -10,10 +10,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import sweep_charts, sweeping
-from dashboard.palette import DARK, LIGHT, Theme, expert_colour
-from dashboard.sweep_charts import MARGIN, Curve, Scale
-from qmoe_core.bundle import Bundle
+from dashboard.charts import sweep as sweep_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
+from dashboard.charts.sweep import MARGIN, Curve, Scale
+from dashboard.views import sweeping
+from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import sweep
 from qmoe_core.evaluation.sweep import AlphaSweep
 
@@ -191,7 +192,7 @@ def test_heights_of_the_dot() -> None:
 
 def test_the_line_over_the_figures_stands_where_they_are_drawn() -> None:
     """The stylesheet repeats the figures' margins; they must be the same."""
-    rules = Path(sweep_charts.__file__).with_name("ledger.css").read_text(encoding="utf-8")
+    rules = Path(sweeping.__file__).with_name("ledger.css").read_text(encoding="utf-8")
     left, right, top, bottom = (MARGIN[side] for side in "lrtb")
     assert f"left: calc({left}px + (100% - {left + right}px) * var(--qm-alpha))" in rules
     assert f"top: {top}px; bottom: {bottom}px" in rules

@@ -20,14 +20,15 @@ import pytest
 import soundfile
 from streamlit.testing.v1 import AppTest
 
-from dashboard import train_charts, training
-from dashboard.palette import DARK, LIGHT, Theme, expert_colour
-from dashboard.training import Cell
-from qmoe_core import bundle as bundles
-from qmoe_core import jobs
+from dashboard.charts import train as train_charts
+from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
+from dashboard.session import training
+from dashboard.session.training import Cell
+from qmoe_core import bundles
 from qmoe_core.errors import ConfigError, DatasetError
-from qmoe_core.jobs import Bench, HoldOut, Job, Story, Train
-from qmoe_core.store import default_root
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Bench, HoldOut, Job, Story, Train
+from qmoe_core.runtime.store import default_root
 
 Open = Callable[..., AppTest]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard import widgets, words
+from dashboard.views import widgets, words
 from qmoe_core.decision import Classification, Decision
 
 REFERENCE = np.linspace(0.0, 1.0, 101)

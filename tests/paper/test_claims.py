@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from qmoe_core import bundle, cli, jobs
+from qmoe_core import bundles, cli
 from qmoe_core.errors import Cancelled, ConfigError
 from qmoe_core.paper import claims, latency, protocol, quantisation, short
 from qmoe_core.paper.claim import THEMES, VERDICTS, Figures, Materials
 from qmoe_core.paper.claims import BY_ID, CLAIMS, Finding
-from qmoe_core.store import Store
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def test_a_job_says_what_it_checks():
 
 
 def test_full_runs_are_read_where_there_are_some(tmp_path):
-    store, made = Store(tmp_path), bundle.load()
+    store, made = Store(tmp_path), bundles.load()
     runs = {("official", "inner-validation"): 0.90, ("random", "best-on-test"): 0.95}
     for (folds, selection), f1 in runs.items():
         for fold in range(5):

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qmoe_core import bundle as bundles
-from qmoe_core import moe
+from qmoe_core import bundles
 from qmoe_core.errors import BundleError, ConfigError
-from qmoe_core.moe import Settings
+from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import curious_routing
 from qmoe_core.routing.distilled import (
     CHEAPEST_FIRST,
@@ -26,6 +25,7 @@ from qmoe_core.routing.distilled import (
     out_of_fold,
     worth_asking,
 )
+from qmoe_core.routing.mixing import Settings
 from qmoe_core.routing.uncertainty import softmax
 
 PAIR = ("q4", "q8")
@@ -187,13 +187,13 @@ def test_a_bundles_clips_are_predicted_in_and_out_of_its_mixture(shipped) -> Non
     voices = shipped.listen(z)
 
     predicted = shipped.predict(voices, settings)
-    mixed = moe.mix(voices, settings, predicted=predicted)
+    mixed = mixing.mix(voices, settings, predicted=predicted)
 
     assert predicted.d.shape == (5, 3)
     np.testing.assert_array_equal(mixed.predicted, predicted.d)
     assert shipped.head(settings) is shipped.head(replace(settings, alpha=1.0))
     np.testing.assert_array_equal(mixed.runs, 1 + mixed.asked)
-    one = moe.decide(
+    one = mixing.decide(
         voices.at(0), shipped.classes, settings, predicted=shipped.predict(voices.at(0), settings)
     )
     said = {e.name: e.predicted_kl for e in one.experts}
@@ -230,4 +230,4 @@ def test_without_out_of_fold_outputs_it_says_what_would_do(shipped) -> None:
 
 def test_mixing_without_predictions_is_refused(shipped) -> None:
     with pytest.raises(ConfigError, match="accepted here is disagreement, router-mc, none"):
-        moe.mix(shipped.dataset.voices, shipped.settings(curiosity="distilled"))
+        mixing.mix(shipped.dataset.voices, shipped.settings(curiosity="distilled"))

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from qmoe_core import cli, synth
-from qmoe_core.audio import SAMPLE_RATE
+from qmoe_core import cli
+from qmoe_core.audio import synth
+from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.runtime import system
 from tests import tiny
 
@@ -88,7 +89,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 from qmoe_core import config, jobs
 from qmoe_core.runtime import system
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 
 if __name__ == "__main__":
     app = AppTest.from_file(str(Path("dashboard/app.py").resolve()), default_timeout=120).run()

@@ -9,11 +9,11 @@ import pytest
 from qmoe_core import config
 from qmoe_core.config import Config
 from qmoe_core.datasets import splits
+from qmoe_core.engine import PackedExpert, from_tensors
 from qmoe_core.errors import Cancelled, ConfigError, DatasetError
-from qmoe_core.executor import Context
 from qmoe_core.experts import NAMES
-from qmoe_core.packed import PackedExpert, from_tensors
-from qmoe_core.store import Store
+from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
 from qmoe_core.training.crossval import JointTask, Split, Subject, Task
 from qmoe_core.training.fit import Scaler

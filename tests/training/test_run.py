@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from qmoe_core import bundle as bundles
-from qmoe_core import config
+from qmoe_core import bundles, config
 from qmoe_core.errors import BundleError, Cancelled, ConfigError, DatasetError
 from qmoe_core.experts import NAMES
-from qmoe_core.store import Store
+from qmoe_core.runtime.store import Store
 from qmoe_core.training import run
 
 

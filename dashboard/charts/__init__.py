@@ -1,0 +1,1 @@
+"""Charts as pure functions: plotly only, no Streamlit, no computing of results."""

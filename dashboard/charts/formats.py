@@ -1,0 +1,427 @@
+"""Figures of the Formats page as pure functions of formats and weight grids: plotly only, no Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboard.charts.compare import axis_title, figure
+from dashboard.charts.palette import Theme, expert_colour
+from qmoe_core.evaluation.formats import Format, WeightGrid
+from qmoe_core.evaluation.pareto import amount
+
+COSTS = {
+    "bytes": "size of its files",
+    "p50_us": "time of a call: median",
+    "p95_us": "time of a call: 95 % are faster",
+    "p99_us": "time of a call: 99 % are faster",
+    "energy_mj": "energy of a call, mJ",
+}
+"""What a format may cost, as an axis is called."""
+GREY = "rgba(128,128,128,0.55)"
+"""Of what does not fit a budget."""
+MAX_LEVELS = 16
+"""Grids of up to so many levels are drawn level by level; finer ones as an outline."""
+_WIDTH_PX, _LETTER_PX, _LINE_PX = 360, 6.6, 15
+"""About the width of a figure's ground, of a letter and of a line in it: a compromise of phone and desk."""
+
+
+def _colour(one: Format) -> str:
+    return expert_colour(one.name) if one.kind == "expert" else "#808080"
+
+
+def trade(
+    formats: Sequence[Format],
+    cost: str,
+    *,
+    fitting: Collection[str],
+    chosen: str | None,
+    front: Collection[str],
+    limits: Mapping[str, float],
+    floor: float,
+    theme: Theme,
+    height: int = 380,
+) -> go.Figure:
+    """F1 against a cost: a disc for each format, as large as its files; what does not fit is grey.
+
+    Args:
+        formats: those that have a figure for the cost.
+        cost: a field of `Format`, drawn on a logarithmic axis.
+        fitting, front: names; chosen: one of the fitting, circled.
+        limits: `f1` and the cost's own, where there are any.
+        floor: F1 below which a format stands on the lower edge, as a triangle with its figure, so that it
+            does not squeeze the others together.
+    """
+    x = np.array([getattr(one, cost) for one in formats], np.float64)
+    y = np.array([max(one.f1, floor) for one in formats])
+    below = [one.f1 < floor for one in formats]
+    names = [one.name.replace(" ", "<br>") for one in formats]
+    names = [
+        f"{name} {one.f1:.3f}" if low else name for name, one, low in zip(names, formats, below, strict=True)
+    ]
+    line = [i for i in np.argsort(x) if formats[i].name in front]
+    edge = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x[line],
+        "y": y[line],
+        "line": {"color": theme.muted, "width": 1.2, "dash": "dot"},
+        "hoverinfo": "skip",
+    }
+    span = max(float(np.log10(x.max() / x.min())), 0.4)
+    ends = [np.log10(x.min()) - 0.12 * span, np.log10(x.max()) + 0.14 * span]
+    least, most = min(float(y.min()), limits.get("f1", 1.0)), max(float(y.max()), limits.get("f1", 0.0))
+    room = max(most - least, 0.02)
+    levels = [least - 0.12 * room, most + 0.16 * room]
+    places = _placed(
+        (np.log10(x) - ends[0]) / (ends[1] - ends[0]) * _WIDTH_PX,
+        (y - levels[0]) / (levels[1] - levels[0]) * (height - 60),
+        [_LETTER_PX * max(map(len, name.split("<br>"))) for name in names],
+        [one.name in fitting or one.name in front for one in formats],
+    )
+    discs = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": x,
+        "y": y,
+        "text": [name if place else "" for name, place in zip(names, places, strict=True)],
+        "textposition": [place or "top center" for place in places],
+        "textfont": {
+            "size": 12,
+            "color": [theme.ink if one.name in fitting else theme.muted for one in formats],
+        },
+        "cliponaxis": False,
+        "marker": {
+            "size": [_diameter(one.bytes) for one in formats],
+            "color": [_colour(one) if one.name in fitting else GREY for one in formats],
+            "symbol": [
+                "triangle-down" if low else "circle" if one.kind == "expert" else "diamond"
+                for one, low in zip(formats, below, strict=True)
+            ],
+            "opacity": 1.0,
+            "line": {
+                "width": [3 if one.name == chosen else 1 for one in formats],
+                "color": [theme.ink if one.name == chosen else theme.page for one in formats],
+            },
+        },
+        "customdata": [
+            [one.name, f"{one.f1:.3f} ± {one.f1_std:.3f}", amount(cost, getattr(one, cost)), _size(one)]
+            for one in formats
+        ],
+        "hovertemplate": "%{customdata[0]}: F1 %{customdata[1]}, %{customdata[2]}, %{customdata[3]}"
+        "<extra></extra>",
+    }
+    shapes = []
+    limit = {"type": "line", "line": {"color": theme.accent, "width": 1.5, "dash": "dash"}}
+    if "f1" in limits:
+        shapes.append({**limit, "xref": "paper", "x0": 0, "x1": 1, "y0": limits["f1"], "y1": limits["f1"]})
+    if cost in limits and ends[0] < np.log10(limits[cost]) < ends[1]:
+        shapes.append({**limit, "yref": "paper", "y0": 0, "y1": 1, "x0": limits[cost], "x1": limits[cost]})
+    return figure(
+        theme,
+        [edge, discs],
+        height=height,
+        margin={"l": 48, "r": 12, "t": 10, "b": 44},
+        x={"type": "log", "range": ends, "title": axis_title(COSTS[cost], theme), **_ticks(cost, ends)},
+        y={"range": levels, "title": axis_title("F1", theme), "tickformat": ".2f", "nticks": 6},
+        shapes=shapes,
+        hovermode="closest",
+    )
+
+
+def _size(one: Format) -> str:
+    return amount("bytes", one.bytes)
+
+
+def _diameter(size: int) -> float:
+    """Pixels, such that the area goes with the size."""
+    return float(np.clip(np.sqrt(size / 1e6) * 22, 9, 42))
+
+
+def _ticks(cost: str, ends: Sequence[float]) -> dict[str, Any]:
+    """Round values of a logarithmic axis, with their unit."""
+    steps = (1, 2, 5)
+    values = [m * 10.0**e for e in range(int(np.floor(ends[0])), int(np.ceil(ends[1])) + 1) for m in steps]
+    values = [value for value in values if ends[0] <= np.log10(value) <= ends[1]]
+    if len(values) > 8:
+        values = [value for value in values if f"{value:e}".startswith("1")]
+    texts = [amount(cost, value).partition(" (")[0] for value in values]
+    return {"tickvals": values, "ticktext": texts}
+
+
+def _placed(x: np.ndarray, y: np.ndarray, widths: Sequence[float], wanted: Sequence[bool]) -> list[str]:
+    """Where each disc's name goes so that none covers another; empty where there is no room.
+
+    Args:
+        x, y: discs in pixels; widths: of their names; wanted: names that come first.
+    """
+    height = _LINE_PX
+    taken = [(a, b, 14.0, 14.0) for a, b in zip(x, y, strict=True)]
+    places = [""] * len(x)
+    for i in sorted(range(len(x)), key=lambda i: not wanted[i]):
+        width = widths[i]
+        ways = {
+            "top center": (0.0, 18.0),
+            "bottom center": (0.0, -18.0),
+            "middle right": (width / 2 + 14, 0.0),
+            "middle left": (-width / 2 - 14, 0.0),
+            "bottom left": (-width / 2, -18.0),
+            "bottom right": (width / 2, -18.0),
+            "top left": (-width / 2, 18.0),
+            "top right": (width / 2, 18.0),
+        }
+        for name, (dx, dy) in ways.items():
+            a, b = x[i] + dx, y[i] + dy
+            others = [box for j, box in enumerate(taken) if j != i]
+            inside = width / 2 - 30 < a < _WIDTH_PX - width / 2 + 10
+            if inside and all(
+                abs(a - c) > (width + w) / 2 or abs(b - d) > (height + h) / 2 for c, d, w, h in others
+            ):
+                places[i] = name
+                taken.append((a, b, width, height))
+                break
+    return places
+
+
+def ladder(formats: Sequence[Format], theme: Theme) -> go.Figure:
+    """F1 with its folds, then size, latency and energy as far as they are known, against bits."""
+    ranked = [one for one in formats if one.bits is not None]
+    ranked.sort(key=lambda one: (one.bits or 0, one.bytes, one.name))
+    names = [one.name for one in ranked]
+    bits = [f"{one.bits} bit{'s' * (one.bits != 1)}" for one in ranked]
+    folds = [i for i, one in enumerate(ranked) for _ in one.f1_folds]
+    colours = [_colour(one) for one in ranked]
+    rows: list[tuple[str, float]] = [("F1: mean and deviation; a ring for each fold", 2.2), ("Size, kB", 1.0)]
+    timed, powered = any(one.p50_us for one in ranked), any(one.energy_mj for one in ranked)
+    if timed:
+        rows.append(("Latency, µs: median; the line reaches to p95", 1.0))
+    if powered:
+        source = next(one.energy_source for one in ranked if one.energy_mj)
+        rows.append((f"Energy of a call, mJ, {source}", 1.0))
+
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [names[i] for i in folds],
+            "y": [value for one in ranked for value in one.f1_folds],
+            "marker": {
+                "size": 7,
+                "color": "rgba(0,0,0,0)",
+                "line": {
+                    "width": 1.3,
+                    "color": [colours[i] for i in folds],
+                },
+            },
+            "hovertemplate": "one fold: %{y:.3f}<extra></extra>",
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": names,
+            "y": [one.f1 for one in ranked],
+            "error_y": {
+                "type": "data",
+                "array": [one.f1_std for one in ranked],
+                "thickness": 1.3,
+                "width": 0,
+                "color": theme.muted,
+            },
+            "marker": {"size": 12, "symbol": "line-ew", "line": {"width": 4, "color": colours}},
+            "customdata": [[one.f1_std, one.n, 100 * (one.share_of_16bit or np.nan)] for one in ranked],
+            "hovertemplate": "F1 %{y:.3f} ± %{customdata[0]:.3f}, %{customdata[2]:.1f} % of 16-bit, "
+            "n = %{customdata[1]} folds × seeds<extra></extra>",
+        },
+        _bars(names, [one.bytes / 1e3 for one in ranked], colours, "y2", "%{y:,.0f} kB"),
+    ]
+    if timed:
+        bars = _bars(names, [one.p50_us for one in ranked], colours, f"y{len(traces)}", "median %{y:.3~g} µs")
+        bars["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [(one.p95_us or 0) - (one.p50_us or 0) for one in ranked],
+            "arrayminus": [0] * len(ranked),
+            "thickness": 1.3,
+            "width": 3,
+            "color": theme.ink,
+        }
+        traces.append(bars)
+    if powered:
+        axis = f"y{len(traces)}"
+        traces.append(_bars(names, [one.energy_mj for one in ranked], colours, axis, "%{y:.3~g} mJ"))
+
+    gap, whole = 0.34, sum(weight for _, weight in rows)
+    unit = 1.0 / (whole + gap * (len(rows) - 1))
+    axes, notes, top = {}, [], 1.0
+    for number, (title, weight) in enumerate(rows, start=1):
+        bottom = top - weight * unit
+        axes["yaxis" if number == 1 else f"yaxis{number}"] = {
+            "domain": [max(bottom, 0.0), top],
+            "fixedrange": True,
+            "gridcolor": theme.line,
+            "zeroline": number > 1,
+            "zerolinecolor": theme.line,
+            "tickfont": {"size": 11, "color": theme.muted},
+            "nticks": 6 if number == 1 else 4,
+            "rangemode": "normal" if number == 1 else "tozero",
+        }
+        notes.append(
+            {
+                "text": title,
+                "x": 0,
+                "y": top,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 12, "color": theme.ink},
+            }
+        )
+        top = bottom - gap * unit
+    drawn = figure(
+        theme,
+        traces,
+        height=round(78 * (whole + gap * len(rows))) + 34,
+        margin={"l": 46, "r": 8, "t": 24, "b": 58},
+        x={
+            "tickvals": names,
+            "ticktext": [f"{name}<br>{said}" for name, said in zip(names, bits, strict=True)],
+            "automargin": True,
+            "tickfont": {"size": 12, "color": theme.ink},
+            "showgrid": False,
+            "anchor": f"y{len(rows)}" if len(rows) > 1 else "y",
+        },
+        bargap=0.45,
+        annotations=notes,
+        hovermode="closest",
+    )
+    return drawn.update_layout(axes)
+
+
+def _bars(
+    names: Sequence[str],
+    values: Sequence[float | None],
+    colours: Sequence[str],
+    axis: str,
+    shown: str,
+) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "x": names,
+        "y": list(values),
+        "yaxis": axis,
+        "marker": {"color": list(colours)},
+        "hovertemplate": f"{shown}<extra></extra>",
+    }
+
+
+def grids(grids: Sequence[WeightGrid], theme: Theme) -> go.Figure:
+    """The values that each format's weights take, one row a format over one axis.
+
+    Bars (or an outline, of fine grids) are as high as the share of weights with that value, the largest of a
+    row filling it; ticks under a row are the levels that it has.
+    """
+    rows = list(reversed(grids))
+    common = [np.abs(one.values[one.share > 1e-3]).max() for one in rows]
+    reach = 1.2 * max(common)
+    traces, shapes, notes = [], [], []
+    for base, one in enumerate(rows):
+        colour = expert_colour(one.name)
+        tall = 0.58 * one.share / one.share.max()
+        hover = {
+            "name": one.name,
+            "customdata": one.share,
+            "hovertemplate": f"{one.name}: %{{customdata:.1%}} of the weights are %{{x:.3f}}<extra></extra>",
+        }
+        if one.levels is not None and one.levels <= MAX_LEVELS:
+            step = float(np.diff(one.values).min())
+            traces.append(
+                {
+                    "type": "bar",
+                    "x": one.values,
+                    "y": np.maximum(tall, 0.0),
+                    "base": base,
+                    "width": 0.55 * min(step, reach / 8),
+                    "marker": {"color": colour},
+                    **hover,
+                }
+            )
+            shapes += [
+                {
+                    "type": "line",
+                    "x0": value,
+                    "x1": value,
+                    "y0": base - 0.09,
+                    "y1": base,
+                    "line": {"color": theme.muted, "width": 1},
+                }
+                for value in one.values
+            ]
+        else:
+            x = np.concatenate([one.values, one.values[::-1]])
+            y = np.concatenate([base + tall, np.full(len(tall), base)])
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": x,
+                    "y": y,
+                    "fill": "toself",
+                    "fillcolor": colour,
+                    "line": {"width": 0.5, "color": colour},
+                    "hoverinfo": "skip",
+                }
+            )
+        notes.append(
+            {
+                "text": f"<b>{one.name}</b>  {uses(one)}",
+                "x": 0,
+                "y": base + 0.6,
+                "xref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 12, "color": theme.ink},
+            }
+        )
+        shapes.append(
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": base,
+                "y1": base,
+                "line": {"color": theme.line, "width": 1},
+            }
+        )
+    return figure(
+        theme,
+        traces,
+        height=64 * len(rows) + 50,
+        margin={"l": 6, "r": 6, "t": 6, "b": 40},
+        x={"range": [-reach, reach], "title": axis_title("value of a weight", theme), "nticks": 7},
+        y={"range": [-0.2, len(rows) - 0.02], "visible": False},
+        shapes=shapes,
+        annotations=notes,
+        barmode="overlay",
+        hovermode="closest",
+    )
+
+
+def uses(one: WeightGrid) -> str:
+    """What a grid is used for: its zeros, and what a weight tells against what it takes.
+
+    >>> uses(WeightGrid("q2", 0, np.zeros(4), np.full(4, 0.25), 2, 4, 0.886, 0.62))
+    '89 % zeros; a weight tells 0.62 of its 2 bits'
+    """
+    zeros = f"{100 * one.zeros:.0f} % zeros; " if one.zeros >= 0.005 else ""
+    if one.levels is None:
+        return f"{zeros}floats"
+    if one.levels > len(one.values):  # the shares are of bins, not of levels
+        return f"{zeros}{one.levels:,} levels"
+    return f"{zeros}a weight tells {one.entropy_bits:.2g} of its {one.bits} bit{'s' * (one.bits != 1)}"

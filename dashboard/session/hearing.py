@@ -1,0 +1,198 @@
+"""From a sound that a person gave to what the experts say of it, once per content.
+
+Decoding, embedding and the experts' answers are the heavy part, and cached by the sound's content; mixing is
+light and follows every control. Both caches are bounded, so that a long session or many of them stay small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from dashboard.components.microphone import Recording
+from qmoe_core import bundles, serve
+from qmoe_core.audio import decode, mel, synth
+from qmoe_core.bundles import Bundle
+from qmoe_core.decision import Classification, Decision
+from qmoe_core.routing.mixing import Settings
+from qmoe_core.serve import Observation
+
+ENVELOPE_SLICES = 900
+RECORDED = "recorded here"
+"""Where a recording comes from, in words for the page."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound that a person chose, not yet decoded."""
+
+    key: str
+    """Identity of the content."""
+    name: str
+    origin: str
+    """Where it comes from, in words for the page."""
+    load: Callable[[], decode.Clip]
+    playable: Any
+    """What `st.audio` takes."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A decoded sound with all that the page needs of it; the samples themselves are let go."""
+
+    envelope: np.ndarray
+    """Lowest and highest sample of each slice, float32 [2, n]."""
+    spectrogram: np.ndarray
+    """Log-mel, whole dB, int8 [128, frames]."""
+    observation: Observation
+    channels: int
+    decode_s: float
+    observe_s: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """The sound judged last, for pages that explain with its numbers."""
+
+    name: str
+    decision: Decision
+    frames: tuple[int, ...]
+    """Mel bands and frames of its spectrogram."""
+
+
+@st.cache_resource(show_spinner="Loading the experts …")
+def bundle() -> Bundle:
+    """The default bundle, loaded once for all sessions.
+
+    Raises:
+        BundleError: it is missing or damaged.
+    """
+    return bundles.load()
+
+
+def from_gallery(name: str) -> Sound:
+    """A sound that the project synthesises."""
+    samples = _rendered(name)
+    title = synth.GALLERY[name].title
+    return Sound(
+        key=f"gallery:{name}",
+        name=title,
+        origin="synthesised by this project",
+        load=lambda: decode.from_samples(samples, decode.SAMPLE_RATE, name=title),
+        playable=as_wav(samples),
+    )
+
+
+@lru_cache(maxsize=16)
+def _rendered(name: str) -> np.ndarray:
+    return synth.render(name)
+
+
+def from_upload(file: Any) -> Sound:
+    """A file that the browser sent."""
+    name = decode.display_name(file.name)
+    return Sound(
+        key=_content_key(file.file_id, file),
+        name=name,
+        origin="uploaded",
+        load=lambda: decode.load(file, name=name),
+        playable=file,
+    )
+
+
+def from_recording(recording: Recording) -> Sound:
+    """What the microphone component recorded."""
+    return Sound(
+        key=hashlib.sha256(recording.wav).hexdigest(),
+        name=recording.name,
+        origin=RECORDED,
+        load=lambda: decode.load(recording.wav, name=recording.name),
+        playable=recording.wav,
+    )
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _content_key(file_id: str, _file: Any) -> str:
+    return hashlib.sha256(_file.getbuffer()).hexdigest()
+
+
+def hear(sound: Sound, bundle: Bundle) -> Heard:
+    """Decode a sound, and ask every expert and the router about each of its windows.
+
+    Raises:
+        AudioError: it cannot be decoded, or is not fit to be judged.
+    """
+    heard = _hear(sound.key, bundle.digest, sound, bundle)
+    # The same content may come under two names, and the cache knows one.
+    return replace(heard, observation=replace(heard.observation, file=sound.name))
+
+
+@st.cache_data(max_entries=64, max_size="256 MB", show_spinner=False)
+def _hear(key: str, digest: str, _sound: Sound, _bundle: Bundle) -> Heard:
+    start = time.perf_counter()
+    clip = _sound.load()
+    decoded = time.perf_counter()
+    observation = serve.observe(clip, _bundle)
+    observed = time.perf_counter()
+    return Heard(
+        envelope=envelope(clip.samples),
+        spectrogram=np.rint(np.clip(mel.log_mel(clip.samples), -127, 127)).astype(np.int8),
+        observation=observation,
+        channels=clip.source_channels,
+        decode_s=decoded - start,
+        observe_s=observed - decoded,
+    )
+
+
+def judge(sound: Sound, heard: Heard, bundle: Bundle, settings: Settings) -> Classification:
+    """Mix what was heard; only this runs when a control moves."""
+    result = _judge(sound.key, bundle.digest, settings, heard.observation, bundle)
+    return replace(result, file=sound.name)
+
+
+@st.cache_data(max_entries=256, max_size="64 MB", show_spinner=False)
+def _judge(
+    key: str, digest: str, settings: Settings, _observation: Observation, _bundle: Bundle
+) -> Classification:
+    return serve.decide(_observation, _bundle, settings)
+
+
+def reference(bundle: Bundle, settings: Settings) -> dict[str, np.ndarray]:
+    """The default set's uncertainties under the same settings, out of fold: sorted [n] by name, or none."""
+    return _reference(bundle.digest, settings, bundle)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _reference(digest: str, settings: Settings, _bundle: Bundle) -> dict[str, np.ndarray]:
+    mixed = _bundle.reference(settings)
+    if mixed is None:
+        return {}
+    names = ("total", "aleatoric", "epistemic", "router_variance", "router_mutual_information")
+    values = {name: np.sort(getattr(mixed, name)) for name in names}
+    return values | {"probability": np.sort(mixed.probabilities.max(axis=-1))}
+
+
+def envelope(samples: np.ndarray) -> np.ndarray:
+    """Lowest and highest sample of each of at most 900 slices: waveform [n] to float32 [2, slices]."""
+    starts = np.linspace(0, len(samples), min(ENVELOPE_SLICES, len(samples)), endpoint=False).astype(int)
+    return np.stack([np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)])
+
+
+def as_wav(samples: np.ndarray) -> bytes:
+    """A WAV file, 16 bits, 22,050 Hz, mono, of a waveform in [−1, 1]."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(decode.SAMPLE_RATE)
+        out.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return file.getvalue()

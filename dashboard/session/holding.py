@@ -1,0 +1,146 @@
+"""Held-out classes on the Compare page: what was found before, and the training that finds out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.session import public
+from dashboard.views import widgets, words
+from qmoe_core import datasets
+from qmoe_core.bundles import Bundle
+from qmoe_core.errors import UserError
+from qmoe_core.evaluation import ood
+from qmoe_core.evaluation.ood import Report
+from qmoe_core.evaluation.selective import Detection
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import HoldOut, Job
+from qmoe_core.runtime.store import Store
+
+
+def kept(bundle: Bundle) -> list[Report]:
+    """Every set of classes that was held out with this bundle's embedder: own ones, then those that ship."""
+    embedder_id, classes = bundle.manifest.embedder_id, bundle.classes
+    try:
+        found = tuple(entry.key for entry in Store().list(ood.KIND))
+        return [*_reports(found, embedder_id, classes), *ood.shipped(embedder_id, classes)]
+    except UserError as error:
+        st.warning(widgets.plain(str(error)))
+        return []
+
+
+@st.cache_data(max_entries=16, show_spinner="Resampling clips …")
+def _reports(found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]) -> list[Report]:
+    return [ood.report(held) for held in ood.kept(Store(), embedder_id, classes)] if found else []
+
+
+def together(reports: Sequence[Report]) -> dict[str, Detection]:
+    """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
+    if len(reports) == 1:
+        return reports[0].detection
+    found = {}
+    for name in reports[0].detection:
+        each = [one.detection[name] for one in reports if name in one.detection]
+        values = [one.auroc for one in each]
+        found[name] = Detection(
+            auroc=sum(values) / len(values),
+            low=min(values),
+            high=max(values),
+            positives=sum(one.positives for one in each),
+            negatives=sum(one.negatives for one in each),
+        )
+    return found
+
+
+def offer(bundle: Bundle, *, first: bool) -> None:
+    """Leave classes out, in the background; the job's progress while it runs."""
+    job = _newest(bundle)
+    if job is not None and job.active:
+        _progress(job.id)
+        return
+    if job is not None and job.state == "failed":
+        st.error(f"The last attempt failed: {widgets.plain(job.error or '')}.")
+    if bundle.provenance.dataset not in datasets.available():
+        if first:
+            st.info(
+                "To find out, experts are trained without some classes and listen to them afterwards. That "
+                f"takes the recordings of {widgets.plain(bundle.provenance.dataset)}, which are not on this "
+                "machine."
+            )
+        return
+    with st.container(border=first) if first else st.expander("Hold other classes out"):
+        if first:
+            st.markdown(
+                "Train without some classes, then listen to them: an uncertainty that knows is larger there."
+            )
+        held = st.multiselect(
+            "Classes to hold out",
+            bundle.classes,
+            default=bundle.classes[:2],
+            format_func=words.readable,
+            max_selections=len(bundle.classes) - 2,
+            key="holding.classes",
+        )
+        if st.button("Hold them out", disabled=not held, key="holding.start"):
+            try:
+                with st.spinner("Starting …"):
+                    public.submit(_request(bundle, tuple(held)))
+            except UserError as error:
+                st.error(widgets.plain(str(error)))
+            else:
+                st.rerun()
+        st.caption(
+            widgets.plain(
+                f"{words.capital(words.listed(bundle.settings().experts))} are trained on every fold, in the "
+                "background; a minute or two."
+            )
+        )
+
+
+def _request(bundle: Bundle, held: tuple[str, ...]) -> HoldOut:
+    return HoldOut(
+        dataset=bundle.provenance.dataset,
+        held_out=held,
+        embedder=bundle.embedder,
+        experts=bundle.settings().experts,
+        config=bundle.config,
+    )
+
+
+def _newest(bundle: Bundle) -> Job | None:
+    of_ours = (
+        job
+        for job in jobs.list_jobs()
+        if isinstance(job.request, HoldOut)
+        and job.request.embedder == bundle.embedder
+        and set(job.request.held_out) <= set(bundle.classes)
+    )
+    return next(of_ours, None)
+
+
+@st.fragment(run_every=1.0)
+def _progress(job_id: str) -> None:
+    try:
+        job = jobs.get(job_id)
+        story = jobs.story(jobs.events(job_id)[0])
+    except UserError:
+        st.rerun()
+    if not job.active:
+        st.rerun()
+    st.markdown(f"**{widgets.plain(job.title)}**")
+    if job.state == "queued":
+        st.progress(0.0, "Waiting for the job before it")
+    else:
+        share = story.done / story.total if story.total else 0.0
+        st.progress(
+            share, f"{words.capital(story.stage) or 'Starting'}: {story.done} of {story.total or '…'}"
+        )
+    st.button("Stop", on_click=_stop, args=(job_id,), disabled=job.stopping, key="holding.stop")
+    st.page_link(widgets.PAGES / "train.py", label="See it on Train", query_params={"job": job_id})
+
+
+def _stop(job_id: str) -> None:
+    with contextlib.suppress(UserError):  # removed meanwhile: the page says so when it is drawn again
+        jobs.cancel(job_id)

@@ -1,0 +1,213 @@
+"""A lab that is open to the public: what its visitors may do, and how they are kept apart.
+
+`qmoe app --public` sets $QMOE_PUBLIC, which is read once, here. Every visitor (a session of the browser) has
+a store of its own inside the lab's, so that jobs, runs and bundles of one are not there for another; what the
+lab's own store and its datasets hold is published: all may read it. A visitor's store goes with the session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import uuid
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from qmoe_core import datasets
+from qmoe_core.config import Config, EvaluationConfig
+from qmoe_core.embedders import logmel_stats
+from qmoe_core.errors import DatasetError, StoreError, UserError
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Train
+from qmoe_core.runtime.store import VISITORS, Store, lab_root
+
+VARIABLE = "QMOE_PUBLIC"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may use.
+
+    Attributes:
+        upload_mb: of a file, in megabytes.
+        files: judged at once.
+        jobs: of a visitor that are not over; queue: the same of all visitors together.
+        job_s: after which a job is stopped; clips: of a dataset that is trained on; folds: of it.
+    """
+
+    upload_mb: int = 20
+    files: int = 5
+    jobs: int = 1
+    queue: int = 8
+    job_s: float = 600.0
+    clips: int = 2000
+    folds: int = 5
+
+    @property
+    def streamlit(self) -> list[str]:
+        """Streamlit's part of them, as arguments."""
+        return ["--server.maxUploadSize", str(self.upload_mb)]
+
+
+LIMITS = Limits() if os.environ.get(VARIABLE) == "1" else None
+"""None where the lab is its owner's alone, who may do everything."""
+
+MICROPHONE = (
+    "The microphone of the machine that runs this lab is switched off, because the lab is open to the "
+    "public; your browser’s works."
+)
+LOG = (
+    "The log stays in memory and goes when you leave: keeping it on disk is switched off, because this lab "
+    "is open to the public. The files below are yours to take."
+)
+MEASURING = (
+    "Measurements and checks are switched off, because this lab is open to the public: a machine that others "
+    "use meanwhile gives no figures worth keeping. What its owner measured is shown."
+)
+
+
+def training() -> str:
+    """What is different about training, in a few sentences; empty where nothing is."""
+    if LIMITS is None:
+        return ""
+    return (
+        "This lab is open to the public, so trainings are of the data sets listed here, on log-mel "
+        f"statistics with the standard settings: {_counted(LIMITS.jobs, 'job')} at a time, "
+        f"{LIMITS.job_s / 60:g} minutes at most. Folders, other embedders, weights, single settings, seeds "
+        "and clusters are switched off. What you train is yours alone, and is removed when you leave."
+    )
+
+
+def allowed_dataset(spec: str) -> None:
+    """Whether a page may look into a dataset: in public, those that the lab knows by name.
+
+    Raises:
+        DatasetError: it may not.
+    """
+    known = datasets.available()
+    if LIMITS is not None and spec not in known and spec.rpartition(":")[0] not in known:
+        raise DatasetError(
+            "Folders are switched off, because this lab is open to the public; accepted is one of "
+            f"{', '.join(known) or 'no data set, for there is none'}"
+        )
+
+
+def allowed(request: Request) -> None:
+    """Whether a page may plan, or start, a job.
+
+    Raises:
+        UserError: it may not, because the lab is open to the public; says what is accepted.
+    """
+    if LIMITS is None:
+        return
+    if isinstance(request, Bench | Claims):
+        raise UserError(MEASURING)
+    allowed_dataset(request.dataset)
+    for wrong, what in (
+        (request.embedder != logmel_stats.NAME, f"embedders other than {logmel_stats.NAME} are"),
+        (request.weights is not None, "weights from a file or the network are"),
+        (isinstance(request, Train) and _special(request.config), "single settings are"),
+        (request.config.evaluation.folds > LIMITS.folds, f"more than {LIMITS.folds} folds are"),
+        (isinstance(request, Train) and request.seeds > 1, "more seeds than one are"),
+        (isinstance(request, Train) and request.scheduler is not None, "clusters are"),
+    ):
+        if wrong:
+            raise UserError(f"{what.capitalize()} switched off, because this lab is open to the public")
+    if len(datasets.open_dataset(request.dataset)) > LIMITS.clips:
+        raise UserError(f"{request.dataset}: more clips than the {LIMITS.clips:,} that visitors may train on")
+
+
+def _special(config: Config) -> bool:
+    """Whether anything but the folds and how the epoch is chosen was set."""
+    return msgspec.structs.replace(config, evaluation=EvaluationConfig()) != Config()
+
+
+def submit(request: Request) -> Job:
+    """Start a job from a page (see `jobs.submit`).
+
+    Raises:
+        UserError: it cannot work, or is more than visitors may do.
+    """
+    if LIMITS is None:
+        return jobs.submit(request)
+    allowed(request)
+    assert isinstance(request, Train | HoldOut)
+    with _submitting:
+        if sum(job.active for job in jobs.list_jobs()) >= LIMITS.jobs:
+            raise UserError(
+                f"You have {_counted(LIMITS.jobs, 'job')} waiting or running, the most that a visitor may "
+                "have; stop it, or wait for its end."
+            )
+        if _active() >= LIMITS.queue:
+            raise UserError(
+                f"{_counted(LIMITS.queue, 'job')} of all visitors wait, the most that may; try again later."
+            )
+        return jobs.submit(_located(request), limit_s=LIMITS.job_s)
+
+
+_submitting = threading.Lock()
+
+
+def _active() -> int:
+    with contextlib.suppress(OSError):
+        homes = list((lab_root() / VISITORS).iterdir())
+        return sum(job.active for home in homes for job in jobs.list_jobs(Store(home)))
+    return 0
+
+
+def _located(request: Train | HoldOut) -> Train | HoldOut:
+    """The request with its dataset's folder for its name: the job looks in other places."""
+    known = datasets.available()
+    name, colon, options = request.dataset.rpartition(":")
+    if request.dataset in known:
+        return msgspec.structs.replace(request, dataset=str(known[request.dataset]))
+    return msgspec.structs.replace(request, dataset=f"{known[name]}{colon}{options}")
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
+
+
+# Visitors.
+
+
+class Visitor:
+    """A session's folder in the lab's store; it goes when the session does."""
+
+    def __init__(self) -> None:
+        self.root = lab_root().absolute() / VISITORS / uuid.uuid4().hex
+        self._leave = weakref.finalize(self, _forget, self.root)
+
+
+def store() -> Path | None:
+    """The store of the visitor whose page is being drawn; None in a lab that is its owner's alone.
+
+    Threads that draw no page (the start, the server) work for the lab itself.
+    """
+    if LIMITS is None or get_script_run_ctx(suppress_warning=True) is None:
+        return None
+    if "visitor" not in st.session_state:
+        st.session_state.visitor = Visitor()
+    return st.session_state.visitor.root
+
+
+def _forget(root: Path) -> None:
+    """A session is over: what it has running is stopped, and what it made is removed."""
+    for job in jobs.list_jobs(Store(root)):
+        with contextlib.suppress(StoreError):
+            jobs.cancel(job.id, Store(root))
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what the visitors of a lab left that was ended in the middle."""
+    with contextlib.suppress(OSError):
+        for root in list((lab_root() / VISITORS).iterdir()):
+            _forget(root)

@@ -1,0 +1,257 @@
+"""The controls of the mixture: what a link carries, what the session remembers, what the widgets show.
+
+The session holds one frozen `Controls`. A link overrules it when it arrives (`?alpha=10&experts=q4,q8`);
+nonsense in it is answered with a sentence and the default. The link in the address bar always restores
+what is on screen, and names only what differs from the bundle's own settings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import streamlit as st
+
+from dashboard.views.words import Abstain, listed
+from qmoe_core.audio import synth
+from qmoe_core.bundles import Bundle
+from qmoe_core.config import Curiosity
+from qmoe_core.routing.mixing import MAX_ALPHA, Settings
+
+ALPHAS = (
+    0.0,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    1.0,
+    2.0,
+    3.0,
+    5.0,
+    10.0,
+    20.0,
+    30.0,
+    50.0,
+    100.0,
+    200.0,
+    300.0,
+    500.0,
+    1000.0,
+)
+"""Stops of the α slider: logarithmic, with 0; 0.2 and 0.3 are the paper's."""
+LIMITS = {
+    "probability": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
+    "epistemic": (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+}
+"""Stops of the abstain sliders: a probability, and nats."""
+DEFAULT_LIMIT = {"never": 0.0, "probability": 0.5, "epistemic": 0.1}
+FIRST_SOUND = "dog-bark"
+
+CURIOSITIES: tuple[Curiosity, ...] = get_args(Curiosity)
+ABSTAINS: tuple[Abstain, ...] = get_args(Abstain)
+
+_LINKED = ("sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit")
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Everything a person can set on the Listen page, the gallery's sound included."""
+
+    experts: tuple[str, ...]
+    alpha: float
+    normalise: bool
+    top_k: int
+    curiosity: Curiosity
+    abstain: Abstain = "never"
+    limit: float = 0.0
+    sound: str = FIRST_SOUND
+
+    def settings(self, bundle: Bundle) -> Settings:
+        """The mixture's settings; what the page does not offer is as in the bundle."""
+        return bundle.settings(
+            experts=self.experts,
+            alpha=self.alpha,
+            normalise=self.normalise,
+            top_k=self.top_k,
+            curiosity=self.curiosity,
+        )
+
+
+def defaults(bundle: Bundle) -> Controls:
+    """The bundle's own settings, with its experts in the order in which all are shown."""
+    own = bundle.settings()
+    experts = tuple(name for name in bundle.experts if name in own.experts)
+    return Controls(experts, own.alpha, own.normalise, own.top_k, own.curiosity)
+
+
+def read_link(link: Mapping[str, str], bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
+    """Controls from the parameters of a link, and a sentence for each that makes no sense.
+
+    Parameters that are not ours are left alone: other people add their own to links.
+    """
+    controls = defaults(bundle)
+    problems: list[str] = []
+
+    def take(key: str, accepted: str, **change: Any) -> None:
+        nonlocal controls
+        if None in change.values():
+            kept = _shown(getattr(controls, next(iter(change))))
+            problems.append(
+                f"The link asks for {key} = “{link[key][:40]}”; accepted is {accepted}. Using {kept}."
+            )
+        else:
+            controls = replace(controls, **change)
+
+    if "experts" in link:
+        asked = [name.strip() for name in link["experts"].split(",")]
+        known = tuple(name for name in bundle.experts if name in asked)
+        strangers = [name for name in asked if name not in bundle.experts]
+        if known and strangers:
+            problems.append(
+                f"The link asks for experts that this bundle does not have: {listed(strangers)[:60]}."
+            )
+        take("experts", f"one or more of {', '.join(bundle.experts)}", experts=known or None)
+    n = len(controls.experts)
+    if "alpha" in link:
+        take("alpha", f"a number from 0 to {MAX_ALPHA:,.0f}", alpha=_real(link["alpha"], 0.0, MAX_ALPHA))
+    if "k" in link:
+        take("k", f"a whole number from 1 to {n}", top_k=_whole(link["k"], 1, n))
+    if "curiosity" in link:
+        take("curiosity", listed(CURIOSITIES), curiosity=_one_of(link["curiosity"], CURIOSITIES))
+    if "normalise" in link:
+        take("normalise", "0 or 1", normalise={"0": False, "1": True}.get(link["normalise"]))
+    if "abstain" in link:
+        take("abstain", listed(ABSTAINS), abstain=_one_of(link["abstain"], ABSTAINS))
+        controls = replace(controls, limit=DEFAULT_LIMIT[controls.abstain])
+    if "limit" in link and controls.abstain != "never":
+        most = 1.0 if controls.abstain == "probability" else math.log(len(bundle.classes))
+        take("limit", f"a number from 0 to {most:.3g}", limit=_real(link["limit"], 0.0, most))
+    if "sound" in link:
+        take(
+            "sound", f"one of {', '.join(synth.GALLERY)}", sound=_one_of(link["sound"], tuple(synth.GALLERY))
+        )
+    return replace(controls, top_k=min(controls.top_k, n)), tuple(problems)
+
+
+def write_link(controls: Controls, bundle: Bundle) -> dict[str, str]:
+    """The parameters that restore these controls: those that differ from the bundle's own."""
+    own = defaults(bundle)
+    link = {
+        "sound": controls.sound,
+        "experts": ",".join(controls.experts),
+        "alpha": f"{controls.alpha:g}",
+        "normalise": "1" if controls.normalise else "0",
+        "k": str(controls.top_k),
+        "curiosity": controls.curiosity,
+        "abstain": controls.abstain,
+        "limit": f"{controls.limit:g}",
+    }
+    same = {
+        "sound": controls.sound == own.sound,
+        "experts": controls.experts == own.experts,
+        "alpha": controls.alpha == own.alpha,
+        "normalise": controls.normalise == own.normalise,
+        "k": controls.top_k == own.top_k,
+        "curiosity": controls.curiosity == own.curiosity,
+        "abstain": controls.abstain == own.abstain,
+        "limit": controls.abstain == "never" or controls.limit == DEFAULT_LIMIT[controls.abstain],
+    }
+    return {key: value for key, value in link.items() if not same[key]}
+
+
+def controls(bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
+    """This run's controls, from a new link, the widgets or the session, and what was wrong with them.
+
+    Call it before the widgets are drawn: it gives them their values. The sentences stay till the next change.
+    """
+    state, asked = st.session_state, st.query_params.to_dict()
+    link = {key: value for key, value in asked.items() if key in _LINKED}
+    if "controls" not in state or (link and link != state.link):
+        current, problems = read_link(link, bundle)
+        _show(current)
+    else:
+        current, problems = _touched(state.controls, bundle)
+        if current == state.controls:
+            problems = problems or state.problems
+        _show(current)
+    state.controls, state.problems = current, problems
+    state.link = write_link(current, bundle)
+    if link != state.link:
+        strangers = {key: value for key, value in asked.items() if key not in _LINKED}
+        st.query_params.from_dict(strangers | state.link)
+    return current, problems
+
+
+def _show(controls: Controls) -> None:
+    """Give the widgets their values, where they have others: one that the user just moved is left alone."""
+    values = {
+        "sound": controls.sound,
+        "experts": list(controls.experts),
+        "alpha": controls.alpha,
+        "normalise": controls.normalise,
+        "top_k": controls.top_k,
+        "curiosity": controls.curiosity,
+        "abstain": controls.abstain,
+    }
+    if controls.abstain != "never":
+        values[f"limit_{controls.abstain}"] = controls.limit
+    for key, value in values.items():
+        if key not in st.session_state or st.session_state[key] != value:
+            st.session_state[key] = value
+
+
+def _touched(controls: Controls, bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
+    """The controls after what the user did to the widgets; a widget that is not drawn keeps its value."""
+    state, problems = st.session_state, ()
+    chosen = state.get("experts", controls.experts)
+    experts = tuple(name for name in bundle.experts if name in chosen)
+    if not experts:
+        experts = (
+            tuple(name for name in controls.experts if name in bundle.experts) or defaults(bundle).experts
+        )
+        problems = (f"At least one expert has to answer: the mixture stays {listed(experts)}.",)
+    # A chip that is being drawn anew while another is clicked is None for a moment.
+    abstain = state.get("abstain") or controls.abstain
+    fallback = controls.limit if abstain == controls.abstain else DEFAULT_LIMIT[abstain]
+    return Controls(
+        experts=experts,
+        alpha=state.get("alpha", controls.alpha),
+        normalise=state.get("normalise", controls.normalise),
+        top_k=min(state.get("top_k", controls.top_k), len(experts)),
+        curiosity=state.get("curiosity") or controls.curiosity,
+        abstain=abstain,
+        limit=fallback if abstain == "never" else state.get(f"limit_{abstain}", fallback),
+        sound=state.get("sound") or controls.sound,
+    ), problems
+
+
+def stops(grid: tuple[float, ...], value: float) -> list[float]:
+    """A slider's stops, with the value that a link brought among them."""
+    return sorted({*grid, value})
+
+
+def _real(text: str, least: float, most: float) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if least <= value <= most else None
+
+
+def _whole(text: str, least: int, most: int) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,4}", text) and least <= int(text) <= most else None
+
+
+def _one_of(text: str, accepted: Iterable[str]) -> Any:
+    return text if text in accepted else None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,92 @@
+"""Which bundle the pages are about: the link's (`?bundle=`), the session's, or the one that ships."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.views import widgets
+from qmoe_core import bundles
+from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, Bundle
+from qmoe_core.errors import BundleError, UserError
+
+KEY = "bundle"
+_CHOSEN, _LINKED, _SELECTED = "chosen_bundle", "linked_bundle", "selected_bundle"
+
+
+def load(name: str) -> Bundle:
+    """A bundle by name, loaded once for all sessions, and again when it was replaced on disk.
+
+    Raises:
+        BundleError: it is missing, damaged or newer than this program.
+    """
+    manifest = bundles.find(name) / MANIFEST
+    try:
+        return _load(str(manifest.parent), manifest.stat().st_mtime_ns)
+    except OSError as error:
+        raise BundleError(f"{manifest}: cannot be read ({error.strerror})") from None
+
+
+@st.cache_resource(max_entries=4, show_spinner="Loading the experts …")
+def _load(folder: str, changed: int) -> Bundle:
+    return bundles.load(folder)
+
+
+def use(name: str) -> None:
+    """Let all pages of this session be about another bundle."""
+    st.session_state[_CHOSEN] = name
+
+
+def bundle() -> Bundle | None:
+    """The bundle that this page is about; a selector where there are several, a sentence where one fails.
+
+    Call it first: it puts the choice in the link. Gives None, with the reason drawn, when not even the bundle
+    that ships can be loaded.
+    """
+    names, name, problem = bundles.names(), _wanted(), ""
+    try:
+        if name not in names:  # a link may name one of ours, not probe folders
+            raise BundleError(f"There is no bundle “{name[:60]}” here, or there is none any more")
+        loaded = load(name)
+    except UserError as error:
+        problem, name = str(error), DEFAULT_NAME
+        try:
+            loaded = load(name)
+        except UserError as worse:
+            st.error(widgets.plain(str(worse)))
+            return None
+    st.session_state[_CHOSEN] = name
+    _write_link(name)
+    if len(names) > 1:
+        _selector(names, name)
+    if problem:
+        st.warning(widgets.plain(f"{problem}. This is the default bundle."))
+    return loaded
+
+
+def _wanted() -> str:
+    """What a new link asks for, else what the session chose before."""
+    link = st.query_params.get(KEY)
+    if link is not None and link != st.session_state.get(_LINKED):
+        return link
+    return st.session_state.get(_CHOSEN, DEFAULT_NAME)
+
+
+def _write_link(name: str) -> None:
+    st.session_state[_LINKED] = name
+    if name != DEFAULT_NAME:
+        if st.query_params.get(KEY) != name:
+            st.query_params[KEY] = name
+    elif KEY in st.query_params:
+        del st.query_params[KEY]
+
+
+def _selector(names: list[str], name: str) -> None:
+    st.session_state[_SELECTED] = name
+    st.selectbox(
+        "Bundle",
+        names,
+        key=_SELECTED,
+        on_change=lambda: use(st.session_state[_SELECTED]),
+        width=320,
+        help="Experts, router and the data they were judged on. Train makes new ones.",
+    )

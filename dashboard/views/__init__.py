@@ -1,0 +1,1 @@
+"""Views: the pieces of pages, from tables and words to a whole section."""

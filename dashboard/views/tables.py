@@ -1,0 +1,128 @@
+"""Tables: shown as HTML that a screen reader and a thumb can read, explained, and downloadable as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.views.widgets import plain
+from qmoe_core.runtime.spreadsheets import defused
+
+_STYLE = Path(__file__).with_name("explore.css")
+
+
+def style() -> None:
+    """The rules of style of tables, legends and cards; once a page."""
+    st.html(f"<style>{_STYLE.read_text(encoding='utf-8')}</style>")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: of the rows' values, and in the CSV; title: on screen.
+        form: from a value to text; None shows it as it is.
+        meaning: one sentence, with the equation where it is a metric.
+        number: right-aligned, in figures of one width.
+    """
+
+    key: str
+    title: str
+    form: Callable[[Any], str] | None = None
+    meaning: str = ""
+    number: bool = True
+
+
+def decimals(digits: int) -> Callable[[Any], str]:
+    """Numbers with so many decimals."""
+    return lambda value: f"{value:.{digits}f}"
+
+
+def table(
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    title: str,
+    marks: Sequence[str] = (),
+) -> None:
+    """A table with its CSV and, where columns have one, their meanings. What is None is shown as a dash.
+
+    Args:
+        name: of the file, without suffix; also tells tables of a page apart.
+        title: for screen readers.
+        marks: a CSS border for each row, drawn before its first cell as a legend's line.
+    """
+    head = "".join(f'<th scope="col"{_right(column)}>{escape(column.title)}</th>' for column in columns)
+    body = []
+    for number, row in enumerate(rows):
+        cells = []
+        for place, column in enumerate(columns):
+            text = escape(_shown(column, row.get(column.key)))
+            if place == 0:
+                mark = f'<i style="border-top:{escape(marks[number])}"></i>' if marks else ""
+                cells.append(f'<th scope="row">{mark}{text}</th>')
+            else:
+                cells.append(f"<td{_right(column)}>{text}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    st.html(
+        f'<div class="qm-table" role="region" aria-label="{escape(title)}" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+    explained = [column for column in columns if column.meaning]
+    with st.container(horizontal=True, gap="small"):
+        download(columns, rows, name)
+        if explained:
+            with st.popover("What the columns mean", type="tertiary"):
+                st.markdown("\n".join(f"- **{plain(c.title)}**: {plain(c.meaning)}" for c in explained))
+
+
+def download(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """A button for the CSV."""
+    st.download_button(
+        "CSV",
+        lambda: as_csv(columns, rows),
+        f"qmoe-{name}.csv",
+        "text/csv",
+        key=f"csv:{name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+        help=f"This as a table: qmoe-{name}.csv",
+    )
+
+
+def as_csv(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
+    """All rows with full precision; cells that a spreadsheet would run as a formula are defused."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow([defused(column.key) for column in columns])
+    for row in rows:
+        writer.writerow(["" if row.get(c.key) is None else defused(row.get(c.key)) for c in columns])
+    return out.getvalue()
+
+
+def legend(items: Sequence[tuple[str, str]]) -> None:
+    """Names with the line they are drawn with: (name, CSS border)."""
+    drawn = "".join(
+        f'<span><i style="border-top:{escape(line)}"></i>{escape(name)}</span>' for name, line in items
+    )
+    st.html(f'<p class="qm-legend">{drawn}</p>')
+
+
+def _shown(column: Column, value: Any) -> str:
+    if value is None:
+        return "–"
+    return column.form(value) if column.form else str(value)
+
+
+def _right(column: Column) -> str:
+    return ' class="qm-number"' if column.number else ""

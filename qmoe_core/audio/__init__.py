@@ -1,0 +1,1 @@
+"""Audio: decoding, log-mel spectrograms, pictures of them, and the gallery's synthetic sounds."""

@@ -1,0 +1,698 @@
+"""A bundle: trained, packed, servable. The unit a page loads and a board carries.
+
+A folder: `bundle.json` (what it is, how it came about, and size and SHA-256 of every other file),
+`experts/NAME.safetensors` (bit-packed), `router.safetensors` (router and scaler) and, when the data
+allows it, `dataset.safetensors`: the training set's embeddings with the predictions that each clip got
+from experts that had not seen it (out of fold), which is what every honest figure of the lab rests on.
+
+`qmoe export` makes one file of it, to be carried: a ZIP of the same files, uncompressed. It is read in
+place, never unpacked.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from qmoe_core import engine
+from qmoe_core.config import Config
+from qmoe_core.errors import BundleError, ConfigError
+from qmoe_core.experts.spec import parse_names
+from qmoe_core.routing import distilled, mixing
+from qmoe_core.routing.mixing import Mixed, Settings, Voices
+from qmoe_core.routing.router import Router
+from qmoe_core.routing.uncertainty import disagreement, softmax
+from qmoe_core.runtime import system
+from qmoe_core.runtime.files import put_in_place
+from qmoe_core.runtime.store import unfinished
+
+VERSION = 1
+DEFAULT_NAME = "esc10-logmel-stats"
+MANIFEST = "bundle.json"
+ROUTER_FILE = "router.safetensors"
+DATASET_FILE = "dataset.safetensors"
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_NAME = 1000
+"""Characters of a name of a class, a clip or the bundle itself, or of a sentence about where it came from."""
+LEAST_STD, LARGEST_MEAN = 1e-12, 1e6
+"""Of embeddings, which are half precision: beyond, what is standardised or routed might not be finite."""
+MAX_DIRECTORY_BYTES = 1 << 17
+"""Of a ZIP's list of its files, which Python reads whole, once for each of them: a bundle has a dozen."""
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bytes: int
+    sha256: str
+
+
+class ClipRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A clip of the training set: file name, and the recording it was cut from."""
+
+    name: str
+    source: str
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a bundle was made from, and how well it does out of fold."""
+
+    dataset: str
+    dataset_fingerprint: str
+    clips: int
+    protocol: str
+    selection: str
+    seeds: list[int]
+    code: str
+    qmoe: str
+    licence: str
+    citation: str
+    f1: dict[str, dict[str, float]]
+    """Weighted F1 of each expert and mixture: mean and deviation over folds × seeds."""
+
+
+class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    version: int
+    name: str
+    title: str
+    classes: list[str]
+    experts: list[str]
+    mixture: list[str]
+    embedder: str
+    embedder_id: str
+    dim: int
+    config: Config
+    provenance: Provenance
+    clips: list[ClipRecord]
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True)
+class BundleDataset:
+    """The training set as the bundle carries it; n clips.
+
+    Attributes:
+        clips: names and sources.
+        embeddings: float16 [n, D].
+        labels: int64 [n]; folds: int64 [n], 0 where the dataset has none.
+        voices: what the experts and routers of the fold that left a clip out said of it.
+    """
+
+    clips: tuple[ClipRecord, ...]
+    embeddings: np.ndarray
+    labels: np.ndarray
+    folds: np.ndarray
+    voices: Voices
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. Experts are read and made ready when first asked for, then kept."""
+
+    path: Path
+    manifest: _Manifest
+    router: Router
+    mean: np.ndarray
+    std: np.ndarray
+    _experts: dict[str, engine.PackedExpert] = field(default_factory=dict, repr=False)
+    _heads: dict[tuple[object, ...], distilled.Head] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def title(self) -> str:
+        return self.manifest.title
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.manifest.classes)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        return tuple(self.manifest.experts)
+
+    @property
+    def embedder(self) -> str:
+        """Name to give to `embedders.create`."""
+        return self.manifest.embedder
+
+    @property
+    def config(self) -> Config:
+        return self.manifest.config
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.manifest.provenance
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all files' checksums: the identity of what is served."""
+        return hashlib.sha256(msgspec.json.encode(self.manifest, order="deterministic")).hexdigest()
+
+    def settings(self, **changes: Any) -> Settings:
+        """The bundle's own way to mix, with changes such as `alpha=1.0`.
+
+        Raises:
+            ConfigError: a value that is not accepted.
+        """
+        return replace(Settings.of(self.config.router, tuple(self.manifest.mixture)), **changes)
+
+    def standardise(self, embeddings: np.ndarray) -> np.ndarray:
+        """What experts and router take: (z − mean) / std, float32 [B, D]."""
+        return (embeddings.astype(np.float32) - self.mean) / self.std
+
+    def expert(self, name: str) -> engine.PackedExpert:
+        """An expert, ready to serve.
+
+        Raises:
+            BundleError: no such expert here, or its file is damaged.
+        """
+        with self._lock:
+            if name not in self._experts:
+                self._experts[name] = engine.PackedExpert(self.weights(name))
+            return self._experts[name]
+
+    def weights(self, name: str) -> engine.ExpertWeights:
+        """An expert's numbers, read anew.
+
+        Raises:
+            BundleError: no such expert here, or its file is damaged.
+        """
+        if name not in self.experts:
+            raise BundleError(f"bundle {self.name}: no expert '{name}'; there are {', '.join(self.experts)}")
+        file = f"experts/{name}.safetensors"
+        weights = engine.loads(self.read(file), self.path / file)
+        if weights.dim != self.manifest.dim or weights.classes != len(self.classes):
+            raise BundleError(
+                f"{self.path / file}: takes {weights.dim} numbers and gives {weights.classes} classes, "
+                f"but the bundle has {self.manifest.dim} and {len(self.classes)}"
+            )
+        return weights
+
+    def expert_bytes(self, name: str) -> int:
+        """Bytes of an expert's file."""
+        return self.manifest.files[f"experts/{name}.safetensors"].bytes
+
+    def listen(self, embeddings: np.ndarray, *, mc_samples: int | None = None) -> Voices:
+        """What every expert and the router say of embeddings, float32 [B, D].
+
+        Args:
+            embeddings: as the embedder gives them (not standardised).
+            mc_samples: MC-dropout passes; the bundle's own number when None.
+        """
+        z = self.standardise(embeddings)
+        samples = self.config.router.mc_samples if mc_samples is None else mc_samples
+        logits = np.stack([self.expert(name).logits(z) for name in self.experts], axis=1)
+        return Voices(
+            self.experts,
+            logits.astype(np.float64),
+            self.router.logits(z).astype(np.float64),
+            self.router.mc_logits(z, samples).astype(np.float64),
+        )
+
+    @cached_property
+    def dataset(self) -> BundleDataset | None:
+        """The training set with its out-of-fold predictions, or None where the bundle carries none.
+
+        Raises:
+            BundleError: the file is damaged, or does not fit the bundle.
+        """
+        if DATASET_FILE not in self.manifest.files:
+            return None
+        path = self.path / DATASET_FILE
+        tensors = _tensors(self.read(DATASET_FILE), path)
+        n, experts, classes = len(self.manifest.clips), len(self.experts), len(self.classes)
+        shapes = {
+            "embeddings": (n, self.manifest.dim),
+            "labels": (n,),
+            "folds": (n,),
+            "oof_logits": (n, experts, classes),
+            "oof_router": (n, experts),
+            "oof_router_mc": (self.config.router.mc_samples, n, experts),
+        }
+        for name, shape in shapes.items():
+            _expect(path, tensors, name, shape)
+        if not ((tensors["labels"] >= 0) & (tensors["labels"] < classes)).all():
+            raise BundleError(f"{path}: a label is not one of the {classes} classes")
+        return BundleDataset(
+            clips=tuple(self.manifest.clips),
+            embeddings=tensors["embeddings"],
+            labels=tensors["labels"].astype(np.int64),
+            folds=tensors["folds"].astype(np.int64),
+            voices=Voices(
+                self.experts,
+                tensors["oof_logits"].astype(np.float64),
+                tensors["oof_router"].astype(np.float64),
+                tensors["oof_router_mc"].astype(np.float64),
+            ),
+        )
+
+    def head(self, settings: Settings) -> distilled.Head:
+        """What predicts d_i under these settings, learned from the out-of-fold outputs when first asked for.
+
+        Raises:
+            BundleError: the bundle carries none. ConfigError: it lacks one of the experts.
+        """
+        key = (settings.experts, settings.cheap_expert, settings.temperature)
+        if key not in self._heads:
+            self._heads[key] = distilled.fit(self._lessons(settings))
+        return self._heads[key]
+
+    def predict(self, voices: Voices, settings: Settings) -> distilled.Predicted | None:
+        """d̂_i of clips that the bundle's experts were asked about; None unless curiosity is `distilled`.
+
+        Args:
+            voices: with the cheap expert's, whether it is in the mixture or not.
+
+        Raises:
+            BundleError, ConfigError: see `head`.
+        """
+        if settings.curiosity != "distilled":
+            return None
+        r = softmax(voices.of(settings.experts).router / settings.temperature)
+        return self.head(settings)(voices.of((settings.cheap_expert,)).logits[..., 0, :], r)
+
+    def predict_out_of_fold(self, settings: Settings) -> distilled.Predicted | None:
+        """d̂_i of the dataset's clips, each by a head that learned from the other folds.
+
+        None unless curiosity is `distilled`.
+
+        Raises:
+            BundleError, ConfigError: see `head`; or there is but one fold.
+        """
+        if settings.curiosity != "distilled":
+            return None
+        return distilled.out_of_fold(self._lessons(settings))
+
+    def _lessons(self, settings: Settings) -> distilled.Lessons:
+        data = self.dataset
+        if data is None:
+            raise BundleError(
+                f"bundle {self.name} carries no out-of-fold outputs, from which distilled curiosity learns; "
+                "accepted is another curiosity, or a bundle made with: qmoe train DATASET --bundle NAME"
+            )
+        voices = data.voices.of(settings.experts)
+        return distilled.Lessons(
+            cheap=settings.cheap_expert,
+            experts=settings.experts,
+            logits=data.voices.of((settings.cheap_expert,)).logits[..., 0, :],
+            r=softmax(voices.router / settings.temperature),
+            d=disagreement(softmax(voices.logits)),
+            group=distilled.groups(data.folds, [clip.source for clip in data.clips]),
+        )
+
+    def mean_interest(self, settings: Settings) -> float:
+        """What `normalise` divides by: the out-of-fold mean of d_i (or d̂_i, σ_i); 1 without a dataset."""
+        if self.dataset is None:
+            return 1.0
+        return mixing.mean_interest(
+            self.dataset.voices, settings, predicted=self.predict_out_of_fold(settings)
+        )
+
+    def reference(self, settings: Settings) -> Mixed | None:
+        """The default set's out-of-fold predictions mixed the same way, to compare a clip with."""
+        if self.dataset is None:
+            return None
+        return mixing.mix(
+            self.dataset.voices,
+            settings,
+            mean_interest=self.mean_interest(settings),
+            predicted=self.predict_out_of_fold(settings),
+        )
+
+    def verify(self) -> None:
+        """Read every file and compare sizes and checksums.
+
+        Raises:
+            BundleError: the first file that is missing or damaged.
+        """
+        for name in self.manifest.files:
+            self.read(name)
+
+    def read(self, name: str) -> bytes:
+        """One of the bundle's files, after its size and checksum were compared.
+
+        Raises:
+            BundleError: it is missing or damaged.
+        """
+        return _read_checked(self.path, name, self.manifest.files.get(name))
+
+
+def shipped() -> Path:
+    """The folder `data/` that ships: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).resolve().parents[1] / "_app" / "data"
+    return inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "data"
+
+
+def find(name: str | Path | None = None) -> Path:
+    """The folder of a bundle.
+
+    Args:
+        name: a folder, or a file that `qmoe export` made; or the name of a bundle that ships or that
+            `qmoe train --bundle` made; None for the default.
+
+    Raises:
+        BundleError: there is no such bundle; the message lists those there are.
+    """
+    if name is None:
+        return shipped() / DEFAULT_NAME
+    candidates = [Path(name)]
+    if _NAME.fullmatch(str(name)):
+        candidates += [home / name for home in _homes()]
+    for candidate in candidates:
+        with suppress(OSError, ValueError):  # too long for a file's name, or a zero byte; not ours to read
+            # A pipe or a device is neither: it would be waited for, or read, for ever.
+            if (candidate / MANIFEST).is_file() or (candidate.is_file() and zipfile.is_zipfile(candidate)):
+                return candidate
+    raise BundleError(
+        f"{name}: not a bundle; accepted is a folder with a {MANIFEST}, a file that qmoe export made "
+        f"(packed, not onnx), or one of {', '.join(names())}"
+    )
+
+
+def made() -> Path:
+    """Where bundles trained here are kept."""
+    from qmoe_core.runtime.store import default_root
+
+    return default_root() / "bundles"
+
+
+def _homes() -> list[Path]:
+    """Where bundles are looked for by name: those that ship, those trained here, those that are published."""
+    from qmoe_core.runtime.store import default_root, published
+
+    return list(dict.fromkeys([shipped(), made(), published(default_root()) / "bundles"]))
+
+
+def names() -> list[str]:
+    """Names of all bundles that `find` knows, the default first."""
+    found = {path.parent.name for home in _homes() for path in home.glob(f"*/{MANIFEST}")}
+    return sorted(filter(_NAME.fullmatch, found), key=lambda name: (name != DEFAULT_NAME, name))
+
+
+def destination(name: str | Path) -> Path:
+    """Where a bundle is to be written.
+
+    Args:
+        name: a folder (with a separator in it), or the name of a bundle among those made here.
+
+    Raises:
+        BundleError: not a name, or something that is not a bundle is there, and would be lost.
+    """
+    folder = Path(name)
+    if len(folder.parts) < 2:
+        if not _NAME.fullmatch(str(name)):
+            raise BundleError(f"{name}: not a name for a bundle; letters, digits, . _ and - are accepted")
+        folder = made() / name
+    _refuse_to_replace_what_is_no_bundle(folder)
+    return folder
+
+
+def _refuse_to_replace_what_is_no_bundle(folder: Path) -> None:
+    ours = folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not ours:
+        raise BundleError(
+            f"{folder}: is not a bundle, and is not replaced by one; give a folder that does not exist yet"
+        )
+
+
+def load(name: str | Path | None = None) -> Bundle:
+    """Read a bundle (see `find`).
+
+    Raises:
+        BundleError: missing, damaged, newer than this program, or made with another embedder.
+    """
+    path = find(name)
+    manifest = _read_manifest(path)
+    tensors = _tensors(_read_checked(path, ROUTER_FILE, manifest.files.get(ROUTER_FILE)), path / ROUTER_FILE)
+    for key in ("mean", "std"):
+        _expect(path / ROUTER_FILE, tensors, key, (manifest.dim,))
+    if not (tensors["std"] > LEAST_STD).all():
+        raise BundleError(f"{path / ROUTER_FILE}: a standard deviation is not above zero")
+    if not (np.abs(tensors["mean"]) <= LARGEST_MEAN).all():
+        raise BundleError(f"{path / ROUTER_FILE}: a mean is beyond ±{LARGEST_MEAN:,.0f}")
+    try:
+        router = Router.from_tensors(
+            {k: v for k, v in tensors.items() if k not in ("mean", "std")},
+            tuple(manifest.experts),
+            manifest.config.router.dropout,
+            manifest.config.seed,
+        )
+    except BundleError as error:
+        raise BundleError(f"{path / ROUTER_FILE}: {error}") from None
+    if router.dim != manifest.dim:
+        raise BundleError(f"{path / ROUTER_FILE}: the router takes {router.dim} numbers, not {manifest.dim}")
+    return Bundle(path, manifest, router, tensors["mean"], tensors["std"])
+
+
+def save(
+    folder: Path,
+    *,
+    title: str,
+    classes: tuple[str, ...],
+    mixture: tuple[str, ...],
+    embedder: str,
+    embedder_id: str,
+    config: Config,
+    provenance: Provenance,
+    experts: Mapping[str, engine.ExpertWeights],
+    router: Router,
+    mean: np.ndarray,
+    std: np.ndarray,
+    dataset: BundleDataset | None,
+) -> Path:
+    """Write a bundle: complete, or not at all. A bundle that is there is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: it cannot be written, or what is there is not a bundle.
+    """
+    _refuse_to_replace_what_is_no_bundle(folder)
+    work = unfinished(folder)
+    try:
+        work.mkdir(parents=True)
+        files: dict[str, _File] = {}
+
+        def add(name: str, write: Callable[[Path], object]) -> None:
+            path = work / name
+            path.parent.mkdir(exist_ok=True)
+            write(path)
+            data = path.read_bytes()
+            files[name] = _File(len(data), hashlib.sha256(data).hexdigest())
+            path.chmod(0o644)
+            _flush(path)
+
+        for name, weights in experts.items():
+            add(f"experts/{name}.safetensors", lambda path, w=weights: engine.save(w, path))
+        tensors = router.to_tensors() | {"mean": mean, "std": std}
+        add(ROUTER_FILE, lambda path: safetensors.numpy.save_file(tensors, path))
+        if dataset is not None:
+            arrays = {
+                "embeddings": dataset.embeddings.astype(np.float16),
+                "labels": dataset.labels.astype(np.int16),
+                "folds": dataset.folds.astype(np.int16),
+                "oof_logits": dataset.voices.logits.astype(np.float32),
+                "oof_router": dataset.voices.router.astype(np.float32),
+                "oof_router_mc": dataset.voices.router_mc.astype(np.float32),
+            }
+            add(DATASET_FILE, lambda path: safetensors.numpy.save_file(arrays, path))
+        manifest = _Manifest(
+            format="qmoe-bundle",
+            version=VERSION,
+            name=folder.name,
+            title=title,
+            classes=list(classes),
+            experts=list(experts),
+            mixture=list(mixture),
+            embedder=embedder,
+            embedder_id=embedder_id,
+            dim=len(mean),
+            config=config,
+            provenance=provenance,
+            clips=list(dataset.clips) if dataset else [],
+            files=files,
+        )
+        (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        _flush(work / MANIFEST)
+        work.chmod(0o755)
+        put_in_place(work, folder)
+    except OSError as error:
+        raise BundleError(f"{folder}: the bundle could not be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read_manifest(folder: Path) -> _Manifest:
+    path = folder / MANIFEST
+    try:
+        raw = _read(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    except _OtherSize:
+        raise BundleError(
+            f"{path}: larger than a bundle's description can be ({MAX_MANIFEST_BYTES >> 20} MB)"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
+        version = msgspec.json.decode(raw, type=dict).get("version")
+        if isinstance(version, int) and version > VERSION:
+            raise BundleError(
+                f"{path}: written by a newer qmoe (bundle version {version}, this one reads {VERSION})"
+            )
+        manifest = msgspec.json.decode(raw, type=_Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: not a bundle's description ({error})") from None
+    if manifest.format != "qmoe-bundle" or manifest.version != VERSION:
+        raise BundleError(
+            f"{path}: not a bundle this program reads (format {manifest.format} {manifest.version})"
+        )
+    came_from = manifest.provenance
+    shown = [manifest.name, manifest.title, manifest.embedder, manifest.embedder_id, *manifest.classes]
+    shown += [text for text in msgspec.structs.astuple(came_from) if isinstance(text, str)]
+    shown += [*came_from.f1]
+    shown += [text for clip in manifest.clips for text in (clip.name, clip.source)]
+    if odd := next((text for text in shown if not text.isprintable() or len(text) > MAX_NAME), None):
+        raise BundleError(f"{path}: holds a name that cannot be shown ({odd[:40]!a})")
+    # Names become paths, too: of the folder that some of the experts are exported from.
+    if not system.is_plain_name(manifest.name):
+        raise BundleError(f"{path}: its name, {manifest.name!r}, is a path")
+    if not came_from.seeds or not all(
+        {"mean", "std", "n"} <= found.keys() for found in came_from.f1.values()
+    ):
+        raise BundleError(f"{path}: says nothing of seeds, or of the mean, std and n of an F1")
+    if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
+        raise BundleError(f"{path}: expected at least two classes with different names")
+    try:
+        experts = parse_names(manifest.experts)
+        parse_names(manifest.mixture, setting="mixture")
+    except ConfigError as error:
+        raise BundleError(f"{path}: {error}") from None
+    if [*experts] != manifest.experts or not set(manifest.mixture) <= set(experts):
+        raise BundleError(f"{path}: the mixture names experts that the bundle does not have")
+    # Names become paths: none but those that a bundle has.
+    known = {ROUTER_FILE, DATASET_FILE, *(f"experts/{name}.safetensors" for name in experts)}
+    for name in manifest.files.keys() - known:
+        raise BundleError(f"{path}: lists {name!r}, which is no file of a bundle")
+    return manifest
+
+
+class _Bounded:
+    """A file that refuses to be read in large pieces: a ZIP may claim any size for its list of files."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
+        self.most: int | None = MAX_DIRECTORY_BYTES
+        self._read = file.read
+
+    def read(self, n: int = -1) -> bytes:
+        if self.most is None:
+            return self._read(n)
+        if n > self.most:
+            raise OSError("lists more files than a bundle has")
+        return self._read(n if n >= 0 else self.most)  # the end of the file, and a comment
+
+
+@contextmanager
+def _archive(bundle: Path) -> Iterator[zipfile.ZipFile]:
+    with bundle.open("rb") as file:
+        bounded = _Bounded(file)
+        with zipfile.ZipFile(cast(BinaryIO, bounded)) as archive:
+            bounded.most = None
+            yield archive
+
+
+class _OtherSize(Exception):
+    """A file is larger than what was allowed; args: its bytes."""
+
+
+def _read(bundle: Path, name: str, most: int) -> bytes:
+    """A file of a bundle, from its folder or from inside the file that it is.
+
+    Raises:
+        OSError: it cannot be read, or is not there.
+        _OtherSize: it has more bytes than `most`.
+    """
+    if bundle.is_dir():
+        path = bundle / name
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a file")  # a pipe would be waited for, for ever
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+    else:
+        try:
+            with _archive(bundle) as archive, archive.open(name) as member:
+                info = archive.getinfo(name)
+                if info.compress_type != zipfile.ZIP_STORED:  # a few bytes could become gigabytes
+                    raise OSError("compressed, which no exported bundle is")
+                data, size = member.read(most + 1), info.file_size
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise OSError(f"not a whole ZIP file: {error}") from None
+    if len(data) > most:
+        raise _OtherSize(max(size, len(data)))
+    return data
+
+
+def _read_checked(bundle: Path, name: str, record: _File | None) -> bytes:
+    path = bundle / name
+    if record is None:
+        raise BundleError(f"{bundle / MANIFEST}: does not list {name}, so it cannot be checked")
+    try:
+        data = _read(bundle, name, record.bytes)
+        size = len(data)
+    except _OtherSize as error:
+        data, size = b"", error.args[0]
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror or error}); the bundle is damaged"
+        ) from None
+    if size != record.bytes:
+        raise BundleError(f"{path}: has {size:,} bytes, expected {record.bytes:,}; the bundle is damaged")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise BundleError(f"{path}: its checksum does not fit; the bundle is damaged, make or copy it again")
+    return data
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: numbers that NumPy has no type for
+        raise BundleError(f"{path}: not a safetensors file that can be read ({error})") from None
+
+
+def _expect(path: Path, tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
+    if name not in tensors:
+        raise BundleError(f"{path}: the tensor {name} is missing")
+    if tensors[name].shape != shape:
+        raise BundleError(f"{path}: the tensor {name} has shape {tensors[name].shape}, expected {shape}")
+    if not np.isfinite(tensors[name]).all():
+        raise BundleError(f"{path}: the tensor {name} holds numbers that are not finite")

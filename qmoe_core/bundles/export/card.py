@@ -1,0 +1,116 @@
+"""The card that travels with a bundle: what it is, how well it does and how that was found, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from qmoe_core.bundles import Bundle
+from qmoe_core.measure import latency
+from qmoe_core.measure.latency import Contestant
+from qmoe_core.routing.mixing import Settings
+from qmoe_core.runtime import system
+
+CARD = "CARD.md"
+CALLS = 500
+"""Timed calls of each expert: enough for a median, quick enough for an export."""
+
+
+@dataclass(frozen=True)
+class AsGraph:
+    """What is different about a bundle as a graph.
+
+    Attributes:
+        settings: how it mixes; expert_bytes: of the constants of each expert in it.
+        times: how long it takes here, in a sentence; empty where nothing can run it.
+    """
+
+    settings: Settings
+    expert_bytes: Mapping[str, int]
+    times: str
+
+
+def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
+    """Describe a bundle, packed or as a graph, and time its experts here.
+
+    Raises:
+        BundleError: a damaged bundle.
+    """
+    came_from = bundle.provenance
+    settings = bundle.settings() if graph is None else graph.settings
+    experts = bundle.experts if graph is None else tuple(graph.expert_bytes)
+    mixtures = [name for name in came_from.f1 if "+" in name and set(_members(name)) <= set(experts)]
+    kernel = bundle.expert(experts[0]).kernel
+    times = ", ".join(f"{name} {us:.1f} µs" for name, us in _p50_us(bundle, experts).items())
+    lines = [
+        f"# {_plain(bundle.title)}",
+        "",
+        f"A sound classifier in {_counted(len(experts), 'numeric format')}, with a router that picks among "
+        f"them. It tells {len(bundle.classes)} classes apart: {', '.join(map(_plain, bundle.classes))}.",
+        "",
+        "- Takes 5 s of sound, mono, 22,050 Hz, through the front end "
+        f"{_plain(bundle.manifest.embedder_id)}.",
+        f"- Trained on {_plain(came_from.dataset)}, {came_from.clips:,} clips.",
+        f"- Judged out of fold: {_plain(came_from.protocol)} folds, epochs chosen by "
+        f"{_plain(came_from.selection)}, seeds {', '.join(map(str, came_from.seeds))}.",
+        f"- Mixture: {', '.join(settings.experts)}; top-{settings.top_k}, "
+        f"curiosity {settings.curiosity}, α = {settings.alpha:g}.",
+        f"- Digest: `{bundle.digest}`.",
+        "",
+        "| expert | weighted F1, mean ± deviation over folds and seeds | bytes"
+        + (" |" if graph is None else " in the graph | bytes packed |"),
+        "| --- | --- | --- |" + ("" if graph is None else " --- |"),
+        *(_row(bundle, name, graph) for name in experts),
+        "",
+        *(f"- mixture {_plain(name)}: F1 {_f1(bundle, name)}" for name in mixtures),
+        "",
+        *([graph.times, ""] if graph is not None and graph.times else []),
+        f"Median time of one clip from embedding to logits, {'' if graph is None else 'packed, '}where this "
+        f"card was written ({system.processor()}, {kernel} kernels, one thread, n = {CALLS}): {times}.",
+        "",
+        "It was taught these classes alone. Any other sound gets one of their names too; the epistemic "
+        "uncertainty tells some of those, not all.",
+        "",
+        f"Licence of the data: {_plain(came_from.licence) or 'not given'}. {_plain(came_from.citation)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _members(mixture: str) -> list[str]:
+    return mixture.removesuffix(" curious").split("+")
+
+
+def _row(bundle: Bundle, name: str, graph: AsGraph | None) -> str:
+    sizes = [bundle.expert_bytes(name)] if graph is None else [graph.expert_bytes[name]]
+    sizes += [] if graph is None else [bundle.expert_bytes(name)]
+    return f"| {name} | {_f1(bundle, name)} | {' | '.join(f'{size:,}' for size in sizes)} |"
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
+
+
+def _f1(bundle: Bundle, name: str) -> str:
+    found = bundle.provenance.f1.get(name)
+    return f"{found['mean']:.3f} ± {found['std']:.3f}" if found else "not measured"
+
+
+def _plain(text: str) -> str:
+    """A name or sentence without what Markdown would read as more than text, in the middle of a line."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~$" else c for c in text)
+
+
+def _p50_us(bundle: Bundle, experts: tuple[str, ...]) -> dict[str, float]:
+    x = np.random.default_rng(0).standard_normal(bundle.manifest.dim).astype(np.float32)
+    contestants = []
+    for name in experts:
+        expert = bundle.expert(name)
+        out = np.empty(expert.classes, np.float32)
+        contestants.append(
+            Contestant(name, "expert", partial(expert.logits_into, x, expert.workspace(), out), "")
+        )
+    times = latency.race(contestants, n=CALLS)
+    return {name: float(np.median(taken)) / 1000.0 for name, taken in times.items()}
