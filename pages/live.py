@@ -16,6 +16,7 @@ from dashboard.session import hearing, live_state, public, state
 from dashboard.session.live_state import Live
 from dashboard.session.state import LIMITS
 from dashboard.views import tables, widgets, words
+from dashboard.views.tables import Column
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
@@ -303,27 +304,24 @@ def the_log(listening: Live) -> None:
 
 def table(entries: list[Entry]) -> str:
     """The log as people read it, newest first."""
-    names = ("from", "to", "sound", "probability", "epistemic", "answered by", "agree", "accepted", "marked")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    rows, today = [], logs.day(time.time())
+    today = logs.day(time.time())
+    rows = []
     for entry in entries:
         on = logs.day(entry.start)
-        cells = (
-            f"{'' if on == today else f'{on} '}{logs.clock(entry.start)}",
-            logs.clock(entry.end),
-            words.readable(entry.label),
-            words.percent(entry.probability),
-            words.nats(entry.epistemic),
-            routed(entry),
-            f"{sum(share >= 0.5 for share in entry.agreeing.values())} of {len(entry.agreeing)}",
-            "yes" if entry.accepted else f"no: {entry.reason}",
-            entry.mark,
+        rows.append(
+            {
+                "from": f"{'' if on == today else f'{on} '}{logs.clock(entry.start)}",
+                "to": logs.clock(entry.end),
+                "sound": words.readable(entry.label),
+                "probability": words.percent(entry.probability),
+                "epistemic": words.nats(entry.epistemic),
+                "answered by": routed(entry),
+                "agree": f"{sum(share >= 0.5 for share in entry.agreeing.values())} of {len(entry.agreeing)}",
+                "accepted": "yes" if entry.accepted else f"no: {entry.reason}",
+                "marked": entry.mark,
+            }
         )
-        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    return (
-        '<div class="qm-table" role="region" aria-label="What was heard" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return tables.html([Column(name, name, number=False) for name in rows[0]], rows, "What was heard")
 
 
 def routed(entry: Entry) -> str:
