@@ -1,7 +1,7 @@
 """The job panel: how far a job is and a button that stops it, on every page that starts one.
 
-A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page. The panel
-reads its state once a second, and draws the whole page again when it has ended.
+A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page. The
+panel reads its state once a second, and draws the whole page again when it has ended.
 """
 
 from __future__ import annotations
