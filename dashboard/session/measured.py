@@ -132,11 +132,6 @@ def panel(choices: Sequence[tuple[str, Bench]], *, primary: bool = False) -> Non
                 key=f"bench:{what}:{number}",
                 type="primary" if primary and number == 0 else "secondary",
                 icon=":material/timer:",
-                on_click=_start,
+                on_click=job_panel.start,
                 args=(request,),
             )
-
-
-def _start(request: jobs.Request) -> None:
-    """Start a job; the page draws itself again afterwards."""
-    job_panel.start(request)
