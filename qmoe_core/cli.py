@@ -7,6 +7,7 @@ wrong is one line on stderr and exit code 2; an interrupted run exits with 130 a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -204,13 +205,20 @@ def _listen(arguments: argparse.Namespace) -> int:
         thresholds=terminal.parse_thresholds(arguments.class_threshold, loaded.classes),
         abstain=arguments.abstain,
     )
-    listening = terminal.Listening(
-        loaded,
-        _settings(arguments, loaded),
-        rules,
-        terminal.printing(arguments.json, live=arguments.file is None),
-        lambda sentence: print(f"qmoe: {sentence}", file=sys.stderr),
-    )
+
+    def remark(sentence: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads what is only said by the way
+            print(f"qmoe: {sentence}", file=sys.stderr, flush=True)
+
+    show = terminal.printing(arguments.json, live=arguments.file is None)
+    keep = terminal.logging_to(arguments.log, remark) if arguments.log else None
+
+    def tell(entry: Any) -> None:
+        if keep:
+            keep(entry)  # first: whoever reads the output may be gone
+        show(entry)
+
+    listening = terminal.Listening(loaded, _settings(arguments, loaded), rules, tell, remark)
     if arguments.file is None:
         pipeline = listening.to_microphone(arguments.device, arguments.rate, arguments.seconds)
     elif arguments.file == "-":
@@ -1072,6 +1080,9 @@ def parser() -> argparse.ArgumentParser:
         help="for a class; may be repeated",
     )
     listen.add_argument("--abstain", type=float, metavar="NATS", help="most epistemic uncertainty accepted")
+    listen.add_argument(
+        "--log", type=Path, metavar="FILE", help="also add every detection to this file, as a line of JSON"
+    )
     listen.add_argument("--json", action="store_true", help="a line of JSON for each detection")
     listen.set_defaults(run=_listen)
 
