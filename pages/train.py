@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from dashboard.views.tables import Column, decimals
 from qmoe_core import bundles, datasets
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
-from qmoe_core.runtime import jobs
+from qmoe_core.runtime import jobs, system
 from qmoe_core.runtime.jobs import Job, Plan, Story, Train
 from qmoe_core.runtime.store import default_root
 from qmoe_core.training.run import DEFAULT_MIXTURE
@@ -653,7 +652,7 @@ PLAN = (
 
 def the_plan(found: Plan) -> None:
     """A plan in a sentence and a table."""
-    missing, cores = found.total - found.cached, len(os.sched_getaffinity(0))
+    missing, cores = found.total - found.cached, system.cores()
     embedding = (
         f"All {found.clips:,} embeddings are there."
         if found.embedded == found.clips

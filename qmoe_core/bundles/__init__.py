@@ -39,6 +39,7 @@ from qmoe_core.routing import distilled, mixing
 from qmoe_core.routing.mixing import Mixed, Settings, Voices
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import disagreement, softmax
+from qmoe_core.runtime import system
 from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.store import unfinished
 
@@ -580,7 +581,7 @@ def _read_manifest(folder: Path) -> _Manifest:
     if odd := next((text for text in shown if not text.isprintable() or len(text) > MAX_NAME), None):
         raise BundleError(f"{path}: holds a name that cannot be shown ({odd[:40]!a})")
     # Names become paths, too: of the folder that some of the experts are exported from.
-    if manifest.name in ("", "..") or Path(manifest.name).name != manifest.name:
+    if not system.is_plain_name(manifest.name):
         raise BundleError(f"{path}: its name, {manifest.name!r}, is a path")
     if not came_from.seeds or not all(
         {"mean", "std", "n"} <= found.keys() for found in came_from.f1.values()

@@ -23,6 +23,7 @@ from qmoe_core.errors import ConfigError
 @click.option("--no-browser", is_flag=True, help="do not open a browser")
 def app(arguments: Arguments) -> int:
     from qmoe_core import bundles
+    from qmoe_core.runtime import system
     from qmoe_core.runtime.store import Store
 
     needs("streamlit")
@@ -52,4 +53,4 @@ def app(arguments: Arguments) -> int:
             file=sys.stderr,
         )
     os.chdir(bundles.shipped().parent)  # where dashboard/ and .streamlit/config.toml lie
-    os.execv(command[0], command)
+    return system.become(command)

@@ -28,7 +28,8 @@ from typing import Any
 import psutil
 
 from qmoe_core import bundles
-from qmoe_core.measure import bench, environment
+from qmoe_core.measure import bench
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store import Store
 from tests import reports
 from tests.browser.server import served
@@ -163,7 +164,7 @@ async def measure(sessions: list[int], n: int, openings: int, pace: float, only:
                 browser = await playwright.chromium.launch(
                     executable_path=found, args=["--no-sandbox", "--disable-gpu"]
                 )
-                where = environment.processor()
+                where = system.processor()
                 print(f"{where}, {os.cpu_count()} cores, Chromium {browser.version}; ", end="")
                 print("load {:.1f} {:.1f} {:.1f}".format(*os.getloadavg()))
                 figures = Figures()
