@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
-from qmoe_core.errors import Cancelled, ConfigError, UserError
+from qmoe_core.errors import Cancelled, ConfigError, UserError, safe
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse says what is wrong in three lines; people read one."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {safe(message)}; see {self.prog} --help\n")
 
 
 class ProgressBar:
@@ -118,6 +118,12 @@ def _app(arguments: argparse.Namespace) -> int:
             f"--public: the store {store.address} is a bucket, in which visitors cannot be kept apart; "
             "set QMOE_STORE to a folder"
         )
+    if arguments.schedulers:
+        from qmoe_core.runtime import dask_cluster
+
+        for address in arguments.schedulers:
+            dask_cluster.check_address(address)
+        os.environ["QMOE_SCHEDULERS"] = " ".join(arguments.schedulers)
     command = [
         sys.executable,
         "-m",
@@ -128,6 +134,7 @@ def _app(arguments: argparse.Namespace) -> int:
         arguments.address,
         "--server.headless",
         "true" if arguments.no_browser else "false",
+        *(part for name in arguments.host for part in ("--host", name)),
         *(["--public"] if arguments.public else []),
     ]
     if not arguments.public and arguments.address not in ("localhost", "127.0.0.1", "::1"):
@@ -998,6 +1005,21 @@ def parser() -> argparse.ArgumentParser:
     app.add_argument("--port", type=int, default=8501)
     app.add_argument("--address", default="localhost", help="where to listen (default: this machine only)")
     app.add_argument(
+        "--scheduler",
+        action="append",
+        default=[],
+        dest="schedulers",
+        metavar="ADDRESS",
+        help="a Dask scheduler that the Train page offers; may be repeated (or $QMOE_SCHEDULERS)",
+    )
+    app.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which browsers reach the lab, such as lab.example.org; may be repeated",
+    )
+    app.add_argument(
         "--public",
         action="store_true",
         help="for visitors: no microphone of this machine, no folders, bounded jobs and uploads, each on "
@@ -1245,7 +1267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        message = " ".join(str(error).split())
+        message = safe(" ".join(str(error).split()))
         print(f"qmoe: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
