@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -296,8 +297,8 @@ def install(
     from starlette.formparsers import MultiPartParser
     from streamlit.runtime import memory_media_file_storage as media
     from streamlit.web import bootstrap
-    from streamlit.web.server.starlette import starlette_server as server
 
+    server: Any = import_module("streamlit.web.server.starlette.starlette_server")
     make_app, settings = server.create_starlette_app, server._get_uvicorn_config_kwargs
     if not callable(media._calculate_file_id) or not hasattr(MultiPartParser, "spool_max_size"):
         raise AttributeError("Streamlit names media otherwise than the lab knows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import csv
 import functools
@@ -424,6 +425,52 @@ def test_no_page_names_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_at("train")
     (box,) = (box for box in app.selectbox if box.label == "Cluster")
     assert box.options == ["this machine", "tcp://10.0.0.5:8786", "tls://10.0.0.6:8786"]
+
+
+def test_only_so_much_is_under_way() -> None:
+    """Refused before a byte is read: `receive` is not called."""
+    held: dict[str, int] = {}
+    bounds = guard.Bounds(sockets=3, per_address=2, session_bytes=100, total_bytes=150)
+    opened = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await opened.wait()
+        await send({"type": "http.response.start", "status": 204})
+
+    lab = guard.Guard(app, {"lab"}, bounds=bounds, held=lambda: held)
+
+    async def one(session: str | None, size: str = "", address: str = "10.0.0.1") -> Any:
+        headers = {b"host": b"lab", b"origin": b"http://lab", b"content-length": size.encode()}
+        scope = {"headers": headers.items(), "client": (address, 1), "query_string": b""}
+        scope |= {"type": "http", "method": "PUT", "path": f"{guard.UPLOADS}{session}/file"}
+        scope |= {"type": "websocket", "path": "/_stcore/stream"} if session is None else {}
+        said: list[Any] = []
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        async def receive() -> Any:
+            pytest.fail("it was read")
+
+        await lab(scope, receive, send)
+        return said[0].get("status", "closed")
+
+    async def all_of_it() -> None:
+        assert [await one("a", size) for size in ("", "-1", "101", "100")] == [411, 411, 413, 204]
+        held.update(a=100)
+        assert [await one(*asked) for asked in (("a", "1"), ("b", "50"), ("b", "51"))] == [413, 204, 503]
+        here = [asyncio.create_task(one(None)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await one(None) == "closed"
+        there = [asyncio.create_task(one(None, address="10.0.0.2"))]
+        await asyncio.sleep(0)
+        assert await one(None, address="10.0.0.2") == "closed"
+        opened.set()
+        await asyncio.gather(*here, *there)
+        assert await one(None) == 204
+
+    asyncio.run(all_of_it())
 
 
 def test_the_address_that_is_printed_lets_its_owner_in() -> None:

@@ -185,7 +185,7 @@ def test_settings_that_do_not_exist(page: Open, small: dict[str, str], settings:
 
 def test_a_cluster_is_asked_for_by_hand_only(page: Open, small: dict[str, str]) -> None:
     app = page(**small, scheduler="tcp://10.0.0.6:1")
-    (field,) = [field for field in app.text_input if field.label == "Cluster"]
+    (field,) = [field for field in app.selectbox if field.label == "Cluster"]
     assert field.value == ""
     field.set_value("elsewhere").run()
     assert "'elsewhere' is no scheduler; accepted is" in text(app)
