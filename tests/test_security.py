@@ -28,6 +28,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import guard
+from dashboard.components import microphone
 from dashboard.components.microphone import Recording
 from dashboard.session import live_state, public
 from dashboard.views import tables
@@ -471,6 +472,14 @@ def test_only_so_much_is_under_way() -> None:
         assert await one(None) == 204
 
     asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize("moment", [1e308, -1e308, float("inf"), float("nan")])
+def test_no_packet_has_a_time_that_no_clock_has(moment: float) -> None:
+    chunk = {"sequence": 0, "frame": 0, "captured": moment, "pcm": ""}
+    packet = {"packet": 0, "stream": "s", "rate": 48_000, "sent": 0.0, "state": "listening"}
+    with pytest.raises(ValueError, match="a time or a rate is no number"):
+        microphone.parse({**packet, "chunks": [chunk]})
 
 
 def test_the_address_that_is_printed_lets_its_owner_in() -> None:
