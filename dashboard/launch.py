@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from streamlit import net_util, runtime
 from streamlit.web import cli
@@ -51,6 +52,25 @@ def _warm_beside() -> None:
         warm()
     finally:
         sys.setswitchinterval(usual)
+
+
+class _Unread:
+    """Standard output whose reader may be gone: Streamlit says that it stops, and then must stop."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -91,6 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     # a website knocks.
     net_util.get_external_ip = lambda: None
     threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
+    sys.stdout, sys.stderr = cast("TextIO", _Unread(sys.stdout)), cast("TextIO", _Unread(sys.stderr))
     # The browser is opened here: only this address has the token.
     sys.argv = ["streamlit", "run", str(APP), *options, "--server.headless", "true"]
     sys.exit(cli.main())

@@ -7,6 +7,7 @@ wrong is one line on stderr and exit code 2; an interrupted run exits with 130 a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
+from qmoe_core import __version__
 from qmoe_core.errors import Cancelled, ConfigError, UserError, safe
 
 if TYPE_CHECKING:
@@ -209,13 +211,20 @@ def _listen(arguments: argparse.Namespace) -> int:
         thresholds=terminal.parse_thresholds(arguments.class_threshold, loaded.classes),
         abstain=arguments.abstain,
     )
-    listening = terminal.Listening(
-        loaded,
-        _settings(arguments, loaded),
-        rules,
-        terminal.printing(arguments.json, live=arguments.file is None),
-        lambda sentence: print(f"qmoe: {sentence}", file=sys.stderr),
-    )
+
+    def remark(sentence: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads what is only said by the way
+            print(f"qmoe: {sentence}", file=sys.stderr, flush=True)
+
+    show = terminal.printing(arguments.json, live=arguments.file is None)
+    keep = terminal.logging_to(arguments.log, remark) if arguments.log else None
+
+    def tell(entry: Any) -> None:
+        if keep:
+            keep(entry)  # first: whoever reads the output may be gone
+        show(entry)
+
+    listening = terminal.Listening(loaded, _settings(arguments, loaded), rules, tell, remark)
     if arguments.file is None:
         pipeline = listening.to_microphone(arguments.device, arguments.rate, arguments.seconds)
     elif arguments.file == "-":
@@ -432,6 +441,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
+    from qmoe_core import datasets
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
@@ -442,6 +452,13 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.selection:
         settings.append(f"evaluation.selection={arguments.selection}")
     mixtures = [parse_names(text, setting="--moe") for text in arguments.moe]
+    asked = arguments.protocol or arguments.config or any("evaluation.protocol" in text for text in settings)
+    if not asked and datasets.open_dataset(arguments.dataset).folds is None:
+        settings.append("evaluation.protocol=grouped")
+        print(
+            f"{arguments.dataset} has no folds of its own: they are grouped by recording (--protocol)",
+            file=sys.stderr,
+        )
     report = run.train(
         arguments.dataset,
         embedder=arguments.embedder,
@@ -594,6 +611,8 @@ def _runs(arguments: argparse.Namespace) -> int:
             "checked": checked.checked,
             "damaged": [{"path": str(r.path), "reason": r.reason} for r in checked.damaged],
         }
+        if checked.others:
+            document["other_versions"] = [{"path": str(r.path), "reason": r.reason} for r in checked.others]
         if arguments.json:
             _print_json(document)
         else:
@@ -601,7 +620,9 @@ def _runs(arguments: argparse.Namespace) -> int:
                 f"{checked.checked} entries checked, {len(checked.damaged)} damaged and set aside, "
                 f"in {store.address}"
             )
-            for report in checked.damaged:
+            if checked.others:
+                print(f"{len(checked.others)} entries of another version left as they are")
+            for report in (*checked.damaged, *checked.others):
                 print(f"  {report.path}: {report.reason}")
         return EXIT_USER_ERROR if checked.damaged else 0
     removed = store.gc(older_than_days=arguments.older_than, dry_run=arguments.dry_run)
@@ -623,6 +644,34 @@ def _runs(arguments: argparse.Namespace) -> int:
             f"{removed.bytes:,} bytes {verb} from {store.address}"
         )
     return 0
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    from qmoe_core.runtime.store import Store, backup
+
+    store = Store(arguments.store)
+    if arguments.action == "backup":
+        saved = backup.save(store, arguments.file, ProgressBar("writing"))
+        for sentence in saved.left_out:
+            print(f"qmoe: left out: {sentence}", file=sys.stderr)
+        if arguments.json:
+            _print_json({"path": str(saved.path), "store": store.address, **_fields(saved)})
+        else:
+            print(f"{saved.path}: {saved.entries} entries, {saved.files} files, {saved.bytes:,} bytes")
+        return 0
+    restored = backup.restore(store, arguments.file, ProgressBar("reading"))
+    if arguments.json:
+        _print_json({"path": str(arguments.file), "store": store.address, **_fields(restored)})
+    else:
+        print(
+            f"{store.address}: {restored.written} entries, bundles and files restored, "
+            f"{restored.unchanged} were there"
+        )
+    return 0
+
+
+def _fields(found: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(found).items() if name != "path"}
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -999,6 +1048,7 @@ def parser() -> argparse.ArgumentParser:
         prog="qmoe",
         description="What does quantizing a sound classifier cost, and does its uncertainty know?",
     )
+    top.add_argument("--version", action="version", version=f"qmoe {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     app = commands.add_parser("app", help="open the dashboard")
@@ -1059,6 +1109,9 @@ def parser() -> argparse.ArgumentParser:
         help="for a class; may be repeated",
     )
     listen.add_argument("--abstain", type=float, metavar="NATS", help="most epistemic uncertainty accepted")
+    listen.add_argument(
+        "--log", type=Path, metavar="FILE", help="also add every detection to this file, as a line of JSON"
+    )
     listen.add_argument("--json", action="store_true", help="a line of JSON for each detection")
     listen.set_defaults(run=_listen)
 
@@ -1241,6 +1294,16 @@ def parser() -> argparse.ArgumentParser:
     for act in (one, two, three, four):
         act.add_argument("--json", action="store_true")
         act.set_defaults(run=_runs)
+
+    store = commands.add_parser("store", help="the store as one file, to be kept elsewhere")
+    store.add_argument("--store", help="folder, or bucket (default: $QMOE_STORE, or the user's data folder)")
+    saving = store.add_subparsers(required=True, dest="action", metavar="ACTION", parser_class=_Parser)
+    backup = saving.add_parser("backup", help="write entries, bundles, datasets and logs into one file")
+    restore = saving.add_parser("restore", help="check such a file, and put its contents into the store")
+    for act in (backup, restore):
+        act.add_argument("file", type=Path, metavar="FILE")
+        act.add_argument("--json", action="store_true")
+        act.set_defaults(run=_store)
     return top
 
 

@@ -46,6 +46,46 @@ def decimals(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:.{digits}f}"
 
 
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def html(
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    *,
+    marks: Sequence[str] = (),
+    kind: str = "",
+) -> str:
+    """A table as HTML, in a box that scrolls sideways where it has to. What is None is shown as a dash.
+
+    What comes from outside (clip and class names) is escaped, unless a column's form says that it is HTML.
+
+    Args:
+        rows: a row with a true `dim` is greyed out, one with a true `mark` stands out.
+        title: what it is a table of, for screen readers.
+        marks: a CSS border for each row, drawn before its first cell as a legend's line.
+        kind: more classes of style for the box.
+    """
+    heads = "".join(f'<th scope="col"{_right(column)}>{escape(column.title)}</th>' for column in columns)
+    lines = []
+    for number, row in enumerate(rows):
+        classes = " ".join(f"qm-{name}" for name in ("dim", "mark") if row.get(name))
+        first, *others = (_cell(column, row.get(column.key)) for column in columns)
+        line = f'<i style="border-top:{escape(marks[number])}"></i>' if marks else ""
+        cells = "".join(
+            f"<td{_right(column)}>{cell}</td>" for column, cell in zip(columns[1:], others, strict=True)
+        )
+        lines.append(f'<tr class="{classes}"><th scope="row">{line}{first}</th>{cells}</tr>')
+    return (
+        f'<div class="{f"qm-table {kind}".strip()}" role="region" aria-label="{escape(title)}" tabindex="0">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
 def table(
     columns: Sequence[Column],
     rows: Sequence[Mapping[str, Any]],
@@ -61,22 +101,7 @@ def table(
         title: for screen readers.
         marks: a CSS border for each row, drawn before its first cell as a legend's line.
     """
-    head = "".join(f'<th scope="col"{_right(column)}>{escape(column.title)}</th>' for column in columns)
-    body = []
-    for number, row in enumerate(rows):
-        cells = []
-        for place, column in enumerate(columns):
-            text = escape(_shown(column, row.get(column.key)))
-            if place == 0:
-                mark = f'<i style="border-top:{escape(marks[number])}"></i>' if marks else ""
-                cells.append(f'<th scope="row">{mark}{text}</th>')
-            else:
-                cells.append(f"<td{_right(column)}>{text}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    st.html(
-        f'<div class="qm-table" role="region" aria-label="{escape(title)}" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+    st.html(html(columns, rows, title, marks=marks))
     explained = [column for column in columns if column.meaning]
     with st.container(horizontal=True, gap="small"):
         download(columns, rows, name)
@@ -85,11 +110,16 @@ def table(
                 st.markdown("\n".join(f"- **{plain(c.title)}**: {plain(c.meaning)}" for c in explained))
 
 
-def download(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """A button for the CSV."""
+def download(
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
+    name: str,
+    label: str = "CSV",
+) -> None:
+    """A button for the CSV; rows that are given as a function are made when it is pressed."""
     st.download_button(
-        "CSV",
-        lambda: as_csv(columns, rows),
+        label,
+        lambda: as_csv(columns, rows() if callable(rows) else rows),
         f"qmoe-{name}.csv",
         "text/csv",
         key=f"csv:{name}",
@@ -118,10 +148,11 @@ def legend(items: Sequence[tuple[str, str]]) -> None:
     st.html(f'<p class="qm-legend">{drawn}</p>')
 
 
-def _shown(column: Column, value: Any) -> str:
+def _cell(column: Column, value: Any) -> str:
     if value is None:
         return "–"
-    return column.form(value) if column.form else str(value)
+    shown = column.form(value) if column.form else str(value)
+    return shown if isinstance(shown, Html) else escape(shown)
 
 
 def _right(column: Column) -> str:

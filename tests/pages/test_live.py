@@ -128,7 +128,7 @@ def test_the_log(page: AppTest) -> None:
     page.run()
     assert "<td>rain</td>" in text(page)
     assert "<td>yes</td>" in text(page)
-    assert f"<td>2023-11-14 {logs.clock(entry.start)}</td>" in text(page)  # not today: the day is told
+    assert f">2023-11-14 {logs.clock(entry.start)}</th>" in text(page)  # not today: the day is told
     assert re.search(r"<td>\d of 9</td>", text(page))
     assert page.selectbox(key="live_chosen").value == entry.id
     assert len(page.get("audio")) == 1
