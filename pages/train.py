@@ -32,6 +32,7 @@ MOST_SEEDS = 10
 _GONE = "train.gone"
 _REFUSED = "train.refused"
 _SCHEDULER = "train.scheduler"
+THIS_MACHINE = "this machine"
 """Not part of a link: it is a machine that this one would trust."""
 
 
@@ -564,13 +565,20 @@ def more(values: dict[str, Any]) -> None:
             placeholder="expert.epochs=20; router.alpha=10",
             help="As with qmoe train --set: section.key=value, with ; between them.",
         )
-        st.text_input(
-            "Cluster",
-            key=linked.keep(_SCHEDULER, ""),
-            placeholder="this machine",
-            help="Address of a Dask scheduler of yours whose workers do the work, such as "
-            "tcp://10.0.0.5:8786. They must see the store and the recordings under the same paths.",
-        )
+        if known := public.schedulers():
+            st.selectbox(
+                "Cluster",
+                [THIS_MACHINE, *known],
+                key=linked.keep(_SCHEDULER, THIS_MACHINE),
+                help="The Dask schedulers that were named when the lab was started. Their workers must see "
+                "the store and the recordings under the same paths.",
+            )
+
+
+def scheduler() -> str:
+    """Where the work is to be done: an address that was named at the start, or "" for this machine."""
+    chosen = st.session_state.get(_SCHEDULER, THIS_MACHINE)
+    return chosen if chosen in public.schedulers() else ""
 
 
 def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str, Any]) -> None:
@@ -585,7 +593,7 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
         )
         return
     try:
-        asked = training.request({**values, "name": name}, st.session_state.get(_SCHEDULER, ""))
+        asked = training.request({**values, "name": name}, scheduler())
     except UserError as error:
         st.error(widgets.plain(training.problem(error)))
         return

@@ -230,7 +230,7 @@ def test_the_wheel_opens_the_dashboard_from_any_directory(unpacked, tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=tmp_path,
-        env=elsewhere(unpacked, tmp_path) | {"PYTHONUNBUFFERED": "1"},
+        env=elsewhere(unpacked, tmp_path) | {"PYTHONUNBUFFERED": "1", "QMOE_TOKEN": "known"},
     ) as server:
         try:
             said = ""
@@ -242,7 +242,11 @@ def test_the_wheel_opens_the_dashboard_from_any_directory(unpacked, tmp_path):
                 pytest.fail(f"the dashboard ended: {said}")
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=60) as answer:
                 assert answer.read() == b"ok"
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+            assert f"http://127.0.0.1:{port}/?token=known" in said
+            asked = urllib.request.Request(
+                f"http://127.0.0.1:{port}/", headers={"Cookie": f"qmoe_token_{port}=known"}
+            )
+            with urllib.request.urlopen(asked, timeout=60) as page:
                 assert b"<title>" in page.read()
         finally:
             server.terminate()

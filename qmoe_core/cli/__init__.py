@@ -16,7 +16,7 @@ import click
 
 from qmoe_core import __version__
 from qmoe_core.cli.common import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXTRAS, LazyGroup, ProgressBar
-from qmoe_core.errors import Cancelled, UserError
+from qmoe_core.errors import Cancelled, UserError, safe
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "ProgressBar", "main", "qmoe"]
 
@@ -78,8 +78,7 @@ def _parsed_and_run(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "qmoe"
         text = " ".join(error.format_message().split()).rstrip(".")
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-        print(f"{path}: {text}; see {path} --help", file=sys.stderr)
+        print(f"{path}: {safe(text)}; see {path} --help", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        message = " ".join(str(error).split())
+        message = safe(" ".join(str(error).split()))
         print(f"qmoe: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:

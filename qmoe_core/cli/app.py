@@ -15,6 +15,19 @@ from qmoe_core.errors import ConfigError
 @click.option("--port", type=int, default=8501, show_default=True, help="TCP port")
 @click.option("--address", default="localhost", help="where to listen (default: this machine only)")
 @click.option(
+    "--scheduler",
+    "schedulers",
+    multiple=True,
+    metavar="ADDRESS",
+    help="a Dask scheduler that the Train page offers; may be repeated (or $QMOE_SCHEDULERS)",
+)
+@click.option(
+    "--host",
+    multiple=True,
+    metavar="NAME",
+    help="a name by which browsers reach the lab, such as lab.example.org; may be repeated",
+)
+@click.option(
     "--public",
     is_flag=True,
     help="for visitors: no microphone of this machine, no folders, bounded jobs and uploads, each on "
@@ -34,6 +47,12 @@ def app(arguments: Arguments) -> int:
             f"--public: the store {store.address} is a bucket, in which visitors cannot be kept apart; "
             "set QMOE_STORE to a folder"
         )
+    if arguments.schedulers:
+        from qmoe_core.runtime import dask_cluster
+
+        for address in arguments.schedulers:
+            dask_cluster.check_address(address)
+        os.environ["QMOE_SCHEDULERS"] = " ".join(arguments.schedulers)
     command = [
         sys.executable,
         "-m",
@@ -44,6 +63,7 @@ def app(arguments: Arguments) -> int:
         arguments.address,
         "--server.headless",
         "true" if arguments.no_browser else "false",
+        *(part for name in arguments.host for part in ("--host", name)),
         *(["--public"] if arguments.public else []),
     ]
     if not arguments.public and arguments.address not in ("localhost", "127.0.0.1", "::1"):

@@ -50,7 +50,7 @@ from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, synth
 from qmoe_core.live.log import SOUNDS_BYTES
 from qmoe_core.live.sessions import MAX_RUNNING
-from tests.browser.server import served
+from tests.browser.server import cookie, served
 
 LIMIT_MS = 1000.0
 """Of the 95th percentile of a classification."""
@@ -218,12 +218,18 @@ class Client:
                 answer = connection.getresponse()
                 answer.read()
                 self.token = http.cookies.SimpleCookie(answer.headers["Set-Cookie"])["_streamlit_xsrf"].value
-            known = {"X-Xsrftoken": self.token, "Cookie": f"_streamlit_xsrf={self.token}"}
+            known = {"X-Xsrftoken": self.token, "Origin": self.address}
+            known["Cookie"] = f"_streamlit_xsrf={self.token}; {owner(self.address)}"
             connection.request(method, path, body, {**headers, **known})
             answer = connection.getresponse()
             answer.read()
             if answer.status >= 300:
                 raise Failed(f"{method} of a file: {answer.status}")
+
+
+def owner(address: str) -> str:
+    """The cookie by which a lab knows its owner."""
+    return "{name}={value}".format_map(cookie(address))
 
 
 Took = dict[str, list[float]]
@@ -339,7 +345,9 @@ async def look(address: str, pace_s: float, going: Going, took: Took, failures: 
         try:
             pages = []
             for name in ("", "sweep", "live"):
-                page = await (await browser.new_context()).new_page()
+                context = await browser.new_context()
+                await context.add_cookies([{**cookie(address), "url": address}])  # type: ignore[list-item]
+                page = await context.new_page()
                 page.set_default_timeout(1000 * PATIENCE_S)
                 page.on("crash", lambda _, name=name: failures.append(f"Chromium: /{name} crashed"))
                 await page.goto(f"{address}/{name}")
@@ -380,7 +388,13 @@ async def _together(
     async def one(number: int, act: Callable[..., Awaitable[None]]) -> None:
         try:
             where = address.replace("http", "ws", 1) + "/_stcore/stream"
-            socket = await connect(where, subprotocols=["streamlit"], max_size=None)  # type: ignore[list-item]
+            socket = await connect(
+                where,
+                subprotocols=["streamlit"],  # type: ignore[list-item]
+                max_size=None,
+                origin=address,  # type: ignore[arg-type]
+                additional_headers={"Cookie": owner(address)},
+            )
             client = Client(socket, address)
             clients.append(client)
             await asyncio.sleep(pace_s * (number % 10) / 10)  # out of step, as people are
@@ -423,7 +437,8 @@ async def _threads(address: str, server: psutil.Process) -> int:
     """
 
     def read() -> None:
-        urllib.request.urlopen(address, timeout=PATIENCE_S).close()
+        asked = urllib.request.Request(address, headers={"Cookie": owner(address)})
+        urllib.request.urlopen(asked, timeout=PATIENCE_S).close()
 
     await asyncio.to_thread(read)
     return server.num_threads()

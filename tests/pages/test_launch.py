@@ -32,12 +32,21 @@ def test_a_broken_bundle_is_left_to_the_page(monkeypatch: pytest.MonkeyPatch) ->
 def test_it_runs_the_app_with_the_arguments_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_warm_beside", lambda: None)
     monkeypatch.setattr(launch.cli, "main", lambda: 0)
+    monkeypatch.setattr(launch.guard, "install", lambda **_: None)
     monkeypatch.setattr(sys, "argv", ["qmoe"])
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     with pytest.raises(SystemExit):
         launch.main(["--server.port", "8501"])
-    assert sys.argv == ["streamlit", "run", str(launch.APP), "--server.port", "8501"]
+    assert sys.argv == [
+        "streamlit",
+        "run",
+        str(launch.APP),
+        "--server.port",
+        "8501",
+        "--server.headless",
+        "true",
+    ]
 
 
 def test_it_ends_on_sigterm_when_nobody_reads_its_output() -> None:
