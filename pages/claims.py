@@ -6,9 +6,7 @@ their own, and the page follows them.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 from collections.abc import Sequence
 
 import streamlit as st
@@ -17,7 +15,7 @@ from dashboard.charts import claims as claims_charts
 from dashboard.session import linked, measured, public
 from dashboard.session.linked import Control, widget
 from dashboard.views import claims as claims_views
-from dashboard.views import ledger, widgets, words
+from dashboard.views import job_panel, ledger, widgets, words
 from dashboard.views.claims import STATES
 from qmoe_core.errors import UserError
 from qmoe_core.paper import claims
@@ -27,7 +25,6 @@ from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Claims, Job
 
 PAGE = "claims"
-POLL_S = 0.5
 MOST_SEARCHED = 80
 SECONDS = 20
 """About how long all the experiments take."""
@@ -103,15 +100,9 @@ def the_run(findings: claims_views.Findings, job: Job | None) -> None:
         st.caption(public.MEASURING)
         return
     if job is not None:
-        st.fragment(watch, run_every=POLL_S)(job.id, "all")
+        job_panel.watch(job, place="all")
         return
-    failed = next((one for one in jobs.list_jobs() if isinstance(one.request, Claims)), None)
-    if (
-        failed is not None
-        and failed.state == "failed"
-        and failed.id in st.session_state.get("claims:own", ())
-    ):
-        st.error(widgets.plain(f"The last check ended early: {failed.error}"))
+    job_panel.failed(next((one for one in jobs.list_jobs() if isinstance(one.request, Claims)), None))
     left = tuple(claim.id for claim in CLAIMS if claim.id not in findings)
     with st.container(horizontal=True):
         if left:
@@ -127,52 +118,7 @@ def the_run(findings: claims_views.Findings, job: Job | None) -> None:
 
 def submit(only: tuple[int, ...] | None) -> None:
     """Start a job."""
-    try:
-        job = public.submit(Claims(only=only))
-    except UserError as error:
-        st.error(widgets.plain(str(error)))
-        return
-    st.session_state["claims:own"] = (*st.session_state.get("claims:own", ()), job.id)
-
-
-def stop(name: str) -> None:
-    """Ask the job to stop."""
-    with contextlib.suppress(UserError):  # it ended in the same moment
-        jobs.cancel(name)
-
-
-def watch(name: str, place: str) -> None:
-    """A running job, looked at again and again; its end draws the whole page anew."""
-    try:
-        job = jobs.get(name)
-    except UserError:
-        st.rerun()
-    if not job.active:
-        st.rerun()
-    left, right = st.columns([4, 1], vertical_alignment="center")
-    text, share = progress(job)
-    left.progress(share, text=widgets.plain(text))
-    right.button(
-        "Stop",
-        key=f"stop:{place}:{name}",
-        icon=":material/stop:",
-        on_click=stop,
-        args=(name,),
-        disabled=job.stopping,
-    )
-
-
-def progress(job: Job) -> tuple[str, float]:
-    """How far a job is, in words and as a share."""
-    if job.stopping or job.state == "queued" or job.started is None:
-        return measured.progress(job, time.time())
-    told = jobs.story(jobs.events(job.id)[0])
-    spent = words.seconds(time.time() - job.started)
-    if not told.total:
-        return f"Preparing … {spent}", 0.0
-    if told.total == 1:
-        return f"Checking {told.message} … {spent}", 0.5
-    return f"Checking {told.message}: {told.done} of {told.total} done, {spent}", told.done / told.total
+    job_panel.start(Claims(only=only))
 
 
 def the_filter(findings: claims_views.Findings) -> None:
@@ -232,7 +178,7 @@ def the_claim(claim: Claim, finding: Finding | None, job: Job | None) -> None:
     if st.session_state.get(f"run:{claim.id}"):  # pressed a moment ago; the rest of the page may wait
         job = running()
     if job is not None and isinstance(job.request, Claims) and job.request.only == (claim.id,):
-        st.fragment(watch, run_every=POLL_S)(job.id, str(claim.id))
+        job_panel.watch(job, place=str(claim.id))
     fold = st.expander("How it was tested", key=f"fold:{claim.id}", on_change="rerun", type="compact")
     if not fold.open:
         return

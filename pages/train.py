@@ -15,7 +15,7 @@ from dashboard.charts import train as train_charts
 from dashboard.session import linked, public, switch, training
 from dashboard.session.linked import Control
 from dashboard.session.training import Outline
-from dashboard.views import tables, widgets, words
+from dashboard.views import job_panel, tables, widgets, words
 from dashboard.views.tables import Column, decimals
 from qmoe_core import bundles, datasets
 from qmoe_core.errors import UserError
@@ -165,14 +165,9 @@ def happened(name: str) -> list[dict[str, Any]]:
 
 def bar(job: Job, story: Story) -> None:
     """How far the stage is that the job is at."""
-    if job.state == "queued":
-        st.progress(0.0, "Waiting for its turn")
-        return
-    share = min(1.0, story.done / story.total) if story.total else 0.0
-    of = f": {story.done:,} of {story.total:,}" if story.total else ""
-    stage = words.capital(story.stage) or "Starting"
-    st.progress(share, widgets.plain(f"{stage}{of}"))
-    if story.message:
+    text, share = job_panel.progress(job, time.time(), story)
+    st.progress(share, widgets.plain(text))
+    if story.message and job.state == "running":
         st.caption(widgets.plain(story.message))
 
 
@@ -180,15 +175,7 @@ def buttons(job: Job) -> None:
     """Stop, start again, use the bundle."""
     with st.container(horizontal=True, vertical_alignment="center"):
         if job.active:
-            st.button(
-                "Stop",
-                key=f"stop:{job.id}",
-                icon=":material/stop:",
-                on_click=stop,
-                args=(job.id,),
-                disabled=job.stopping,
-                help="What is finished is kept, and starting again goes on from there.",
-            )
+            job_panel.stop_button(job)
         elif job.state != "done":
             st.button(
                 "Go on",
@@ -220,14 +207,6 @@ def buttons(job: Job) -> None:
         )
         for file, title in (("compare.py", "Compare its experts"), ("dataset.py", "See its clips")):
             st.page_link(widgets.PAGES / file, label=title, query_params={"bundle": made})
-
-
-def stop(name: str) -> None:
-    """Ask a job to stop."""
-    try:
-        jobs.cancel(name)
-    except UserError as error:
-        st.session_state[_REFUSED] = training.problem(error)
 
 
 def submit(asked: jobs.Request) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
+from qmoe_core import __version__
 from qmoe_core.errors import Cancelled, ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -587,6 +588,8 @@ def _runs(arguments: argparse.Namespace) -> int:
             "checked": checked.checked,
             "damaged": [{"path": str(r.path), "reason": r.reason} for r in checked.damaged],
         }
+        if checked.others:
+            document["other_versions"] = [{"path": str(r.path), "reason": r.reason} for r in checked.others]
         if arguments.json:
             _print_json(document)
         else:
@@ -594,7 +597,9 @@ def _runs(arguments: argparse.Namespace) -> int:
                 f"{checked.checked} entries checked, {len(checked.damaged)} damaged and set aside, "
                 f"in {store.address}"
             )
-            for report in checked.damaged:
+            if checked.others:
+                print(f"{len(checked.others)} entries of another version left as they are")
+            for report in (*checked.damaged, *checked.others):
                 print(f"  {report.path}: {report.reason}")
         return EXIT_USER_ERROR if checked.damaged else 0
     removed = store.gc(older_than_days=arguments.older_than, dry_run=arguments.dry_run)
@@ -616,6 +621,34 @@ def _runs(arguments: argparse.Namespace) -> int:
             f"{removed.bytes:,} bytes {verb} from {store.address}"
         )
     return 0
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    from qmoe_core.runtime.store import Store, backup
+
+    store = Store(arguments.store)
+    if arguments.action == "backup":
+        saved = backup.save(store, arguments.file, ProgressBar("writing"))
+        for sentence in saved.left_out:
+            print(f"qmoe: left out: {sentence}", file=sys.stderr)
+        if arguments.json:
+            _print_json({"path": str(saved.path), "store": store.address, **_fields(saved)})
+        else:
+            print(f"{saved.path}: {saved.entries} entries, {saved.files} files, {saved.bytes:,} bytes")
+        return 0
+    restored = backup.restore(store, arguments.file, ProgressBar("reading"))
+    if arguments.json:
+        _print_json({"path": str(arguments.file), "store": store.address, **_fields(restored)})
+    else:
+        print(
+            f"{store.address}: {restored.written} entries, bundles and files restored, "
+            f"{restored.unchanged} were there"
+        )
+    return 0
+
+
+def _fields(found: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(found).items() if name != "path"}
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -992,6 +1025,7 @@ def parser() -> argparse.ArgumentParser:
         prog="qmoe",
         description="What does quantizing a sound classifier cost, and does its uncertainty know?",
     )
+    top.add_argument("--version", action="version", version=f"qmoe {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     app = commands.add_parser("app", help="open the dashboard")
@@ -1219,6 +1253,16 @@ def parser() -> argparse.ArgumentParser:
     for act in (one, two, three, four):
         act.add_argument("--json", action="store_true")
         act.set_defaults(run=_runs)
+
+    store = commands.add_parser("store", help="the store as one file, to be kept elsewhere")
+    store.add_argument("--store", help="folder, or bucket (default: $QMOE_STORE, or the user's data folder)")
+    saving = store.add_subparsers(required=True, dest="action", metavar="ACTION", parser_class=_Parser)
+    backup = saving.add_parser("backup", help="write entries, bundles, datasets and logs into one file")
+    restore = saving.add_parser("restore", help="check such a file, and put its contents into the store")
+    for act in (backup, restore):
+        act.add_argument("file", type=Path, metavar="FILE")
+        act.add_argument("--json", action="store_true")
+        act.set_defaults(run=_store)
     return top
 
 

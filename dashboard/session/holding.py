@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import streamlit as st
 
 from dashboard.session import public
-from dashboard.views import widgets, words
+from dashboard.views import job_panel, widgets, words
 from qmoe_core import datasets
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
@@ -58,7 +57,7 @@ def offer(bundle: Bundle, *, first: bool) -> None:
     """Leave classes out, in the background; the job's progress while it runs."""
     job = _newest(bundle)
     if job is not None and job.active:
-        _progress(job.id)
+        job_panel.watch(job, link=True)
         return
     if job is not None and job.state == "failed":
         st.error(f"The last attempt failed: {widgets.plain(job.error or '')}.")
@@ -118,29 +117,3 @@ def _newest(bundle: Bundle) -> Job | None:
         and set(job.request.held_out) <= set(bundle.classes)
     )
     return next(of_ours, None)
-
-
-@st.fragment(run_every=1.0)
-def _progress(job_id: str) -> None:
-    try:
-        job = jobs.get(job_id)
-        story = jobs.story(jobs.events(job_id)[0])
-    except UserError:
-        st.rerun()
-    if not job.active:
-        st.rerun()
-    st.markdown(f"**{widgets.plain(job.title)}**")
-    if job.state == "queued":
-        st.progress(0.0, "Waiting for the job before it")
-    else:
-        share = story.done / story.total if story.total else 0.0
-        st.progress(
-            share, f"{words.capital(story.stage) or 'Starting'}: {story.done} of {story.total or '…'}"
-        )
-    st.button("Stop", on_click=_stop, args=(job_id,), disabled=job.stopping, key="holding.stop")
-    st.page_link(widgets.PAGES / "train.py", label="See it on Train", query_params={"job": job_id})
-
-
-def _stop(job_id: str) -> None:
-    with contextlib.suppress(UserError):  # removed meanwhile: the page says so when it is drawn again
-        jobs.cancel(job_id)

@@ -1,12 +1,7 @@
-"""What was measured on this machine: the kept reports, which of them fits a bundle, and measuring anew.
-
-A benchmark runs as a job (`qmoe_core.runtime.jobs`): in a process of its own, one at a time, whatever becomes
-of the page. The page looks at it once a second, and is drawn again when it has ended.
-"""
+"""What was measured on this machine: the kept reports, which of them fits a bundle, and measuring anew."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.session import public
-from dashboard.views import widgets, words
-from dashboard.views.words import NBSP
+from dashboard.views import job_panel, words
 from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
@@ -27,10 +21,8 @@ from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Job
 from qmoe_core.runtime.store import Store
 
-POLL_S = 1.0
 BUSY = 1.2
 """Load a core from which on figures come with a warning."""
-_SEEN = "seen_benchmarks"
 
 
 @dataclass(frozen=True)
@@ -107,12 +99,9 @@ def named(bundle: Bundle) -> str:
 
 
 def running(what: str) -> Job | None:
-    """The benchmark of a kind that runs or waits, or ended badly since this session asked for it."""
-    own = st.session_state.get(_SEEN, ())
-    for job in jobs.list_jobs():
-        if isinstance(job.request, Bench) and kind(job.request) == what:
-            return job if job.active or (job.state == "failed" and job.id in own) else None
-    return None
+    """The newest benchmark of a kind."""
+    found = (job for job in jobs.list_jobs() if isinstance(job.request, Bench) and kind(job.request) == what)
+    return next(found, None)
 
 
 def kind(request: Bench) -> str:
@@ -133,13 +122,9 @@ def panel(choices: Sequence[tuple[str, Bench]], *, primary: bool = False) -> Non
     what = kind(choices[0][1])
     job = running(what)
     if job is not None and job.active:
-        st.fragment(_watch, run_every=POLL_S)(job.id, what)
+        job_panel.watch(job, done=f"{words.capital(what.replace('-', ', '))} measured")
         return
-    if job is not None:
-        st.error(widgets.plain(f"The last run ended early: {job.error}"))
-        if log := job.log():
-            with st.expander("What it printed"):
-                st.code(log, language=None)
+    job_panel.failed(job)
     with st.container(horizontal=True):
         for number, (label, request) in enumerate(choices):
             st.button(
@@ -147,68 +132,6 @@ def panel(choices: Sequence[tuple[str, Bench]], *, primary: bool = False) -> Non
                 key=f"bench:{what}:{number}",
                 type="primary" if primary and number == 0 else "secondary",
                 icon=":material/timer:",
-                on_click=_start,
+                on_click=job_panel.start,
                 args=(request,),
             )
-
-
-def _start(request: Bench) -> None:
-    try:
-        job = public.submit(request)
-    except UserError as error:
-        st.error(widgets.plain(str(error)))
-        return
-    st.session_state[_SEEN] = (*st.session_state.get(_SEEN, ()), job.id)
-
-
-def _stop(name: str) -> None:
-    with contextlib.suppress(UserError):  # it ended in the same moment
-        jobs.cancel(name)
-
-
-def _watch(name: str, what: str) -> None:
-    """A running job, looked at again every second; its end draws the whole page anew."""
-    try:
-        job = jobs.get(name)
-    except UserError:
-        st.rerun()
-    if not job.active:
-        if job.state == "done":
-            st.toast(f"{words.capital(what.replace('-', ', '))} measured", icon=":material/check:")
-        st.rerun()
-    text, share = progress(job, time.time())
-    left, right = st.columns([4, 1], vertical_alignment="center")
-    left.progress(share, text=widgets.plain(text))
-    right.button(
-        "Stop",
-        key=f"stop:{name}",
-        icon=":material/stop:",
-        on_click=_stop,
-        args=(name,),
-        disabled=job.stopping,
-    )
-
-
-def progress(job: Job, now: float) -> tuple[str, float]:
-    """How far a job is, in words and as a share."""
-    if job.stopping:
-        return "Stopping …", 0.0
-    if job.state == "queued" or job.started is None:
-        first = next((other for other in reversed(jobs.list_jobs()) if other.state == "running"), None)
-        behind = f" behind “{first.title}”" if first else ""
-        return (
-            f"Waiting for its turn{behind}. One job runs at a time: two would spoil the figures.",
-            0.0,
-        )
-    told = jobs.story(jobs.events(job.id)[0])
-    spent = now - job.started
-    if not told.total:
-        return f"Preparing … {words.seconds(spent)}", 0.0
-    share = told.done / told.total
-    left = "" if not told.done else f", about {words.seconds(spent / share - spent)} left"
-    return f"{told.done:,} of {told.total:,} {_units(job)}, {words.seconds(spent)}{left}", share
-
-
-def _units(job: Job) -> str:
-    blocks = isinstance(job.request, Bench) and job.request.measure == "energy"
-    return f"blocks of{NBSP}{job.request.block_s:g}{NBSP}s" if blocks else "rounds"  # type: ignore[union-attr]

@@ -3,6 +3,9 @@
 On disk it is one file of JSON lines, appended to in single writes: a detection, or a mark on an earlier one.
 Whatever kills the program, what was written before can be read; a torn last line is left out. When the file
 has grown to several times its capacity it is written anew, atomically. Sounds lie beside it as FLAC.
+
+Lines may be another version's: fields of a detection that this one does not know, and whole lines that it
+does not know, stay in the file, also when that is written anew.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +49,7 @@ logger = logging.getLogger(__name__)
 Mark = Literal["right", "wrong", ""]
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Entry(msgspec.Struct, frozen=True):
     """A detection in the log: what `Detection` says, where it came from, and what a person says of it."""
 
     id: str
@@ -68,9 +72,26 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mark: Mark = ""
 
 
-class _Marked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Marked(msgspec.Struct, frozen=True):
     id: str
     mark: Mark
+
+
+@dataclass
+class _Kept:
+    """What is in a file.
+
+    Attributes:
+        entries: with their newest marks.
+        more: by id, fields of theirs that are another version's.
+        foreign: whole lines that are another version's, as they are.
+        lines: how many the file has of this version's.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    more: dict[str, dict[str, Any]] = field(default_factory=dict)
+    foreign: list[bytes] = field(default_factory=list)
+    lines: int = 0
 
 
 def iso(at: float) -> str:
@@ -153,13 +174,13 @@ class Log:
             mine = list(self._entries.values())
             with _explained(folder):
                 (folder / SOUNDS).mkdir(parents=True, exist_ok=True)
-                before, lines = _read(folder / FILE)
-                merged = {entry.id: entry for entry in [*before, *mine]}
+                kept = _read(folder / FILE)
+                merged = {entry.id: entry for entry in [*kept.entries, *mine]}
                 entries = sorted(merged.values(), key=lambda entry: entry.end)
                 self.dropped += max(0, len(entries) - self.capacity)
                 self._entries = {entry.id: entry for entry in entries[-self.capacity :]}
-                if mine or lines > _COMPACT * self.capacity:
-                    self._rewrite(folder)
+                if mine or kept.lines > _COMPACT * self.capacity:
+                    self._rewrite(folder, kept)
                 for entry_id, sound in self._sounds.items():
                     if entry_id in self._entries:
                         _write(folder / SOUNDS / f"{entry_id}.flac", sound)
@@ -240,7 +261,7 @@ class Log:
             self._held_bytes = self.dropped = 0
             if self.folder is not None:
                 with _explained(self.folder):
-                    self._rewrite(self.folder)
+                    self._rewrite(self.folder, _Kept())
                 for entry_id in gone:
                     with suppress(OSError):
                         (self.folder / SOUNDS / f"{entry_id}.flac").unlink()
@@ -250,18 +271,29 @@ class Log:
 
     def _append(self, line: Entry | _Marked) -> None:
         assert self.folder is not None
-        path = self.folder / FILE
-        # A line torn by a crash must not swallow this one.
-        start = b"" if _ends_a_line(path) else b"\n"
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, start + msgspec.json.encode(line) + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append(self.folder / FILE, msgspec.json.encode(line))
 
-    def _rewrite(self, folder: Path) -> None:
-        _write(folder / FILE, b"".join(msgspec.json.encode(e) + b"\n" for e in self._entries.values()))
+    def _rewrite(self, folder: Path, kept: _Kept) -> None:
+        # What is another version's comes first: marks among it are on what was written before.
+        known = [kept.more.get(id_, {}) | msgspec.to_builtins(e) for id_, e in self._entries.items()]
+        lines = [*kept.foreign, *map(msgspec.json.encode, known)]
+        _write(folder / FILE, b"".join(line + b"\n" for line in lines))
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file in one write, and wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # A line torn by a crash must not swallow this one.
+    start = b"" if _ends_a_line(path) else b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, start + line + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _ends_a_line(path: Path) -> bool:
@@ -275,30 +307,47 @@ def _ends_a_line(path: Path) -> bool:
         return True
 
 
-def _read(path: Path) -> tuple[list[Entry], int]:
-    """Entries of a file with their newest marks, and how many lines it has."""
-    entries: dict[str, Entry] = {}
-    lines = damaged = 0
+def _read(path: Path) -> _Kept:
+    kept, entries, damaged = _Kept(), dict[str, Entry](), 0
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return [], 0
+        return kept
     for line in filter(None, raw.split(b"\n")):
-        lines += 1
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            entry = msgspec.json.decode(line, type=Entry)
-            if _ID.fullmatch(entry.id):
-                entries[entry.id] = entry
-                continue
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            marked = msgspec.json.decode(line, type=_Marked)
-            if marked.id in entries:
-                entries[marked.id] = msgspec.structs.replace(entries[marked.id], mark=marked.mark)
+        try:
+            fields = msgspec.json.decode(line, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            kept.lines += 1
+            damaged += 1
             continue
-        damaged += 1
+        read = _known(fields)
+        unknown = {name: fields[name] for name in fields.keys() - set(getattr(read, "__struct_fields__", ()))}
+        if isinstance(read, Entry):
+            entries[read.id] = read
+            kept.more[read.id] = unknown
+        elif isinstance(read, _Marked) and read.id in entries:
+            entries[read.id] = msgspec.structs.replace(entries[read.id], mark=read.mark)
+        if isinstance(read, Entry) or (isinstance(read, _Marked) and not unknown):
+            kept.lines += 1
+        else:
+            kept.foreign.append(line)
     if damaged:
         logger.warning("%s: %d damaged lines were left out", path, damaged)
-    return list(entries.values()), lines
+    if kept.foreign:
+        logger.warning("%s: %d lines of another version are left as they are", path, len(kept.foreign))
+    kept.entries = list(entries.values())
+    return kept
+
+
+def _known(fields: dict[str, Any]) -> Entry | _Marked | None:
+    """What a line says, if this version knows."""
+    with suppress(msgspec.ValidationError):
+        entry = msgspec.convert(fields, Entry)
+        if _ID.fullmatch(entry.id):
+            return entry
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(fields, _Marked)
+    return None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -132,6 +132,36 @@ def test_nonsense_in_the_file(tmp_path: Path, damage: bytes) -> None:
     assert [e.id for e in Log(folder=tmp_path).entries()] == [entry.id]
 
 
+def test_lines_of_another_version_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = add(Log(capacity=2, folder=tmp_path), 1)
+    file = tmp_path / logs.FILE
+    known = json.loads(file.read_bytes())
+    fields = {"distance_m": 12.5, "doubt": [1, {"a": None}]}
+    foreign = [
+        b'{"id": "%s", "mark": "wrong", "by": "Anna"}' % first.id.encode(),
+        b'{"id": "%s", "note": "close to the door"}' % first.id.encode(),
+        b'{"kind": "calibration","level_db":3}',
+        b'{"id": "%s", "mark": "unsure"}' % first.id.encode(),
+    ]
+    file.write_bytes(b"\n".join([json.dumps(known | fields).encode(), *foreign, b""]))
+
+    log = Log(capacity=2, folder=tmp_path)
+    assert [(e.id, e.mark) for e in log.entries()] == [(first.id, "wrong")]
+    assert "4 lines of another version" in caplog.text
+    log.mark(first.id, "right")
+    for _ in range(20):
+        log.mark(first.id, "wrong")
+        log.mark(first.id, "right")
+    again = Log(capacity=2, folder=tmp_path)  # written anew
+    written = file.read_bytes().splitlines()
+    assert written[:-1] == foreign
+    assert json.loads(written[-1]) == known | fields | {"mark": "right"}
+    assert [(e.id, e.mark) for e in again.entries()] == [(first.id, "right")]
+    assert [(e.id, e.mark) for e in Log(folder=tmp_path).entries()] == [(first.id, "right")]
+    again.clear()
+    assert file.read_bytes() == b""
+
+
 def test_the_file_stays_small(tmp_path: Path) -> None:
     log = Log(capacity=3, folder=tmp_path)
     for i in range(20):

@@ -14,13 +14,14 @@ from dashboard.charts import efficiency as efficiency_charts
 from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from dashboard.session import measured
 from dashboard.session.measured import Kept
+from dashboard.views import job_panel
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.scenarios import SCENARIOS
 from qmoe_core.measure import bench
 from qmoe_core.measure.energy import deployment
 from qmoe_core.measure.peers import TORCH_FP32
 from qmoe_core.runtime import jobs
-from qmoe_core.runtime.jobs import Bench, Job
+from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Train
 from qmoe_core.runtime.store import Store
 from tests import reports
 
@@ -208,17 +209,37 @@ def test_progress_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told: list[dict] = []
     monkeypatch.setattr(jobs, "events", lambda name: (told, 0))
     running = a_job("running", tmp_path)
-    assert measured.progress(running, 12.5)[0].replace("\xa0", " ") == "Preparing … 2.5 s"
+    assert job_panel.progress(running, 12.5)[0].replace("\xa0", " ") == "Preparing … 2.5 s"
     told.append({"event": "stage", "stage": "latency", "done": 2, "total": 6, "message": "rounds"})
-    text, share = measured.progress(running, 30.0)
+    text, share = job_panel.progress(running, 30.0)
     assert text.replace("\xa0", " ") == "2 of 6 rounds, 20.0 s, about 40.0 s left"
     assert share == pytest.approx(1 / 3)
-    assert measured.progress(a_job("running", tmp_path, stopping=True), 30.0)[0] == "Stopping …"
+    assert job_panel.progress(a_job("running", tmp_path, stopping=True), 30.0)[0] == "Stopping …"
     other = a_job("running", tmp_path, id="other", title="Train all experts on esc10")
     monkeypatch.setattr(jobs, "list_jobs", lambda: [other])
-    queued, share = measured.progress(a_job("queued", tmp_path, started=None), 30.0)
+    queued, share = job_panel.progress(a_job("queued", tmp_path, started=None), 30.0)
     assert "behind “Train all experts on esc10”" in queued
     assert share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("request_", "stage", "says", "share"),
+    [
+        (Train(dataset="esc10"), ("training", 3, 12, "q4"), "Training: 3 of 12", 0.25),
+        (HoldOut(dataset="esc10", held_out=("dog",)), ("training", 3, 12, "q4"), "Training: 3 of 12", 0.25),
+        (Claims(only=(13,)), ("claims", 0, 1, "claim 13"), "Checking claim 13 … 20.0 s", 0.5),
+        (Claims(), ("claims", 1, 4, "claim 2"), "Checking claim 2: 1 of 4 done, 20.0 s", 0.25),
+        (Bench(measure="energy", block_s=2), ("energy", 1, 4, ""), "1 of 4 blocks of 2 s, 20.0 s,", 0.25),
+    ],
+)
+def test_each_kind_of_job_says_how_far_it_is(
+    request_: Request, stage: tuple, says: str, share: float, tmp_path: Path
+) -> None:
+    name, done, total, message = stage
+    story = jobs.story([{"event": "stage", "stage": name, "done": done, "total": total, "message": message}])
+    text, found = job_panel.progress(a_job("running", tmp_path, request=request_), 30.0, story)
+    assert text.replace("\xa0", " ").startswith(says)
+    assert found == share
 
 
 def test_a_running_benchmark_is_shown_with_a_way_to_stop_it(

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parent
 
 
 def plain_markdown(text: object) -> str:

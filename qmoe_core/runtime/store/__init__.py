@@ -4,6 +4,9 @@ An entry is a header, `entry.json` (the key's fields, metadata, and size and SHA
 under a checksum), `tensors.safetensors`, and optional small files. It is there completely or not at all,
 whoever is killed and however many write the same key: `folder` and `objects` say how. What is read is checked
 first: a damaged entry is set aside in `quarantine`, and counts as not there, so that it is computed again.
+
+An entry that another version of this program wrote, and this one cannot read, is no damage: it stays where it
+is, is named in a warning, and counts as not there. What is computed in its stead lies in `versions`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +30,19 @@ import platformdirs
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import StoreError
 from qmoe_core.runtime.ahead import ahead
-from qmoe_core.runtime.store.entry import KIND, RESERVED, Damaged, Entry, Place, Report, decode, encode
+from qmoe_core.runtime.store.entry import (
+    KIND,
+    RESERVED,
+    SCHEMA,
+    VERSIONS,
+    Damaged,
+    Entry,
+    OtherVersion,
+    Place,
+    Report,
+    decode,
+    encode,
+)
 from qmoe_core.runtime.store.folder import Folder, unfinished
 
 __all__ = [
@@ -50,6 +66,9 @@ ATTEMPTS = 10
 """To write an entry that others write or set aside at the same moment."""
 VISITORS = ".visitors"
 """Folder of the root with visitors' stores, where the lab is open to the public; see `published`."""
+
+BESIDE = f"{VERSIONS}/schema-{SCHEMA}"
+"""Folder with entries whose own place is taken by what another version wrote."""
 
 _visitor: Callable[[], Path | None] | None = None
 
@@ -114,6 +133,8 @@ class Verification:
 
     checked: int
     damaged: tuple[Report, ...]
+    others: tuple[Report, ...] = ()
+    """Entries of another version, which were left as they are; not among those checked."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +171,12 @@ class Store:
         self.root = root_of(named).absolute()
         self._here = Folder(self.root)
         self._place: Place = self._here
+        self._beside: Place = Folder(self.root / BESIDE)
         if is_remote(named):
             from qmoe_core.runtime.store.objects import Objects
 
             self._place = Objects(named)
+            self._beside = Objects(f"{self._place.address.rstrip('/')}/{BESIDE}")
         self.address = self._place.address
 
     @property
@@ -186,32 +209,47 @@ class Store:
         """
         _check(kind)
         address, contents = encode(kind, key, tensors, metadata or {}, files or {})
+        place = self._place
         for attempt in range(ATTEMPTS):
-            written = self._place.write(kind, address, contents)
+            written = place.write(kind, address, contents)
             # If somebody was first: theirs is as good as ours if it is sound; if not, it is moved away now.
             try:
-                return self._open(kind, address, verify=not written)
+                return _open(place, kind, address, verify=not written)
             except FileNotFoundError:
                 time.sleep(0.01 * attempt**2)  # it was removed meanwhile, or is seen only in a moment
             except Damaged as damage:
-                self._set_aside(kind, address, damage)
+                self._set_aside(place, kind, address, damage)
+            except OtherVersion:
+                place = self._beside
         raise StoreError(f"{self.address}: {kind}/{address[:12]} was written, and cannot be read")
 
     def get(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
-        """The entry of a key, every file checked; None if there is none, or it was damaged and set aside.
+        """The entry of a key, every file checked.
+
+        Returns:
+            None if there is none, if it was damaged and set aside, or if another version wrote it.
 
         Raises:
             StoreError: the store cannot be read.
         """
         _check(kind)
         address = fingerprint(key)
+        place = self._place
         try:
-            return self._open(kind, address, verify=True)
+            try:
+                return _open(place, kind, address, verify=True)
+            except OtherVersion as other:
+                path, place = place.location(kind, address), self._beside
+                try:
+                    return _open(place, kind, address, verify=True)
+                except FileNotFoundError:
+                    log.warning("%s: %s; it is left as it is", path, other)
+                    raise
         except FileNotFoundError:
             below = self._below()
             return below.get(kind, key) if below else None
         except Damaged as damage:
-            self._try_set_aside(kind, address, damage)
+            self._try_set_aside(place, kind, address, damage)
             return None
 
     def get_each(self, kind: str, keys: Iterable[Mapping[str, Any]]) -> Iterator[Entry | None]:
@@ -230,14 +268,21 @@ class Store:
             StoreError: the store cannot be read.
         """
         _check(kind)
-        try:
-            self._open(kind, fingerprint(key), verify=False)
-        except (FileNotFoundError, Damaged):
-            return False
-        return True
+        for place in (self._place, self._beside):
+            try:
+                _open(place, kind, fingerprint(key), verify=False)
+            except OtherVersion:
+                continue
+            except (FileNotFoundError, Damaged):
+                return False
+            return True
+        return False
 
     def list(self, kind: str | None = None) -> list[Entry]:
-        """All entries, oldest first, none of their tensors read; entries with a damaged header are left out.
+        """All entries, oldest first, none of their tensors read.
+
+        Those with a damaged header, and those that only another version can read, are left out, and named in
+        a warning.
 
         Raises:
             StoreError: the store cannot be read.
@@ -252,34 +297,24 @@ class Store:
 
     def _own(self, kind: str | None = None, prefix: str = "") -> Iterator[Entry]:
         """As `list`, without what is published, of keys that begin so."""
-        for name, key, header in self._place.headers(kind, prefix):
-            try:
-                yield decode(header(), name, key, self._place)
-            except FileNotFoundError:
-                continue  # removed meanwhile
-            except Damaged as damage:
-                log.warning("%s: left out of the list: %s", self._place.location(name, key), damage)
+        others: Counter[str] = Counter()
+        for place in (self._place, self._beside):
+            for name, key, header in place.headers(kind, prefix):
+                try:
+                    yield decode(header(), name, key, place)
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+                except OtherVersion as other:
+                    others[f"{name}: {other}"] += 1
+                except Damaged as damage:
+                    log.warning("%s: left out of the list: %s", place.location(name, key), damage)
+        for what, count in others.items():
+            log.warning("%s: %d × %s; left as they are", self.address, count, what)
 
     def _below(self) -> Store | None:
         """The store that this one lies above, if it is a visitor's."""
         below = published(self.root)
         return None if below == self.root else Store(below)
-
-    def _open(self, kind: str, key: str, *, verify: bool) -> Entry:
-        """
-        Raises:
-            FileNotFoundError: there is no such entry.
-            Damaged: it is not as it was written.
-        """
-        header = self._place.header(kind, key)
-        try:
-            entry = decode(header, kind, key, self._place)
-            if verify:
-                entry.verify()
-        except Damaged as damage:
-            damage.header = header
-            raise
-        return entry
 
     def resolve(self, prefix: str) -> Entry:
         """The entry whose key begins with `prefix` (or `kind/prefix`), at least four characters.
@@ -303,32 +338,36 @@ class Store:
     def delete(self, prefix: str) -> Entry:
         """Removes one entry of this store's own; else as `resolve`. Returns the entry that was."""
         entry = self.resolve(prefix)
-        if entry.place is not self._place:
+        if entry.place not in (self._place, self._beside):
             raise StoreError(f"{self.address}: {entry.kind}/{entry.key[:12]} belongs to the lab, and stays")
-        self._place.discard(entry.path)
+        entry.place.discard(entry.path)
         return entry
 
     def verify(self) -> Verification:
-        """Checks every file of every entry; damaged entries are set aside and reported.
+        """Checks every file of every entry; damaged entries are set aside and reported, others left.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        checked, damaged = 0, []
-        for kind, key in self._place.keys(None):
-            checked += 1
-            try:
-                self._open(kind, key, verify=True)
-            except FileNotFoundError:
-                checked -= 1  # removed meanwhile
-            except Damaged as damage:
-                if report := self._try_set_aside(kind, key, damage):
-                    damaged.append(report)
-        return Verification(checked, tuple(damaged))
+        checked, damaged, others = 0, [], []
+        for place in (self._place, self._beside):
+            for kind, key in place.keys(None):
+                try:
+                    _open(place, kind, key, verify=True)
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+                except OtherVersion as other:
+                    others.append(Report(kind, key, str(other), place.location(kind, key)))
+                    continue
+                except Damaged as damage:
+                    if report := self._try_set_aside(place, kind, key, damage):
+                        damaged.append(report)
+                checked += 1
+        return Verification(checked, tuple(damaged), tuple(others))
 
     def reports(self) -> list[Report]:
         """Damaged entries that were set aside, by this or any process, and not yet removed by `gc`."""
-        return self._place.aside()
+        return [*self._place.aside(), *self._beside.aside()]
 
     def gc(
         self, older_than_days: float | None = None, *, keep: Collection[str] = (), dry_run: bool = False
@@ -344,13 +383,13 @@ class Store:
             StoreError: the store cannot be read or written.
         """
         now = time.time()
-        places = [self._here, *([self._place] if self.remote else [])]
+        places = [self._here, *([self._place] if self.remote else []), self._beside]
         left = [(place, *found) for place in places for found in place.abandoned(now)]
         entries, quarantined = [], []
         if older_than_days is not None:
             limit = now - older_than_days * DAY_S
             entries = [e for e in self._own() if e.created <= limit and e.key not in keep]
-            quarantined = self._place.aside(before=limit)
+            quarantined = [*self._place.aside(before=limit), *self._beside.aside(before=limit)]
         doomed = [one.path for one in (*quarantined, *entries)]
         size = sum(size for _, _, size in left) + sum(map(self._place.size, doomed))
         if not dry_run:
@@ -396,24 +435,42 @@ class Store:
         """Whether a mark that somebody left is in this store."""
         return self._place.marked(mark)
 
-    def _try_set_aside(self, kind: str, key: str, damage: Damaged) -> Report | None:
+    def _try_set_aside(self, place: Place, kind: str, key: str, damage: Damaged) -> Report | None:
         """As `_set_aside`; in a store that cannot be written, the damage is reported where it lies."""
         try:
-            return self._set_aside(kind, key, damage)
+            return self._set_aside(place, kind, key, damage)
         except StoreError as error:
-            path = self._place.location(kind, key)
+            path = place.location(kind, key)
             log.warning("%s: damaged (%s), and cannot be set aside (%s)", path, damage, error)
             return Report(kind, key, str(damage), path)
 
-    def _set_aside(self, kind: str, key: str, damage: Damaged) -> Report | None:
+    def _set_aside(self, place: Place, kind: str, key: str, damage: Damaged) -> Report | None:
         """Moves a damaged entry away; None if another process did so first."""
         reason = str(damage)
-        aside = self._place.set_aside(kind, key, reason, damage.header)
+        aside = place.set_aside(kind, key, reason, damage.header)
         if aside is None:
             return None
-        path = self._place.location(kind, key)
+        path = place.location(kind, key)
         log.warning("%s: damaged (%s); set aside in %s, to be computed again", path, reason, aside)
         return Report(kind, key, reason, aside)
+
+
+def _open(place: Place, kind: str, key: str, *, verify: bool) -> Entry:
+    """
+    Raises:
+        FileNotFoundError: there is no such entry.
+        Damaged: it is not as it was written.
+        OtherVersion: another version of this program wrote it.
+    """
+    header = place.header(kind, key)
+    try:
+        entry = decode(header, kind, key, place)
+        if verify:
+            entry.verify()
+    except Damaged as damage:
+        damage.header = header
+        raise
+    return entry
 
 
 def _check(kind: str) -> None:

@@ -1,4 +1,9 @@
-"""What an entry is, wherever it lies: a header under a checksum, and the files whose checksums it holds."""
+"""What an entry is, wherever it lies: a header under a checksum, and the files whose checksums it holds.
+
+Every version of this program keeps to this much: a header is JSON with `body.schema`, a whole number. An
+entry of another schema is not damage: it stays where it is, and is read if `MIGRATIONS` lead to this one's.
+Fields that a header has beyond those known here are a later version's, and are passed over.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +26,13 @@ from qmoe_core.config import fingerprint
 from qmoe_core.errors import StoreError
 
 SCHEMA = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""By schema: makes the body of a header one of the next schema. There is none before 1."""
 HEADER, TENSORS, REASON = "entry.json", "tensors.safetensors", "reason.txt"
-RESERVED = frozenset({"tmp", "quarantine", "datasets", "elsewhere"})  # of a store, with no entries in them
+VERSIONS = "versions"
+"""Folder of a store with entries that could not lie in their own place; see `Store`."""
+RESERVED = frozenset({"tmp", "quarantine", "datasets", "elsewhere", VERSIONS})
+"""Of a store, with no entries in them."""
 STALE_TMP_S = 24 * 3600.0
 
 KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -36,7 +46,19 @@ class Damaged(Exception):
     header = b""
 
 
-class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OtherVersion(Exception):
+    """An entry is there, of a schema that this version does not read; args: the schema."""
+
+    @property
+    def schema(self) -> int:
+        return self.args[0]
+
+    def __str__(self) -> str:
+        whose = "a newer" if self.schema > SCHEMA else "another"
+        return f"written by {whose} qmoe (schema {self.schema}, this one reads {SCHEMA})"
+
+
+class FileRecord(msgspec.Struct, frozen=True):
     """What a file of an entry must be."""
 
     size: int
@@ -135,7 +157,7 @@ class Place(Protocol):
         ...
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Body(msgspec.Struct, frozen=True):
     schema: int
     kind: str
     key: str
@@ -145,10 +167,20 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileRecord]
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Schema(msgspec.Struct, frozen=True):
+    schema: int
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    """What can be told of a header of any version."""
+
+    body: _Schema
+
+
+class _Header(msgspec.Struct, frozen=True):
     sha256: str
     """Fingerprint of the body: a flipped digit of a metric must not pass."""
-    body: _Body
+    body: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -266,10 +298,10 @@ def encode(
         files={name: FileRecord.of(data) for name, data in contents.items()},
     )
     # What is read back is what JSON makes of it, so that is what the checksum is of.
-    body = msgspec.json.decode(msgspec.json.encode(body, enc_hook=_scalar), type=_Body)
-    if fingerprint(body.fields) != address:
+    plain = msgspec.json.decode(msgspec.json.encode(body, enc_hook=_scalar))
+    if fingerprint(plain["fields"]) != address:
         raise ValueError(f"a key must be the same after a passage through JSON, and this is not: {key}")
-    header = _Header(fingerprint(body), body)
+    header = _Header(checksum(plain), plain)
     contents[HEADER] = msgspec.json.format(msgspec.json.encode(header), indent=1)
     return address, contents
 
@@ -279,21 +311,56 @@ def decode(raw: bytes, kind: str, key: str, place: Place) -> Entry:
 
     Raises:
         Damaged: it is not the header of this entry, as it was written.
+        OtherVersion: it has a schema that cannot be read here.
     """
     try:
+        schema = msgspec.json.decode(raw, type=_Outline).body.schema
+        if schema != SCHEMA and schema not in MIGRATIONS:
+            raise OtherVersion(schema)
         header = msgspec.json.decode(raw, type=_Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if checksum(header.body) != header.sha256:
+            raise Damaged(f"{HEADER} does not match its checksum")
+        body = msgspec.convert(_migrated(header.body), _Body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"{HEADER} cannot be read: {error}") from None
-    body = header.body
-    if body.schema != SCHEMA:
-        raise Damaged(f"{HEADER} has schema {body.schema}, this version reads {SCHEMA}")
-    if fingerprint(body) != header.sha256:
-        raise Damaged(f"{HEADER} does not match its checksum")
     if body.key != key or fingerprint(body.fields) != key or body.kind != kind:
         raise Damaged(f"{HEADER} belongs to another key")
     if TENSORS not in body.files or not all(FILE.fullmatch(name) for name in body.files):
         raise Damaged(f"{HEADER} lists files that no entry has")
     return Entry(body.kind, body.key, body.fields, body.metadata, body.created, body.files, place)
+
+
+def checksum(body: Mapping[str, Any]) -> str:
+    """SHA-256 of a header's body as JSON.
+
+    Its fields, and those of `FileRecord`, come in the order in which they are there, the keys of every other
+    object sorted.
+    """
+
+    def plain(value: Any) -> bytes:
+        return msgspec.json.encode(value, order="deterministic")
+
+    def ordered(fields: Mapping[str, Any], encode: Callable[[Any], bytes] = plain) -> bytes:
+        return b"{%b}" % b",".join(plain(name) + b":" + encode(value) for name, value in fields.items())
+
+    files = dict(sorted(body.get("files", {}).items())) if isinstance(body.get("files"), dict) else {}
+    parts = {name: plain(value) for name, value in body.items()}
+    if all(isinstance(record, dict) for record in files.values()):
+        parts["files"] = ordered(files, ordered)
+    return hashlib.sha256(ordered(parts, lambda part: part)).hexdigest()
+
+
+def _migrated(body: dict[str, Any]) -> dict[str, Any]:
+    """A header's body, of this schema.
+
+    Raises:
+        OtherVersion: the way there is not known.
+    """
+    while (schema := body["schema"]) != SCHEMA:
+        if schema not in MIGRATIONS:
+            raise OtherVersion(schema)
+        body = MIGRATIONS[schema](body) | {"schema": schema + 1}
+    return body
 
 
 def _plain(name: str, array: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ class Folder:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            _fsync_folder(scratch)
+            fsync_folder(scratch)
             destination.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.rename(scratch, destination)  # noqa: PTH104 (Path.rename would say the same)
@@ -110,7 +110,7 @@ class Folder:
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     return False  # somebody was first
                 raise
-            _fsync_folder(destination.parent)
+            fsync_folder(destination.parent)
             return True
         except OSError as error:
             self._explain(error, "written")
@@ -223,7 +223,7 @@ class Folder:
         raise StoreError(text) from error
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
     """Makes names in a folder last; only POSIX systems can, and need to."""
     if os.name != "posix":
         return

@@ -35,6 +35,7 @@ from qmoe_core.runtime.store.entry import (
     STALE_TMP_S,
     Damaged,
     FileRecord,
+    OtherVersion,
     Report,
     decode,
 )
@@ -243,7 +244,7 @@ class Objects:
         *_, kind, _, key = where.split("/")
         try:
             entry = decode(self.header(kind, key), kind, key, self)
-        except (FileNotFoundError, Damaged):
+        except (FileNotFoundError, Damaged, OtherVersion):
             return {path[len(where) + 1 :] for path in self._find(where[len(self._root) + 1 :])}
         return {_stored(name, record.sha256) for name, record in entry.files.items()}
 

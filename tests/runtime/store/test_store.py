@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -21,7 +22,8 @@ from hypothesis.extra import numpy as hnp
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import StoreError
 from qmoe_core.runtime import store as store_module
-from qmoe_core.runtime.store import Store, default_root, entry, folder
+from qmoe_core.runtime.store import Store, default_root, folder
+from qmoe_core.runtime.store import entry as entry_module
 
 KEY = {"expert": "q4", "fold": 1, "rate": 0.5, "hidden": (640, 320)}
 WEIGHTS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2], dtype=np.int8)}
@@ -284,12 +286,72 @@ def test_an_entry_under_another_key_is_damage(store: Store) -> None:
     assert "belongs to another key" in store.reports()[0].reason
 
 
-def test_an_entry_of_another_version_is_not_served(store: Store, monkeypatch) -> None:
-    with monkeypatch.context() as later:
-        later.setattr(entry, "SCHEMA", 2)
-        put(store)
+def of_version(schema: int, entry: store_module.Entry) -> bytes:
+    """Make an entry one of another version, which has fields that this one does not know."""
+    path = entry.path / "entry.json"
+    header = json.loads(path.read_bytes())
+    header["body"] |= {"schema": schema, "colour": "red"}
+    header["sha256"] = entry_module.checksum(header["body"])
+    path.write_bytes(json.dumps(header).encode())
+    return path.read_bytes()
+
+
+def test_an_entry_of_another_version_is_not_served(store: Store, caplog) -> None:
+    entry = put(store)
+    theirs = of_version(2, entry)
     assert store.get("experts", KEY) is None
-    assert "schema 2" in store.reports()[0].reason
+    assert not store.has("experts", KEY)
+    assert store.list() == []
+    assert f"{entry.path}: written by a newer qmoe (schema 2, this one reads 1); it is left" in caplog.text
+    assert "1 × experts: written by a newer qmoe (schema 2, this one reads 1); left" in caplog.text
+    assert [(len(v.damaged), len(v.others), v.checked) for v in [store.verify()]] == [(0, 1, 0)]
+    assert store.gc(older_than_days=0).entries == ()
+    assert store.reports() == []
+    assert (entry.path / "entry.json").read_bytes() == theirs
+
+
+def test_work_goes_on_beside_an_entry_of_another_version(store: Store) -> None:
+    entry = put(store)
+    theirs = of_version(2, entry)
+    mine = put(store)
+    assert mine.path != entry.path
+    assert mine.path.is_relative_to(store.root / "versions" / "schema-1")
+    for asked in (store, Store(store.root)):
+        got = asked.get("experts", KEY)
+        assert got is not None
+        np.testing.assert_array_equal(got.tensors["w"], WEIGHTS["w"])
+        assert asked.has("experts", KEY)
+        assert asked.list() == [mine] == [asked.resolve(mine.key[:8])]
+    assert put(store).path == mine.path
+    flip(mine.path / "tensors.safetensors")
+    assert store.get("experts", KEY) is None
+    assert len(store.reports()) == 1
+    put(store)
+    store.delete(mine.key)
+    assert store.get("experts", KEY) is None
+    assert (entry.path / "entry.json").read_bytes() == theirs
+
+
+def test_a_header_with_fields_of_a_later_version_is_read(store: Store) -> None:
+    entry = put(store)
+    of_version(1, entry)
+    assert store.get("experts", KEY) == entry
+    assert store.verify() == store_module.Verification(1, ())
+
+
+def test_an_entry_of_an_earlier_version_is_migrated(store: Store, monkeypatch) -> None:
+    entry = put(store)
+    monkeypatch.setattr(entry_module, "SCHEMA", 3)
+    monkeypatch.setattr(entry_module, "MIGRATIONS", {1: lambda body: body | {"metadata": {"f1": 0.5}}})
+    assert store.get("experts", KEY) is None  # the way from 2 to 3 is not known
+    monkeypatch.setitem(entry_module.MIGRATIONS, 2, lambda body: body)
+    got = store.get("experts", KEY)
+    assert got is not None
+    assert got.metadata == {"f1": 0.5}
+    np.testing.assert_array_equal(got.tensors["w"], WEIGHTS["w"])
+    flip(entry.path / "entry.json")  # what is migrated was checked before
+    assert store.get("experts", KEY) is None
+    assert len(store.reports()) == 1
 
 
 def test_damage_that_cannot_be_moved_is_not_served(store: Store, monkeypatch, caplog) -> None:

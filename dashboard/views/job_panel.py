@@ -1,0 +1,124 @@
+"""The job panel: how far a job is and a button that stops it, on every page that starts one.
+
+A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page.
+The panel reads its state once a second, and draws the whole page again when it has ended.
+"""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from dashboard.session import public
+from dashboard.views import widgets, words
+from dashboard.views.words import NBSP
+from qmoe_core.errors import UserError
+from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story
+
+POLL_S = 1.0
+
+
+def start(request: Request) -> None:
+    """Start a job from a button of this page; what is wrong with the request is said where it is drawn."""
+    try:
+        job = public.submit(request)
+    except UserError as error:
+        st.error(widgets.plain(str(error)))
+        return
+    st.session_state["jobs:own"] = (*st.session_state.get("jobs:own", ()), job.id)
+
+
+def watch(job: Job, *, place: str = "", done: str = "", link: bool = False) -> None:
+    """An active job, drawn again every second; its end draws the whole page anew.
+
+    Args:
+        place: tells two panels of one job apart.
+        done: what to say when it has finished well.
+        link: whether to show its title, and the way to the Train page.
+    """
+    st.fragment(_draw, run_every=POLL_S)(job.id, place, done, link)
+
+
+def failed(job: Job | None) -> None:
+    """Why a job that this session started ended early, and what it printed."""
+    if job is None or job.state != "failed" or job.id not in st.session_state.get("jobs:own", ()):
+        return
+    st.error(widgets.plain(f"The last run ended early: {job.error}"))
+    if log := job.log():
+        with st.expander("What it printed"):
+            st.code(log, language=None)
+
+
+def _draw(name: str, place: str, done: str, link: bool) -> None:
+    try:
+        job = jobs.get(name)
+        text, share = progress(job, time.time())
+    except UserError:
+        st.rerun()
+    if not job.active:
+        if job.state == "done" and done:
+            st.toast(done, icon=":material/check:")
+        st.rerun()
+    if link:
+        st.markdown(f"**{widgets.plain(job.title)}**")
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    left.progress(share, text=widgets.plain(text))
+    with right:
+        stop_button(job, place)
+    if link:
+        st.page_link(widgets.PAGES / "train.py", label="See it on Train", query_params={"job": name})
+
+
+def stop_button(job: Job, place: str = "") -> None:
+    """A button that asks the job to stop."""
+    st.button(
+        "Stop",
+        key=":".join(filter(None, ("stop", place, job.id))),
+        icon=":material/stop:",
+        on_click=_stop,
+        args=(job.id,),
+        disabled=job.stopping,
+        help="What is finished is kept, and starting again goes on from there.",
+    )
+
+
+def _stop(name: str) -> None:
+    try:
+        jobs.cancel(name)
+    except UserError as error:
+        st.toast(widgets.plain(str(error)), icon=":material/error:")
+
+
+def progress(job: Job, now: float, story: Story | None = None) -> tuple[str, float]:
+    """How far a job is, in words and as a share.
+
+    Args:
+        now: Unix time, s; story: what has happened in the job; read here when None.
+
+    Raises:
+        StoreError: the job was removed.
+    """
+    if job.stopping:
+        return "Stopping …", 0.0
+    if job.state == "queued" or job.started is None:
+        first = next((other for other in reversed(jobs.list_jobs()) if other.state == "running"), None)
+        behind = f" behind “{first.title}”" if first else ""
+        return f"Waiting for its turn{behind}. One job runs at a time: two would spoil the figures.", 0.0
+    told = jobs.story(jobs.events(job.id)[0]) if story is None else story
+    spent = now - job.started
+    if not told.total:
+        return f"Preparing … {words.seconds(spent)}", 0.0
+    share = min(1.0, told.done / told.total)
+    if isinstance(job.request, Claims):
+        if told.total == 1:
+            return f"Checking {told.message} … {words.seconds(spent)}", 0.5
+        of = f"{told.done} of {told.total} done, {words.seconds(spent)}"
+        return f"Checking {told.message}: {of}", share
+    if not isinstance(job.request, Bench):
+        return f"{words.capital(told.stage)}: {told.done:,} of {told.total:,}", share
+    energy = job.request.measure == "energy"
+    units = f"blocks of{NBSP}{job.request.block_s:g}{NBSP}s" if energy else "rounds"
+    left = "" if not told.done else f", about {words.seconds(spent / share - spent)} left"
+    return f"{told.done:,} of {told.total:,} {units}, {words.seconds(spent)}{left}", share
