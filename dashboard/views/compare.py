@@ -97,12 +97,6 @@ def errors(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle, val
     )
     st.caption(widgets.plain(f"{legend_text} {basis(bundle)}"))
 
-    the_classes(judged, looks, bundle)
-
-
-def the_classes(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle) -> None:
-    """F1 of each class, and the most frequent confusions."""
-    classes = bundle.classes
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("F1 of each class", anchor=False)
@@ -110,7 +104,7 @@ def the_classes(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle
         f1 = {one.contender.name: classification.class_f1(one.confusion) for one in judged}
         hardest = classes[int(np.mean(list(f1.values()), axis=0).argmin())]
         widgets.figure(
-            compare_charts.class_f1(f1, looks, classes, widgets.theme()),
+            compare_charts.class_f1(f1, looks, classes, theme),
             alt=f"F1 of each class by format and mixture. The hardest is {words.readable(hardest)}.",
         )
         st.caption(widgets.plain(f"F1 = 2·TP / (2·TP + FP + FN), the hardest class on top. {basis(bundle)}"))
