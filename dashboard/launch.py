@@ -15,9 +15,11 @@ from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TextIO, cast
 
-from streamlit import net_util, runtime
+from streamlit import config, net_util, runtime
 from streamlit.web import cli
+from streamlit.web.server import server_util
 
 from qmoe_core.errors import UserError
 
@@ -44,12 +46,33 @@ def _warm_beside() -> None:
     while not runtime.exists():
         time.sleep(0.02)
     time.sleep(0.3)  # from there to listening
+    host = config.get_option("server.address") or "localhost"
+    print(f"The lab is at {server_util.get_url(host)}", flush=True)
     usual = sys.getswitchinterval()
     sys.setswitchinterval(usual / 10)
     try:
         warm()
     finally:
         sys.setswitchinterval(usual)
+
+
+class _Unread:
+    """Standard output whose reader may be gone: Streamlit says that it stops, and then must stop."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,6 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     # a website knocks.
     net_util.get_external_ip = lambda: None
     threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
+    sys.stdout, sys.stderr = cast("TextIO", _Unread(sys.stdout)), cast("TextIO", _Unread(sys.stderr))
     sys.argv = ["streamlit", "run", str(APP), *options]
     sys.exit(cli.main())
 

@@ -7,6 +7,7 @@ wrong is one line on stderr and exit code 2; an interrupted run exits with 130 a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -203,13 +204,20 @@ def _listen(arguments: argparse.Namespace) -> int:
         thresholds=terminal.parse_thresholds(arguments.class_threshold, loaded.classes),
         abstain=arguments.abstain,
     )
-    listening = terminal.Listening(
-        loaded,
-        _settings(arguments, loaded),
-        rules,
-        terminal.printing(arguments.json, live=arguments.file is None),
-        lambda sentence: print(f"qmoe: {sentence}", file=sys.stderr),
-    )
+
+    def remark(sentence: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads what is only said by the way
+            print(f"qmoe: {sentence}", file=sys.stderr, flush=True)
+
+    show = terminal.printing(arguments.json, live=arguments.file is None)
+    keep = terminal.logging_to(arguments.log, remark) if arguments.log else None
+
+    def tell(entry: Any) -> None:
+        if keep:
+            keep(entry)  # first: whoever reads the output may be gone
+        show(entry)
+
+    listening = terminal.Listening(loaded, _settings(arguments, loaded), rules, tell, remark)
     if arguments.file is None:
         pipeline = listening.to_microphone(arguments.device, arguments.rate, arguments.seconds)
     elif arguments.file == "-":
@@ -426,6 +434,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
+    from qmoe_core import datasets
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
@@ -436,6 +445,13 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.selection:
         settings.append(f"evaluation.selection={arguments.selection}")
     mixtures = [parse_names(text, setting="--moe") for text in arguments.moe]
+    asked = arguments.protocol or arguments.config or any("evaluation.protocol" in text for text in settings)
+    if not asked and datasets.open_dataset(arguments.dataset).folds is None:
+        settings.append("evaluation.protocol=grouped")
+        print(
+            f"{arguments.dataset} has no folds of its own: they are grouped by recording (--protocol)",
+            file=sys.stderr,
+        )
     report = run.train(
         arguments.dataset,
         embedder=arguments.embedder,
@@ -1071,6 +1087,9 @@ def parser() -> argparse.ArgumentParser:
         help="for a class; may be repeated",
     )
     listen.add_argument("--abstain", type=float, metavar="NATS", help="most epistemic uncertainty accepted")
+    listen.add_argument(
+        "--log", type=Path, metavar="FILE", help="also add every detection to this file, as a line of JSON"
+    )
     listen.add_argument("--json", action="store_true", help="a line of JSON for each detection")
     listen.set_defaults(run=_listen)
 

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import html
 import http.client
 import http.cookies
 import io
@@ -44,6 +45,8 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from dashboard.views import words
+from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, synth
 from qmoe_core.live.log import SOUNDS_BYTES
 from qmoe_core.live.sessions import MAX_RUNNING
@@ -248,8 +251,14 @@ async def classify(client: Client, number: int, pace_s: float, going: Going, too
         info = {"name": f"{name}.wav", "size": len(wav), "file_id": urls.file_id, "file_urls": urls}
         await client.use("files", file_uploader_state_value={"uploaded_file_info": [info]})
         took[CLASSIFYING].append(1e3 * (time.perf_counter() - started))
-        if not any(text.startswith('<section class="qm-verdict"') for text in client.texts):
-            raise Failed(f"no sentence about {name}")
+        # Not a verdict, but the one that the command line gives of these very bytes.
+        said = next((t for t in client.texts if t.startswith('<section class="qm-verdict"')), "")
+        loaded = bundles.load()
+        expected = serve.classify(
+            serve.load(wav, loaded, name=f"{name}.wav"), loaded, loaded.settings()
+        ).whole
+        if html.escape(words.capital(words.readable(expected.label))) not in said:
+            raise Failed(f"{name} is {expected.label}, and the page says: {said or 'nothing'}")
         if before is not None:
             await client.remove(before)
         before = urls
