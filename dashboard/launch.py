@@ -17,8 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from streamlit import net_util, runtime
+from streamlit import config, net_util, runtime
 from streamlit.web import cli
+from streamlit.web.server import server_util
 
 from qmoe_core.errors import UserError
 
@@ -45,6 +46,8 @@ def _warm_beside() -> None:
     while not runtime.exists():
         time.sleep(0.02)
     time.sleep(0.3)  # from there to listening
+    host = config.get_option("server.address") or "localhost"
+    print(f"The lab is at {server_util.get_url(host)}", flush=True)
     usual = sys.getswitchinterval()
     sys.setswitchinterval(usual / 10)
     try:

@@ -434,6 +434,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from qmoe_core import config as configuration
+    from qmoe_core import datasets
     from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.training import run
 
@@ -444,6 +445,13 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.selection:
         settings.append(f"evaluation.selection={arguments.selection}")
     mixtures = [parse_names(text, setting="--moe") for text in arguments.moe]
+    asked = arguments.protocol or arguments.config or any("evaluation.protocol" in text for text in settings)
+    if not asked and datasets.open_dataset(arguments.dataset).folds is None:
+        settings.append("evaluation.protocol=grouped")
+        print(
+            f"{arguments.dataset} has no folds of its own: they are grouped by recording (--protocol)",
+            file=sys.stderr,
+        )
     report = run.train(
         arguments.dataset,
         embedder=arguments.embedder,

@@ -512,7 +512,7 @@ def test_a_dataset_without_folds_says_which_protocols_there_are(qmoe, tiny_datas
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip, target)
 
-    ended = qmoe("train", tmp_path / "folders")
+    ended = qmoe("train", tmp_path / "folders", "--protocol", "official")
 
     assert ended.code == 2
     assert "the dataset has no official folds; use the protocol `random` or `grouped`" in ended.complaint

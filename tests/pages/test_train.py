@@ -224,8 +224,10 @@ def test_a_folder_with_one_bad_file_and_no_folds(page: Open, tmp_path: Path) -> 
     (tmp_path / "cats" / "bad.wav").write_bytes(b"x")
     app = page(data=str(tmp_path))
     assert "1 files cannot be used, and training would stop at them: cats/bad.wav" in text(app)
+    assert "This dataset has no folds of its own, so whole recordings are kept on one side." in text(app)
+    app.segmented_control(key="train.protocol").set_value("official").run()
     assert "This dataset has no folds of its own: choose random or grouped." in text(app)
-    assert "the dataset has no official folds" in text(app)
+    assert "Choose other folds first." in text(app)
     app.segmented_control(key="train.protocol").set_value("grouped").run()
     assert "folds will be trained" in text(app)
 
