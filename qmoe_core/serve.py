@@ -107,7 +107,7 @@ def observe(clip: decode.Clip, bundle: Bundle, *, mc_samples: int | None = None)
     if clip.duration_s - judged_s > fitness.GAP_S:
         notes += (f"{clip.duration_s - judged_s:.3g} s of silence were left out.",)
     parts = [
-        embedder.embed(np.stack([window.samples for window in windows[i : i + EMBED_BATCH]]))
+        embedder.embed(np.stack([window.prepared for window in windows[i : i + EMBED_BATCH]]))
         for i in range(0, len(windows), EMBED_BATCH)
     ]
     embeddings = np.concatenate(parts)

@@ -65,15 +65,23 @@ class Clip:
 
 @dataclass(frozen=True)
 class Window:
-    """Five seconds of a clip, ready for an embedder."""
+    """Five seconds of a clip."""
 
     start_s: float
     end_s: float
     """At most the clip's duration: a short clip's window is longer than the sound in it."""
     samples: np.ndarray
-    """Waveform, float32 [110250]: a quiet one is scaled up, a constant offset removed (`fitness.prepare`)."""
+    """Waveform, float32 [110250]."""
     fitness: fitness.Fitness
-    """Of the samples as they came."""
+    """Of the sound in it, without what a short clip is padded with."""
+
+    @property
+    def prepared(self) -> np.ndarray:
+        """The waveform as an embedder takes it, float32 [110250]: see `fitness.prepare`."""
+        n = round((self.end_s - self.start_s) * SAMPLE_RATE)
+        if n >= len(self.samples):
+            return fitness.prepare(self.samples)
+        return np.concatenate([fitness.prepare(self.samples[:n]), self.samples[n:]])
 
 
 def load(source: str | Path | bytes | BinaryIO, *, name: str | None = None) -> Clip:
@@ -165,7 +173,7 @@ def windows(clip: Clip, hop_s: float = 2.5) -> list[Window]:
     tail = round(TAIL_S * SAMPLE_RATE)
     if n < WINDOW_SAMPLES:
         padded = np.zeros(WINDOW_SAMPLES, dtype=np.float32)
-        padded[:n] = fitness.prepare(clip.samples)
+        padded[:n] = clip.samples
         return [Window(0.0, n / SAMPLE_RATE, padded, fitness.measure(clip.samples, SAMPLE_RATE))]
     found = []
     for begin, end in fitness.sounding(clip.samples, SAMPLE_RATE) if n > WINDOW_SAMPLES + tail else [(0, n)]:
@@ -180,10 +188,10 @@ def windows(clip: Clip, hop_s: float = 2.5) -> list[Window]:
 def _window(waveform: np.ndarray, start: int, end: int) -> Window:
     """The window of a longer clip from `start` to `end`, padded with zeros where that is less than 5 s."""
     samples = waveform[start:end]
-    ready = fitness.prepare(samples)
+    known = fitness.measure(samples, SAMPLE_RATE)
     if len(samples) < WINDOW_SAMPLES:
-        ready = np.concatenate([ready, np.zeros(WINDOW_SAMPLES - len(samples), dtype=np.float32)])
-    return Window(start / SAMPLE_RATE, end / SAMPLE_RATE, ready, fitness.measure(samples, SAMPLE_RATE))
+        samples = np.concatenate([samples, np.zeros(WINDOW_SAMPLES - len(samples), dtype=np.float32)])
+    return Window(start / SAMPLE_RATE, end / SAMPLE_RATE, samples, known)
 
 
 def display_name(name: str) -> str:

@@ -143,7 +143,10 @@ def test_real_clips_at_any_level_and_rate(bundle: bundles.Bundle) -> None:
     kept = confident = total = 0
     for path in sorted(SHARED.glob("*.ogg"))[::10]:
         samples, rate = soundfile.read(path, dtype="float32")
-        label = serve.classify(clip(samples, rate), bundle).whole.label
+        try:
+            label = serve.classify(clip(samples, rate), bundle).whole.label
+        except fitness.NothingToJudge:  # 4-175000-C-40 has nothing above 4.7 kHz
+            continue
         for db in (-20, -40, -60):
             try:
                 kept += serve.classify(clip(samples * 10 ** (db / 20), rate), bundle).whole.label == label
