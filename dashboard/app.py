@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # in a wheel, `dashboard` lies inside the package and is found only this way
     sys.path.insert(0, str(ROOT))
 
-from dashboard.session import public  # noqa: E402 - found only now
+from dashboard.session import linked, public  # noqa: E402 - found only now
 from dashboard.views import widgets  # noqa: E402 - found only now
 from qmoe_core.runtime.store import keep_apart  # noqa: E402
 
@@ -34,8 +34,18 @@ st.set_page_config(page_title="qmoe lab", page_icon=str(Path(__file__).with_name
 theme = widgets.theme()
 widgets.style(theme)
 pages = [
-    st.Page(widgets.PAGES / file, title=title, url_path=title.lower(), default=i == 0)
+    st.Page(widgets.PAGES / file, title=title, url_path=title.lower() if i else "home", default=i == 0)
     for i, (file, title) in enumerate(PAGES)
 ]
-st.navigation(pages, position="top").run()
+
+
+def first() -> None:
+    """The first page by its name: Streamlit serves it at the root only, and else says that there is none."""
+    st.switch_page(pages[0], query_params=st.query_params.to_dict())
+
+
+named = st.Page(first, title="Listen", url_path="listen", visibility="hidden")
+page = st.navigation([*pages, named], position="top")
+linked.enter(page.title)
+page.run()
 widgets.follow_theme(theme)

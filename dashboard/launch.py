@@ -15,15 +15,17 @@ from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from streamlit import net_util, runtime
 from streamlit.web import cli
 
-from qmoe_core.errors import UserError
+from dashboard import guard
+from qmoe_core.errors import UserError, safe
 
 APP = Path(__file__).with_name("app.py")
 PUBLIC = "--public"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HOST = "--host"
 
 
 def warm() -> None:
@@ -52,29 +54,88 @@ def _warm_beside() -> None:
         sys.setswitchinterval(usual)
 
 
+class _Unread:
+    """Standard output whose reader may be gone: Streamlit says that it stops, and then must stop."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Run Streamlit in this process, with arguments such as `--server.port 8501`; `--public` for visitors."""
-    options = [argument for argument in arguments if argument != PUBLIC]
-    if PUBLIC in arguments:
+    """Run Streamlit in this process, with arguments such as `--server.port 8501`.
+
+    Args:
+        arguments: Streamlit's; `--public` for visitors; `--host NAME` for each name that the lab is asked by.
+    """
+    options, names, public = _ours(arguments)
+    told = dict(pairwise(options))
+    address, port = told.get("--server.address", ""), int(told.get("--server.port", 8501))
+    hosts, literals = guard.names(address, names)
+    token, bounds = guard.new_token(), None
+    if public:
         os.environ["QMOE_PUBLIC"] = "1"  # read by dashboard.session.public, here and on the pages
-        public = import_module("dashboard.session.public")
-        public.sweep()
-        options += public.LIMITS.streamlit
-    elif _address(options) in LOOPBACK:
-        # A website whose name is made to mean this machine would be the page's own origin.
-        options += [part for host in LOOPBACK for part in ("--server.allowedHosts", host)]
+        module = import_module("dashboard.session.public")
+        module.open_visitors()
+        options += module.LIMITS.streamlit
+        token, bounds = None, guard.Bounds()
+    shown = "localhost" if address in guard.WILDCARDS else address
+    shown = f"[{shown}]" if ":" in shown else shown
+    where = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+    def announce() -> None:
+        print(f"The lab is at {where}", flush=True)
+        if told.get("--server.headless") == "false":
+            guard.open_browser(where)
+
+    guard.install(
+        hosts=hosts,
+        literals=literals,
+        port=None if public or names else port,  # a proxy has a port of its own
+        token=token,
+        bounds=bounds,
+        announce=announce,
+    )
     # Streamlit would ask a server far away for our address, and make everybody wait meanwhile, each time that
     # a website knocks.
     net_util.get_external_ip = lambda: None
     threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
-    sys.argv = ["streamlit", "run", str(APP), *options]
+    sys.stdout, sys.stderr = cast("TextIO", _Unread(sys.stdout)), cast("TextIO", _Unread(sys.stderr))
+    # The browser is opened here: only this address has the token.
+    sys.argv = ["streamlit", "run", str(APP), *options, "--server.headless", "true"]
     sys.exit(cli.main())
 
 
-def _address(options: Sequence[str]) -> str:
-    """Where Streamlit is told to listen; empty where it is not told."""
-    return dict(pairwise(options)).get("--server.address", "")
+def said(error: UserError) -> int:
+    """Say what is wrong in one line, as the command line does; gives the exit code."""
+    print(f"qmoe: {safe(' '.join(str(error).split()))}", file=sys.stderr)
+    return 2
+
+
+def _ours(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """Streamlit's arguments, the names after `--host`, and whether the lab is for visitors."""
+    options, names, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument == HOST:
+            names.append(next(rest, ""))
+        elif argument != PUBLIC:
+            options.append(argument)
+    return options, names, PUBLIC in arguments
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(said(error))

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.session import linked, switch
 from dashboard.session.linked import Control
-from dashboard.session.state import ALPHAS
+from dashboard.session.state import ALPHAS, stops
 from dashboard.views import compare as compare_views
 from dashboard.views import contenders, tables, widgets, words
 from dashboard.views.compare import PAGE
@@ -141,23 +141,28 @@ def choose(bundle: Bundle, values: dict[str, Any]) -> None:
 
 def another_mixture(bundle: Bundle, shown: Sequence[str]) -> None:
     """A mixture of one's own."""
+    alpha = st.session_state["controls"].alpha if "controls" in st.session_state else 0.3
+    alpha = st.session_state.get("mixing.alpha", alpha)
     experts = st.pills(
         "Experts",
         bundle.experts,
         selection_mode="multi",
-        default=bundle.experts[:2],
-        key="mixing.experts",
+        key=linked.keep("mixing.experts", list(bundle.experts[:2])),
         wrap=True,
     )
     alpha = st.select_slider(
         "Curiosity α",
-        ALPHAS,
-        0.3,
-        key="mixing.alpha",
+        stops(ALPHAS, alpha),
+        key=linked.keep("mixing.alpha", alpha),
         format_func=lambda value: f"{value:g}",
         help="r is multiplied with exp(α · d) (Eq. 8); 0 is the plain router.",
     )
-    top_k = st.number_input("Experts that answer (top k)", 1, max(1, len(experts)), 1, key="mixing.k")
+    top_k = st.number_input(
+        "Experts that answer (top k)",
+        1,
+        max(1, len(experts)),
+        key=linked.keep("mixing.k", 1, range(1, max(1, len(experts)) + 1)),
+    )
     name = contenders.named(
         [name for name in bundle.experts if name in experts] or ["?"],
         alpha or None,

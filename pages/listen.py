@@ -14,7 +14,7 @@ import streamlit as st
 from dashboard.charts import decision as charts
 from dashboard.charts import palette
 from dashboard.components import microphone
-from dashboard.session import hearing, public, state
+from dashboard.session import hearing, linked, public, state, switch
 from dashboard.session.hearing import Heard, Sound
 from dashboard.session.state import Controls
 from dashboard.views import export, widgets, words
@@ -52,10 +52,8 @@ class Shown:
 def listen() -> None:
     """The page, from top to bottom."""
     st.title("A sound, judged by every quantized expert", anchor=False)
-    try:
-        bundle = hearing.bundle()
-    except UserError as error:
-        st.error(widgets.plain(str(error)))
+    bundle = switch.bundle()
+    if bundle is None:
         return
     controls, problems = state.controls(bundle)
     for problem in problems:
@@ -71,6 +69,8 @@ def listen() -> None:
     shown = choose_part(chosen)
     decision = shown.decision
     reference = hearing.reference(bundle, controls.settings(bundle))
+    st.session_state.last_sound = chosen.sound
+    st.session_state.example_of = (bundle.digest, controls.settings(bundle))
     st.session_state.example = hearing.Example(chosen.sound.name, decision, chosen.heard.spectrogram.shape)
 
     verdict = words.verdict(
@@ -91,7 +91,11 @@ def listen() -> None:
 
 def choose_sounds(controls: Controls) -> list[Sound]:
     """Gallery, microphone or files: the sounds to judge."""
-    gallery, record, upload = st.tabs(["Gallery", "Record", "Upload"], key="source", on_change="rerun")
+    memory = st.session_state
+    if linked.entered("listen"):
+        memory.first_source = memory.get("chosen_source", "Gallery")
+    names = ["Gallery", "Record", "Upload"]
+    gallery, record, upload = st.tabs(names, default=memory.first_source, key="source", on_change="rerun")
     with gallery:
         st.pills(
             "Sounds synthesised by this project",
@@ -107,7 +111,7 @@ def choose_sounds(controls: Controls) -> list[Sound]:
         st.fragment(recorder)()
     with upload:
         files = uploaded()
-    source = st.session_state.source
+    source = memory.chosen_source = memory.source
     if source == "Record":
         recording = st.session_state.get("recording")
         return [hearing.from_recording(recording)] if recording else []

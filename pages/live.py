@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard.charts import live as live_charts
 from dashboard.charts import palette
 from dashboard.components import microphone
-from dashboard.session import hearing, live_state, public, state
+from dashboard.session import linked, live_state, public, state, switch
 from dashboard.session.live_state import Live
 from dashboard.session.state import LIMITS
 from dashboard.views import tables, widgets, words
@@ -49,8 +49,10 @@ BROWSER, HOST = "This browser", "The machine that runs the lab"
 def live() -> None:
     """The page, from top to bottom."""
     st.title("The lab listens", anchor=False)
+    bundle = switch.bundle()
+    if bundle is None:
+        return
     try:
-        bundle = hearing.bundle()
         controls, problems = state.controls(bundle)
         listening = live_state.mine(bundle, controls.settings(bundle), chosen_rules(bundle))
     except UserError as error:
@@ -84,7 +86,7 @@ def the_microphone(listening: Live, bundle: Bundle) -> None:
         source = BROWSER
     else:
         source = st.segmented_control(
-            "Microphone of", [BROWSER, HOST], key="live_source", default=BROWSER, required=True
+            "Microphone of", [BROWSER, HOST], key=linked.keep("live_source", BROWSER), required=True
         )
     if source == BROWSER:
         every = STALLED_EVERY_S if listening.running else None
@@ -127,8 +129,8 @@ def host_microphone(listening: Live) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         names = [device.name for device in found]
         preferred = next((i for i, device in enumerate(found) if device.default), 0)
-        name = st.selectbox("Device", names, index=preferred, key="live_device")
-        rate = st.selectbox("Sample rate", RATES, key="live_rate", format_func=_rate)
+        name = st.selectbox("Device", names, key=linked.keep("live_device", names[preferred], names))
+        rate = st.selectbox("Sample rate", RATES, key=linked.keep("live_rate", None), format_func=_rate)
         on = listening.running and isinstance(listening.pipeline.source, sources.HostSource)
         st.button(
             "Stop" if on else "Start listening",
@@ -157,22 +159,27 @@ def _rate(rate: int | None) -> str:
 def chosen_rules(bundle: Bundle) -> Rules:
     """Rules as the widgets say; drawn by `the_rules` further down."""
     chosen = st.session_state
-    threshold = chosen.get("live_threshold", Rules().threshold)
+    threshold = chosen[linked.keep("live_threshold", Rules().threshold)]
     edited = chosen.get("live_thresholds", {}).get("edited_rows", {})
-    own = {
+    if linked.entered("live"):  # the table begins anew with every visit of the page
+        chosen.live_before = chosen.get("live_own", {})
+    own = chosen.get("live_before", {}) | {
         bundle.classes[int(row)]: change["threshold"]
         for row, change in edited.items()
-        if change.get("threshold") is not None
+        if int(row) < len(bundle.classes) and change.get("threshold") is not None
     }
-    return live_state.rules_of(threshold, own, chosen.get("live_abstain"))
+    chosen.live_own = own
+    return live_state.rules_of(threshold, own, chosen[linked.keep("live_abstain", None)])
 
 
 def the_rules(bundle: Bundle) -> None:
     """Thresholds and the abstain line."""
     st.subheader("What is accepted", anchor=False)
-    st.slider("Probability of at least", 0.0, 1.0, Rules().threshold, 0.05, key="live_threshold")
+    st.slider("Probability of at least", 0.0, 1.0, step=0.05, key="live_threshold")
     with st.expander("Another threshold for some classes"):
-        table = pd.DataFrame({"class": [words.readable(c) for c in bundle.classes], "threshold": np.nan})
+        before = st.session_state.get("live_before", {})
+        thresholds = [before.get(name, np.nan) for name in bundle.classes]
+        table = pd.DataFrame({"class": [words.readable(c) for c in bundle.classes], "threshold": thresholds})
         st.data_editor(
             table,
             key="live_thresholds",
@@ -268,9 +275,9 @@ def the_log(listening: Live) -> None:
     """A fragment: the newest lines of the log, one of them to hear and to mark, and the exports."""
     log = listening.log
     with st.container(horizontal=True, vertical_alignment="center"):
-        rejected = st.toggle("Show what was not accepted", key="live_rejected", value=True)
+        rejected = st.toggle("Show what was not accepted", key=linked.keep("live_rejected", True))
         kept = public.LIMITS is None and st.toggle(
-            "Keep the log on this machine’s disk", key="live_keep", value=log.folder is not None
+            "Keep the log on this machine’s disk", key=linked.keep("live_keep", log.folder is not None)
         )
         if st.button("Clear", key="live_clear"):
             log.clear()

@@ -6,12 +6,13 @@ import math
 
 import streamlit as st
 
-from dashboard.session import hearing, state
+from dashboard.session import hearing, state, switch
 from dashboard.session.hearing import Example
 from dashboard.views import equations, tables, widgets, words
 from dashboard.views.equations import Equation
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import hz_to_mel
+from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
 
@@ -22,8 +23,11 @@ def method() -> None:
     """The page, from top to bottom."""
     st.title("From a sound to a decision", anchor=False)
     tables.style()
+    bundle = switch.bundle()
+    if bundle is None:
+        return
     try:
-        example = the_example()
+        example = the_example(bundle)
     except UserError as error:
         st.error(widgets.plain(str(error)))
         return
@@ -34,7 +38,7 @@ def method() -> None:
         f"for a distribution over classes. The numbers are those of "
         f"**{widgets.plain(example.name)}** ({widgets.plain(answer)}), n = 1 clip, α = "
         f"{example.decision.alpha:g}, "
-        f"top {example.decision.top_k}. {widgets.plain(words.capital(widgets.how(hearing.bundle())))}."
+        f"top {example.decision.top_k}. {widgets.plain(words.capital(widgets.how(bundle)))}."
     )
     st.page_link(widgets.PAGES / "listen.py", label="Choose another sound or move the controls")
     st.markdown(" · ".join(f"[{equation.title}](#eq{equation.number})" for equation in equations.EQUATIONS))
@@ -42,15 +46,15 @@ def method() -> None:
         step(equation, example)
 
 
-def the_example() -> Example:
-    """The sound judged last on the Listen page; the gallery's first where there is none yet."""
-    if "example" in st.session_state:
+def the_example(bundle: Bundle) -> Example:
+    """The sound judged last on Listen, by the mixture as it is now; else the gallery's first."""
+    controls, _ = state.controls(bundle)
+    settings = controls.settings(bundle)
+    if "example" in st.session_state and st.session_state.example_of == (bundle.digest, settings):
         return st.session_state.example
-    bundle = hearing.bundle()
-    controls = state.defaults(bundle)
-    sound = hearing.from_gallery(controls.sound)
+    sound = st.session_state.get("last_sound") or hearing.from_gallery(controls.sound)
     heard = hearing.hear(sound, bundle)
-    result = hearing.judge(sound, heard, bundle, controls.settings(bundle))
+    result = hearing.judge(sound, heard, bundle, settings)
     return Example(sound.name, result.whole, heard.spectrogram.shape)
 
 

@@ -14,8 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.charts import sweep as sweep_charts
 from dashboard.charts.sweep import Curve, Scale
-from dashboard.session import fragments, linked, switch
-from dashboard.session.linked import widget
+from dashboard.session import state, switch
 from dashboard.session.state import stops
 from dashboard.views import contenders, ledger, sweeping, widgets, words
 from dashboard.views.ledger import Html
@@ -26,9 +25,8 @@ from qmoe_core.bundles import DEFAULT_NAME, Bundle
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation.sweep import AlphaSweep, Flip, flips
 from qmoe_core.routing.curiosity import bonus
-from qmoe_core.routing.mixing import MAX_ALPHA, Settings
+from qmoe_core.routing.mixing import Settings
 
-PAGE = "sweep"
 Sweeps = Mapping[Curiosity, AlphaSweep]
 MOST_FLIPS = 60
 """Flips that the page lists; the download has all of them."""
@@ -155,11 +153,10 @@ def page() -> None:
     if bundle.dataset is None:
         ledger.empty("This bundle carries no data set, so there is nothing to sweep over; train it again.")
         return
-    values = linked.controls(PAGE, defined(bundle))
-    settings = as_settings(values, bundle)
-    if values["k"] > settings.top_k:  # some experts were taken out
-        linked.set_to(PAGE, k=settings.top_k)
-        values["k"] = settings.top_k
+    controls, problems = state.controls(bundle)
+    for problem in problems:
+        st.warning(widgets.plain(problem))
+    settings = controls.settings(bundle)
     top, right = st.columns(2, gap="large")
     with right:
         the_mixture(bundle, settings)
@@ -175,31 +172,8 @@ def page() -> None:
     st.subheader("The clips that change", anchor=False)
     slots["flips"] = st.empty()
     with top:
-        the_alpha(bundle, values, found, scales, slots, moved)
+        the_alpha(bundle, found, scales, slots, moved)
     take_away(bundle, settings, found, moved)
-
-
-def defined(bundle: Bundle) -> list[linked.Control]:
-    """The page's controls; in a link they are called as on Listen."""
-    own = bundle.settings()
-    return [
-        linked.real("alpha", 0.0, MAX_ALPHA, own.alpha),
-        linked.one_of("curiosity", tuple(STRATEGIES), own.curiosity),
-        linked.some_of("experts", bundle.experts, [name for name in bundle.experts if name in own.experts]),
-        linked.whole("k", 1, len(bundle.experts), own.top_k),
-        linked.switch("normalise", own.normalise),
-    ]
-
-
-def as_settings(values: Mapping[str, Any], bundle: Bundle) -> Settings:
-    """What the controls ask for; what the page does not offer is as in the bundle."""
-    return bundle.settings(
-        experts=tuple(name for name in bundle.experts if name in values["experts"]),
-        alpha=values["alpha"],
-        top_k=min(values["k"], len(values["experts"])),
-        curiosity=values["curiosity"],
-        normalise=values["normalise"],
-    )
 
 
 def the_mixture(bundle: Bundle, settings: Settings) -> None:
@@ -207,7 +181,7 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
     st.segmented_control(
         "What α rewards",
         list(STRATEGIES),
-        key=widget(PAGE, "curiosity"),
+        key="curiosity",
         required=True,
         wrap=True,
         format_func=STRATEGIES.__getitem__,
@@ -221,7 +195,7 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
         "Experts in the mixture",
         bundle.experts,
         selection_mode="multi",
-        key=widget(PAGE, "experts"),
+        key="experts",
         wrap=True,
         help=f"The router chooses among these. {words.FORMATS}",
     )
@@ -232,13 +206,13 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
             f"Experts that answer (top k of {n})",
             min_value=1,
             max_value=n,
-            key=widget(PAGE, "k"),
+            key="top_k",
             help="The k experts with the highest routing answer, weighted by it (Eq. 6).",
         )
     with right:
         st.toggle(
             "Normalise d",
-            key=widget(PAGE, "normalise"),
+            key="normalise",
             disabled=settings.curiosity == "none",
             help="Divide d (or d̂, σ) by its mean over these clips, so that α ≈ 1 is where things start to "
             "move.",
@@ -293,19 +267,18 @@ def the_use(found: AlphaSweep, slots: dict[str, DeltaGenerator]) -> None:
 @st.fragment
 def the_alpha(
     bundle: Bundle,
-    values: Mapping[str, Any],
     found: Sweeps,
     scales: Mapping[str, Scale],
     slots: Mapping[str, DeltaGenerator],
     moved: list[Flip],
 ) -> None:
     """The slider, and everything that follows it; the figures stay as they are."""
-    settings = as_settings(fragments.follow(PAGE, defined(bundle), values), bundle)
+    settings = state.follow(bundle).settings(bundle)
     sweep, alpha = found[settings.curiosity], settings.alpha
     st.select_slider(
         "Curiosity α",
         sweep.alphas.tolist(),
-        key=widget(PAGE, "alpha"),
+        key="alpha",
         format_func=lambda value: f"{value:,g}",
         disabled=settings.curiosity == "none",
         help="How strongly an expert that deviates is preferred: r is multiplied with exp(α · d) (Eq. 8). "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from dashboard.views.tables import Column, decimals
 from qmoe_core import bundles, datasets
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
-from qmoe_core.runtime import jobs
+from qmoe_core.runtime import jobs, system
 from qmoe_core.runtime.jobs import Job, Plan, Story, Train
 from qmoe_core.runtime.store import default_root
 from qmoe_core.training.run import DEFAULT_MIXTURE
@@ -33,6 +32,7 @@ MOST_SEEDS = 10
 _GONE = "train.gone"
 _REFUSED = "train.refused"
 _SCHEDULER = "train.scheduler"
+THIS_MACHINE = "this machine"
 """Not part of a link: it is a machine that this one would trust."""
 
 
@@ -53,7 +53,9 @@ def train() -> None:
 
 def controls(listed: Sequence[Job]) -> list[Control]:
     """What a person can set here, and a link restores."""
-    names = list(datasets.available())
+    names = places(listed)
+    first = names[0] if names else ""
+    data = st.query_params.get("data") or st.session_state.get(linked.widget(PAGE, "data")) or first
 
     def text(most: int) -> Any:
         return lambda said: said if len(said) <= most and said.isprintable() else None
@@ -64,12 +66,12 @@ def controls(listed: Sequence[Job]) -> list[Control]:
 
     known = {job.id for job in listed}
     return [
-        Control("data", names[0] if names else "", "the name or the folder of a dataset", text(1000)),
+        Control("data", first, "the name or the folder of a dataset", text(1000)),
         Control("embedder", training.OFFLINE, "the name of an embedder", text(100)),
         Control("weights", "", "random, or the path of a safetensors file", text(1000)),
         linked.some_of("experts", NAMES, NAMES),
         Control("mix", list(DEFAULT_MIXTURE), f"names of {', '.join(NAMES)}", mixture, ",".join),
-        linked.one_of("protocol", list(PROTOCOLS), "official"),
+        linked.one_of("protocol", list(PROTOCOLS), usual_protocol(data)),
         linked.whole("folds", 2, 100, 5),
         linked.one_of("selection", list(SELECTIONS), "inner-validation"),
         linked.whole("seeds", 1, MOST_SEEDS, 1),
@@ -78,6 +80,27 @@ def controls(listed: Sequence[Job]) -> list[Control]:
         Control("job", "", "a job that is here", lambda said: said if not said or said in known else None),
         linked.one_of("expert", ["", *NAMES], ""),
     ]
+
+
+def places(listed: Sequence[Job]) -> list[str]:
+    """Datasets that the lab knows, and those that were trained on, the newest first."""
+    known = datasets.available()
+    own = [job.request.dataset for job in listed if isinstance(job.request, Train)]
+    folders = {str(path) for path in known.values()}
+    return list(dict.fromkeys([*known, *(name for name in own if name not in folders)]))
+
+
+def usual_protocol(data: str) -> str:
+    """Grouped folds for a dataset that has none of its own."""
+    try:
+        return "official" if not data or outlined(data).folds else "grouped"
+    except UserError:
+        return "official"
+
+
+def another_dataset() -> None:
+    """The dataset was changed: its folds are as usual for it."""
+    linked.set_to(PAGE, protocol=usual_protocol(st.session_state[linked.widget(PAGE, "data")] or ""))
 
 
 # Jobs.
@@ -89,7 +112,10 @@ def the_jobs(listed: Sequence[Job], values: dict[str, Any]) -> None:
     if values["job"]:  # an old one that a link names
         by_id |= {job.id: job for job in listed if job.id == values["job"]}
     active = [job for job in listed if job.active]
-    usual = active[-1] if active else listed[0]  # what runs now, the oldest of the active; else the newest
+    trainings = [job for job in listed if isinstance(job.request, Train | jobs.HoldOut)]
+    ours = [job for job in active if job in trainings]
+    # A training that runs now, the oldest of the active; else the newest; else whatever there is.
+    usual = ours[-1] if ours else trainings[0] if trainings else active[-1] if active else listed[0]
     if len(by_id) > 1:
         st.selectbox(
             "Job",
@@ -166,6 +192,9 @@ def happened(name: str) -> list[dict[str, Any]]:
 def bar(job: Job, story: Story) -> None:
     """How far the stage is that the job is at."""
     text, share = job_panel.progress(job, time.time(), story)
+    if job.state == "running" and not isinstance(job.request, jobs.Bench | jobs.Claims):
+        left = training.time_left(happened(job.id), time.time())
+        text += "" if left is None else f", about {training.duration(left)} left of it"
     st.progress(share, widgets.plain(text))
     if story.message and job.state == "running":
         st.caption(widgets.plain(story.message))
@@ -360,7 +389,7 @@ def a_new_one(listed: Sequence[Job], values: dict[str, Any]) -> None:
         st.caption(widgets.plain(sentences))
     left, right = st.columns([1, 1], gap="large")
     with left:
-        found = the_data(values)
+        found = the_data(listed, values)
         the_experts(values)
         the_protocol(found, values)
         more(values)
@@ -368,14 +397,15 @@ def a_new_one(listed: Sequence[Job], values: dict[str, Any]) -> None:
         what_will_run(found, listed, values)
 
 
-def the_data(values: dict[str, Any]) -> Outline | None:
+def the_data(listed: Sequence[Job], values: dict[str, Any]) -> Outline | None:
     """Dataset and embedder."""
-    names = list(datasets.available())
+    names = places(listed)
     options = list(dict.fromkeys([*names, *([values["data"]] if values["data"] else [])]))
     st.selectbox(
         "Dataset",
         options,
         key=linked.widget(PAGE, "data"),
+        on_change=another_dataset,
         accept_new_options=public.LIMITS is None,
         placeholder="The path of a folder",
         help="One that the lab knows"
@@ -486,6 +516,8 @@ def the_protocol(found: Outline | None, values: dict[str, Any]) -> None:
     )
     if values["protocol"] == "official" and found is not None and not found.folds:
         st.warning("This dataset has no folds of its own: choose random or grouped.")
+    if values["protocol"] == "grouped" and found is not None and not found.folds:
+        st.caption("This dataset has no folds of its own, so whole recordings are kept on one side.")
     if values["protocol"] == "random":
         st.caption(
             "Clips cut from one recording lie on both sides then, and scores come out too high; the result "
@@ -533,13 +565,20 @@ def more(values: dict[str, Any]) -> None:
             placeholder="expert.epochs=20; router.alpha=10",
             help="As with qmoe train --set: section.key=value, with ; between them.",
         )
-        st.text_input(
-            "Cluster",
-            key=_SCHEDULER,
-            placeholder="this machine",
-            help="Address of a Dask scheduler of yours whose workers do the work, such as "
-            "tcp://10.0.0.5:8786. They must see the store and the recordings under the same paths.",
-        )
+        if known := public.schedulers():
+            st.selectbox(
+                "Cluster",
+                [THIS_MACHINE, *known],
+                key=linked.keep(_SCHEDULER, THIS_MACHINE),
+                help="The Dask schedulers that were named when the lab was started. Their workers must see "
+                "the store and the recordings under the same paths.",
+            )
+
+
+def scheduler() -> str:
+    """Where the work is to be done: an address that was named at the start, or "" for this machine."""
+    chosen = st.session_state.get(_SCHEDULER, THIS_MACHINE)
+    return chosen if chosen in public.schedulers() else ""
 
 
 def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str, Any]) -> None:
@@ -554,12 +593,15 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
         )
         return
     try:
-        asked = training.request({**values, "name": name}, st.session_state.get(_SCHEDULER, ""))
+        asked = training.request({**values, "name": name}, scheduler())
     except UserError as error:
         st.error(widgets.plain(training.problem(error)))
         return
     if found is None:
         st.caption("Choose a dataset first.")
+        return
+    if values["protocol"] == "official" and not found.folds:
+        st.caption("Choose other folds first.")
         return
     light = asked.embedder == training.OFFLINE
     planned = f"planned:{asked.embedder}:{asked.weights}"
@@ -618,7 +660,7 @@ PLAN = (
 
 def the_plan(found: Plan) -> None:
     """A plan in a sentence and a table."""
-    missing, cores = found.total - found.cached, len(os.sched_getaffinity(0))
+    missing, cores = found.total - found.cached, system.cores()
     embedding = (
         f"All {found.clips:,} embeddings are there."
         if found.embedded == found.clips

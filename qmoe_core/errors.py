@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+_SECRET = re.compile(r"(?<=://)\S*@")
+
+
+def safe(text: str) -> str:
+    """A text for a terminal or a page: escapes that move the cursor are shown, credentials are not.
+
+    >>> safe("s3://KEY:SECRET@lab is no store")
+    's3://…@lab is no store'
+    >>> safe("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    hidden = _SECRET.sub("…@", text)
+    return "".join(c if c.isprintable() or c in " \n\t" else repr(c)[1:-1] for c in hidden)
+
 
 class UserError(Exception):
     """Something the user gave is wrong, and the message says what, where, and what is accepted.

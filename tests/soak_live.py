@@ -25,7 +25,7 @@ from playwright.sync_api import sync_playwright
 from qmoe_core.audio import decode, synth
 from qmoe_core.live.sessions import HIDDEN_S
 from tests.browser.conftest import FLAGS
-from tests.browser.server import served
+from tests.browser.server import cookie, served
 from tests.browser.test_live import RATE, STOPWATCH
 
 SETTLED_S = 60.0
@@ -65,7 +65,10 @@ def soak(minutes: float, pages: int) -> dict[str, Any]:
                 executable_path=chromium, args=[*FLAGS, f"--use-file-for-fake-audio-capture={sound}"]
             )
             chrome = next(p for p in psutil.Process().children(recursive=True) if "--headless" in p.cmdline())
-            tabs = [browser.new_context().new_page() for _ in range(pages)]
+            contexts = [browser.new_context() for _ in range(pages)]
+            for context in contexts:
+                context.add_cookies([{**cookie(address), "url": address}])  # type: ignore[list-item]
+            tabs = [context.new_page() for context in contexts]
             for tab in tabs:
                 tab.set_default_timeout(PATIENCE_MS)
                 tab.add_init_script(STOPWATCH)

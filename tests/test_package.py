@@ -37,7 +37,10 @@ SERVING = [
     "config.py",
     "errors.py",
     "runtime/store/__init__.py",
-    "cli.py",
+    "cli/__init__.py",
+    "cli/common.py",
+    "cli/classify.py",
+    "cli/listen.py",
     "embedders/logmel_stats.py",
     "experts/spec.py",
 ]
@@ -227,7 +230,7 @@ def test_the_wheel_opens_the_dashboard_from_any_directory(unpacked, tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=tmp_path,
-        env=elsewhere(unpacked, tmp_path) | {"PYTHONUNBUFFERED": "1"},
+        env=elsewhere(unpacked, tmp_path) | {"PYTHONUNBUFFERED": "1", "QMOE_TOKEN": "known"},
     ) as server:
         try:
             said = ""
@@ -239,7 +242,11 @@ def test_the_wheel_opens_the_dashboard_from_any_directory(unpacked, tmp_path):
                 pytest.fail(f"the dashboard ended: {said}")
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=60) as answer:
                 assert answer.read() == b"ok"
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+            assert f"http://127.0.0.1:{port}/?token=known" in said
+            asked = urllib.request.Request(
+                f"http://127.0.0.1:{port}/", headers={"Cookie": f"qmoe_token_{port}=known"}
+            )
+            with urllib.request.urlopen(asked, timeout=60) as page:
                 assert b"<title>" in page.read()
         finally:
             server.terminate()
@@ -276,6 +283,6 @@ def test_what_the_base_install_lacks_is_named(monkeypatch, capsys, missing, comm
 )
 def test_what_needs_the_lab_says_so_before_it_starts(command, monkeypatch, capsys) -> None:
     """Not after all recordings were embedded, for which a base install suffices."""
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr("qmoe_core.cli.common.find_spec", lambda name: None)
     assert cli.main(list(command)) == cli.EXIT_USER_ERROR
     assert capsys.readouterr().err == "qmoe: this needs torch: pip install 'qmoe-lab[lab]'\n"

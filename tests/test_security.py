@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import csv
 import functools
@@ -13,7 +14,9 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,18 +27,21 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import guard
+from dashboard.components import microphone
 from dashboard.components.microphone import Recording
-from dashboard.session import live_state
+from dashboard.session import live_state, public
 from dashboard.views import tables
 from dashboard.views.tables import Column
 from qmoe_core import bundles, cli
 from qmoe_core.audio import synth
 from qmoe_core.audio.decode import SAMPLE_RATE
-from qmoe_core.errors import BundleError
+from qmoe_core.errors import BundleError, UserError
 from qmoe_core.live.sessions import registry
 from qmoe_core.live.sources import HeldSource
+from qmoe_core.runtime.jobs import Train
 from qmoe_core.runtime.store import VISITORS, Store, lab_root
-from tests.browser.server import served
+from tests.browser.server import TOKEN, cookie, served
 from tests.pages.test_listen import wav
 from tests.test_package import imports
 
@@ -257,22 +263,243 @@ def test_no_website_speaks_to_the_lab_of_this_machine() -> None:
         proxy = f"http://127.0.0.1:{far_away.getsockname()[1]}"
         with served(http_proxy=proxy, https_proxy=proxy, no_proxy="") as address:
             ours = urlsplit(address).netloc
+            known = "{name}={value}".format_map(cookie(address))
 
-            assert knock(ours, ours, address) == 101
-            for host, origin in ((ours, "http://evil.example"), ("evil.example", "http://evil.example")):
-                assert knock(ours, host, origin) == 403
+            assert knock(ours, ours, address, known) == 101
+            for host, origin in (
+                (ours, "http://evil.example"),
+                ("evil.example", "http://evil.example"),
+                (ours, "http://127.0.0.1:1"),  # another program's page on this machine
+                (ours, "http://localhost"),
+                (ours, f"http://{ours}.evil.example"),
+                ("127.0.0.1:1", "http://127.0.0.1:1"),
+                (ours, None),  # a program
+                (ours, "null"),
+            ):
+                assert knock(ours, host, origin, known) == 403, (host, origin)
             with pytest.raises(TimeoutError):  # nobody is asked who we are
                 far_away.accept()
 
+            # Other users of this machine do not know the token.
+            assert knock(ours, ours, address) == knock(ours, ours, address, known[:-1]) == 403
+            assert ask(ours, "/")[0] == ask(ours, "/?token=guessed")[0] == 403
+            status, headers, body = ask(ours, "/media/x.wav")
+            assert (status, "its owner’s alone" in body) == (403, True)
+            status, headers, _ = ask(ours, f"//evil.example/sweep?alpha=3&token={TOKEN}")
+            assert (status, headers["Location"]) == (303, "/evil.example/sweep?alpha=3")
+            assert headers["Set-Cookie"] == f"{known}; Path=/; HttpOnly; SameSite=Strict"
 
-def knock(at: str, host: str, origin: str) -> int:
+            # What is answered is framed by nobody, and nothing is told about others.
+            status, headers, _ = ask(ours, "/", known)
+            assert (status, headers["X-Frame-Options"]) == (200, "DENY")
+            assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+            assert json.loads(ask(ours, "/_stcore/host-config", known)[2])["allowedOrigins"] == []
+            assert ask(ours, "/_stcore/metrics", known)[0] == 404
+            assert ask(ours, "/_stcore/agent/openapi.json", known)[0] == 404
+            assert ask(ours, "/_stcore/health")[2] == "ok"
+
+
+def knock(at: str, host: str, origin: str | None, cookies: str = "") -> int:
     """The status of the answer to a page that wants to open a WebSocket."""
     connection = http.client.HTTPConnection(at, timeout=60)
-    asked = {"Host": host, "Origin": origin, "Upgrade": "websocket", "Connection": "Upgrade"}
+    asked = {"Host": host, "Upgrade": "websocket", "Connection": "Upgrade", "Cookie": cookies}
+    asked |= {} if origin is None else {"Origin": origin}
     asked |= {"Sec-WebSocket-Key": "x" * 22 + "==", "Sec-WebSocket-Version": "13"}
     with contextlib.closing(connection):
         connection.request("GET", "/_stcore/stream", headers=asked)
         return connection.getresponse().status
+
+
+def ask(at: str, path: str, cookies: str = "", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+    """Status, headers and body of the answer."""
+    connection = http.client.HTTPConnection(at, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Cookie": cookies, **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+def test_a_public_lab_asks_for_no_token_and_answers_to_its_names(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    command = ("-m", "dashboard.launch", "--public", "--host", "lab.example.org")
+    with served(*command, QMOE_STORE=str(store)) as address:
+        ours = urlsplit(address).netloc
+        assert knock(ours, ours, address) == 101
+        assert knock(ours, "lab.example.org", "https://lab.example.org") == 101  # a proxy's
+        assert knock(ours, "evil.example", "http://evil.example") == 403
+        assert knock(ours, "lab.example.org", "https://lab.example.org:444") == 403
+        assert "--host" in ask(ours, "/", Host="evil.example")[2]
+        assert ask(ours, "/")[0] == 200
+        assert ask(ours, "/_stcore/metrics")[0] == 404
+        # Its visitors' folder is taken: another lab on the same store leaves it alone.
+        (lock,) = (store / VISITORS).glob("*.lock")
+        visitor = store / VISITORS / f"{lock.stem}-{'0' * 32}"
+        visitor.mkdir()
+        with served(*command, QMOE_STORE=str(store)):
+            assert visitor.is_dir()
+            assert len(list((store / VISITORS).glob("*.lock"))) == 2
+
+
+def test_the_visitors_folder_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "precious" / "0a1b").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / VISITORS).symlink_to(tmp_path / "precious")
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "dashboard.launch", "--public"],
+        env=os.environ | {"QMOE_STORE": str(tmp_path / "store")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "is a link or no folder" in ended.stderr
+    assert (tmp_path / "precious" / "0a1b").is_dir()
+
+
+def test_only_what_the_lab_made_for_visitors_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QMOE_STORE", str(tmp_path / "store"))
+    folder, precious = tmp_path / "store" / VISITORS, tmp_path / "precious"
+    precious.mkdir()
+    gone = f"{'0' * 32}-{'1' * 32}"
+    for name in (gone, "notes", "0a1b"):
+        (folder / name).mkdir(parents=True)
+    (folder / ("2" * 32)).symlink_to(precious)
+
+    public.sweep()
+
+    assert sorted(path.name for path in folder.iterdir()) == ["2" * 32, "notes"]
+    assert precious.is_dir()
+
+
+def test_one_recording_never_plays_for_another() -> None:
+    head, other = bytes(70_000) + bytes(2_000_000), bytes(70_000) + b"\1" + bytes(1_999_999)
+    assert guard.media_id(head, "audio/wav") != guard.media_id(other, "audio/wav")
+    assert guard.media_id(head, "audio/wav") != guard.media_id(head, "audio/mpeg")
+    assert guard.media_id(head, "audio/wav", "a") != guard.media_id(head, "audio/wava")
+    # It is what Streamlit asks once the lab is started.
+    said = (
+        "from dashboard import guard; guard.install(hosts=());"
+        "from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage as S;"
+        "from streamlit.runtime.media_file_storage import MediaFileKind as K; s = S('/media');"
+        "a, b = bytes(2_070_000), bytes(70_000) + bytes([1]) + bytes(1_999_999);"
+        "print(len({s.load_and_get_id(x, 'audio/wav', K.MEDIA) for x in (a, b)}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("2\n", 0), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("runs", "list"), {"QMOE_STORE": "s3://KEY:SECRET@lab"}),
+        (("runs", "--store", "s3://KEY:SEC/RET@lab/x", "list"), {}),
+        (("classify", "x.wav", "--bundle", "no\x1b[2Jbundle"), {}),
+        (("runs", "verify"), {"QMOE_STORE": "s3://\x1b[2J\x07"}),
+    ],
+)
+def test_no_sentence_shows_secrets_or_moves_the_cursor(
+    arguments: tuple[str, ...], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert cli.main(arguments) == 2
+
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+    assert "SEC" not in said
+    assert "KEY" not in said
+
+
+def test_no_page_names_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_at("train", scheduler="tcp://evil.example:8786")
+    assert "Cluster" not in {box.label for box in [*app.selectbox, *app.text_input]}
+    with pytest.raises(UserError, match="was not named when the lab was started"):
+        public.submit(Train(dataset="tiny", scheduler="tcp://evil.example:8786"))
+
+    monkeypatch.setenv(public.SCHEDULERS, "tcp://10.0.0.5:8786 tls://10.0.0.6:8786")
+    app = open_at("train")
+    (box,) = (box for box in app.selectbox if box.label == "Cluster")
+    assert box.options == ["this machine", "tcp://10.0.0.5:8786", "tls://10.0.0.6:8786"]
+
+
+def test_only_so_much_is_under_way() -> None:
+    """Refused before a byte is read: `receive` is not called."""
+    held: dict[str, int] = {}
+    bounds = guard.Bounds(sockets=3, per_address=2, session_bytes=100, total_bytes=150)
+    opened = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await opened.wait()
+        await send({"type": "http.response.start", "status": 204})
+
+    lab = guard.Guard(app, {"lab"}, bounds=bounds, held=lambda: held)
+
+    async def one(session: str | None, size: str = "", address: str = "10.0.0.1") -> Any:
+        headers = {b"host": b"lab", b"origin": b"http://lab", b"content-length": size.encode()}
+        scope = {"headers": headers.items(), "client": (address, 1), "query_string": b""}
+        scope |= {"type": "http", "method": "PUT", "path": f"{guard.UPLOADS}{session}/file"}
+        scope |= {"type": "websocket", "path": "/_stcore/stream"} if session is None else {}
+        said: list[Any] = []
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        async def receive() -> Any:
+            pytest.fail("it was read")
+
+        await lab(scope, receive, send)
+        return said[0].get("status", "closed")
+
+    async def all_of_it() -> None:
+        assert [await one("a", size) for size in ("", "-1", "101", "100")] == [411, 411, 413, 204]
+        held.update(a=100)
+        assert [await one(*asked) for asked in (("a", "1"), ("b", "50"), ("b", "51"))] == [413, 204, 503]
+        here = [asyncio.create_task(one(None)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await one(None) == "closed"
+        there = [asyncio.create_task(one(None, address="10.0.0.2"))]
+        await asyncio.sleep(0)
+        assert await one(None, address="10.0.0.2") == "closed"
+        opened.set()
+        await asyncio.gather(*here, *there)
+        assert await one(None) == 204
+
+    asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize("moment", [1e308, -1e308, float("inf"), float("nan")])
+def test_no_packet_has_a_time_that_no_clock_has(moment: float) -> None:
+    chunk = {"sequence": 0, "frame": 0, "captured": moment, "pcm": ""}
+    packet = {"packet": 0, "stream": "s", "rate": 48_000, "sent": 0.0, "state": "listening"}
+    with pytest.raises(ValueError, match="a time or a rate is no number"):
+        microphone.parse({**packet, "chunks": [chunk]})
+
+
+def test_the_address_that_is_printed_lets_its_owner_in() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "qmoe_core", "app", "--no-browser", "--port", str(port)]
+    environment = {k: v for k, v in os.environ.items() if k != "QMOE_TOKEN"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = next(line for line in server.stdout if "token=" in line)
+            address = line.split()[-1]
+            assert re.fullmatch(rf"http://localhost:{port}/\?token=[\w-]{{32,}}", address)
+            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            with opener.open(address, timeout=60) as page:
+                assert (page.status, page.url) == (200, f"http://localhost:{port}/")
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def test_leaving_the_machine_without_public_is_said(started: list[str], capsys) -> None:

@@ -78,6 +78,7 @@ class Picture {
     box.replaceChildren(
       ...names.map((name, i) => {
         const span = Object.assign(document.createElement("span"), {textContent: name, className: i === here ? "here" : ""});
+        if (colours[i]) span.dataset.number = i + 1;
         if (colours[i]) span.style.setProperty("--class", colours[i]);
         return span;
       }),
@@ -193,6 +194,28 @@ class Picture {
       pen.fillStyle = data.theme.ink;
       for (const row of routed) pen.fillRect(left, row * lane + lane - 4, wide, 2);
     });
+    this.numbers(pen, lane, x);
+  }
+
+  // The number of the class where an expert begins to say it: colours alone are not told apart by everybody.
+  numbers(pen, lane, x) {
+    const {data} = this;
+    pen.font = "12px " + getComputedStyle(this.box).fontFamily;
+    pen.textBaseline = "middle";
+    for (let row = 0; row < data.experts.length; row++) {
+      let free = -Infinity;
+      data.windows.forEach(({said}, i) => {
+        const [left] = this.stretch(x, i);
+        const text = String(said[row] + 1);
+        if ((i && said[row] === data.windows[i - 1].said[row]) || left < free) return;
+        const wide = pen.measureText(text).width + 4;
+        pen.fillStyle = data.theme.page;
+        pen.fillRect(left, row * lane + 2, wide, lane - 4);
+        pen.fillStyle = data.theme.ink;
+        pen.fillText(text, left + 2, row * lane + lane / 2);
+        free = left + wide + 1;
+      });
+    }
   }
 
   uncertainty() {

@@ -191,7 +191,8 @@ def parse(value: Any) -> tuple[int, Packet, Status]:
         ValueError: it is not what the component sends.
     """
     sent = msgspec.convert(value, _Packet)
-    if not np.isfinite([sent.rate, sent.sent, *(chunk.captured for chunk in sent.chunks)]).all():
+    times = np.asarray([sent.rate, sent.sent, *(chunk.captured for chunk in sent.chunks)])
+    if not (np.abs(times) <= _MOST).all():  # NaN neither
         raise ValueError("a time or a rate is no number")
     if sum(len(chunk.pcm) for chunk in sent.chunks) > _MAX_PACKET_BYTES:
         raise ValueError("it is too large")

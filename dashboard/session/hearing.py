@@ -19,7 +19,7 @@ import numpy as np
 import streamlit as st
 
 from dashboard.components.microphone import Recording
-from qmoe_core import bundles, serve
+from qmoe_core import serve
 from qmoe_core.audio import decode, mel, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
@@ -67,16 +67,6 @@ class Example:
     decision: Decision
     frames: tuple[int, ...]
     """Mel bands and frames of its spectrogram."""
-
-
-@st.cache_resource(show_spinner="Loading the experts …")
-def bundle() -> Bundle:
-    """The default bundle, loaded once for all sessions.
-
-    Raises:
-        BundleError: it is missing or damaged.
-    """
-    return bundles.load()
 
 
 def from_gallery(name: str) -> Sound:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.session import public
+from dashboard.session import linked, public
 from dashboard.views import job_panel, widgets, words
 from qmoe_core import datasets
 from qmoe_core.bundles import Bundle
@@ -77,10 +77,9 @@ def offer(bundle: Bundle, *, first: bool) -> None:
         held = st.multiselect(
             "Classes to hold out",
             bundle.classes,
-            default=bundle.classes[:2],
             format_func=words.readable,
             max_selections=len(bundle.classes) - 2,
-            key="holding.classes",
+            key=linked.keep("holding.classes", list(bundle.classes[:2])),
         )
         if st.button("Hold them out", disabled=not held, key="holding.start"):
             try:

@@ -3,7 +3,7 @@
 A page lists its controls; `controls` gives their values before the widgets are drawn, and keeps the address
 in the address bar such that it restores what is on screen, naming only what differs from the defaults. A
 link overrules the session when it arrives; what makes no sense in it is answered with a sentence and the
-default. (The mixture's controls on Listen have rules of their own, in `dashboard.session.state`.)
+default. The mixture's controls are the same on all pages: `dashboard.session.state`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ SHOWN = 40
 """Characters of nonsense that a sentence repeats."""
 MOST = 12
 """Names that a sentence lists."""
+_PAGE, _KEPT, _VISIT = "linked:page", "linked:kept", "linked:visit"
+"""In the session: the page drawn last, the values of widgets that keep them, and the number of changes."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def controls(page: str, defined: Sequence[Control]) -> dict[str, Any]:
     """
     state, asked = st.session_state, st.query_params.to_dict()
     known = {control.key: control for control in defined}
+    for key in known:
+        _register(widget(page, key))
     link = {key: text for key, text in asked.items() if key in known}
     kept = state.get(f"linked:{page}")
     if kept is None or (link and link != kept["link"]):
@@ -115,6 +119,52 @@ def controls(page: str, defined: Sequence[Control]) -> dict[str, Any]:
     for problem in problems:
         st.warning(problem)
     return values
+
+
+def enter(page: str) -> None:
+    """Call it before a page is drawn: where it is another than before, widgets keep their values.
+
+    Streamlit identifies a widget by page and key, and drops the value of one that a page does not draw; a
+    value that was set through the session stays, and is what the next widget of this key shows.
+    """
+    state = st.session_state
+    if state.get(_PAGE) == page:
+        return
+    state[_PAGE] = page
+    state[_VISIT] = state.get(_VISIT, 0) + 1
+    for key in state.setdefault(_KEPT, {}):
+        if key in state:
+            state[key] = state[key]
+
+
+def entered(name: str) -> bool:
+    """Whether a page runs the first time since another one was drawn; asked once a run, by a name."""
+    visit = st.session_state.get(_VISIT, 0)
+    new = st.session_state.get(f"{_VISIT}:{name}") != visit
+    st.session_state[f"{_VISIT}:{name}"] = visit
+    return new
+
+
+def keep(key: str, default: Any, options: Sequence[Any] | None = None) -> str:
+    """The key of a widget whose value survives while the widget is not drawn; the widget takes no default.
+
+    Args:
+        key: of the widget, on every page that draws it.
+        default: its first value.
+        options: what it may be, where that changes; else it is the default again.
+    """
+    state = st.session_state
+    value = state[key] if key in state else state.setdefault(_KEPT, {}).get(key, default)
+    if options is not None and value not in options:
+        value = default
+    if key not in state or state[key] != value:
+        state[key] = value
+    state.setdefault(_KEPT, {})[key] = value
+    return key
+
+
+def _register(key: str) -> None:
+    st.session_state.setdefault(_KEPT, {}).setdefault(key)
 
 
 def widget(page: str, key: str) -> str:

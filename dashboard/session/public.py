@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import streamlit as st
+from filelock import FileLock, Timeout
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from qmoe_core import datasets
@@ -29,6 +31,8 @@ from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Train
 from qmoe_core.runtime.store import VISITORS, Store, lab_root
 
 VARIABLE = "QMOE_PUBLIC"
+SCHEDULERS = "QMOE_SCHEDULERS"
+"""Names the Dask schedulers that the Train page offers, with spaces between them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ MEASURING = (
 )
 
 
+def schedulers() -> tuple[str, ...]:
+    """Addresses of Dask schedulers that were named when the lab was started; none in public.
+
+    A page or a link cannot name one: whoever answers at such an address runs code here.
+    """
+    named = tuple(dict.fromkeys(os.environ.get(SCHEDULERS, "").split()))
+    return () if LIMITS is not None else named
+
+
 def training() -> str:
     """What is different about training, in a few sentences; empty where nothing is."""
     if LIMITS is None:
@@ -106,6 +119,11 @@ def allowed(request: Request) -> None:
         UserError: it may not, because the lab is open to the public; says what is accepted.
     """
     if LIMITS is None:
+        if isinstance(request, Train) and request.scheduler not in (None, *schedulers()):
+            raise UserError(
+                f"{request.scheduler} was not named when the lab was started: "
+                "qmoe app --scheduler ADDRESS, or $QMOE_SCHEDULERS"
+            )
         return
     if isinstance(request, Bench | Claims):
         raise UserError(MEASURING)
@@ -135,9 +153,9 @@ def submit(request: Request) -> Job:
     Raises:
         UserError: it cannot work, or is more than visitors may do.
     """
+    allowed(request)
     if LIMITS is None:
         return jobs.submit(request)
-    allowed(request)
     assert isinstance(request, Train | HoldOut)
     with _submitting:
         if sum(job.active for job in jobs.list_jobs()) >= LIMITS.jobs:
@@ -182,7 +200,7 @@ class Visitor:
     """A session's folder in the lab's store; it goes when the session does."""
 
     def __init__(self) -> None:
-        self.root = lab_root().absolute() / VISITORS / uuid.uuid4().hex
+        self.root = lab_root().absolute() / VISITORS / f"{_SERVER}-{uuid.uuid4().hex}"
         self._leave = weakref.finalize(self, _forget, self.root)
 
 
@@ -206,8 +224,66 @@ def _forget(root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
 
 
+def open_visitors() -> None:
+    """Take this server's place among those on the store, and remove what servers left that are no more.
+
+    Raises:
+        StoreError: the visitors' folder is a link or no folder, or cannot be written.
+    """
+    folder = _visitors()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(folder / f"{_SERVER}{_LOCK}")
+        lock.acquire(timeout=0)
+    except (OSError, Timeout) as error:
+        raise StoreError(f"{folder}: visitors cannot be given a place here ({error})") from None
+    _locks[str(folder)] = lock  # held until this process ends
+    sweep()
+
+
 def sweep() -> None:
-    """Remove what the visitors of a lab left that was ended in the middle."""
+    """Remove what the visitors of a lab left that was ended in the middle; other labs' visitors stay.
+
+    Raises:
+        StoreError: the visitors' folder is a link.
+    """
+    folder = _visitors()
     with contextlib.suppress(OSError):
-        for root in list((lab_root() / VISITORS).iterdir()):
-            _forget(root)
+        for path in list(folder.iterdir()):
+            name = _MADE.fullmatch(path.name)
+            if name is None or path.is_symlink() or (name[1] != _SERVER and _serves(folder, name[1])):
+                continue
+            if path.is_dir():
+                _forget(path)
+            elif path.suffix == _LOCK and name[1] != _SERVER:
+                path.unlink(missing_ok=True)
+
+
+def _visitors() -> Path:
+    folder = lab_root().absolute() / VISITORS
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StoreError(
+            f"{folder} is a link or no folder, and what it points to is not the lab’s to remove; "
+            "remove it, or set QMOE_STORE to another folder"
+        )
+    return folder
+
+
+def _serves(folder: Path, server: str) -> bool:
+    """Whether the lab of that name runs: it holds its lock."""
+    lock = folder / f"{server}{_LOCK}"
+    if lock.is_symlink() or not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+_SERVER = uuid.uuid4().hex
+"""This process among those that serve visitors from one store."""
+_LOCK = ".lock"
+_MADE = re.compile(r"([0-9a-f]{4,32})(?:-[0-9a-f]{32}|\.lock)?")
+"""What the lab makes in the visitors' folder: a lock for a server, a folder for each of its visitors."""
+_locks: dict[str, FileLock] = {}

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import streamlit as st
 
+from dashboard.session import linked
 from dashboard.views.words import Abstain, listed
 from qmoe_core.audio import synth
 from qmoe_core.bundles import Bundle
@@ -58,7 +59,7 @@ _LINKED = ("sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain"
 
 @dataclass(frozen=True)
 class Controls:
-    """Everything a person can set on the Listen page, the gallery's sound included."""
+    """Everything a person can set about the mixture, on whatever page, and the gallery's sound."""
 
     experts: tuple[str, ...]
     alpha: float
@@ -171,18 +172,43 @@ def controls(bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
     link = {key: value for key, value in asked.items() if key in _LINKED}
     if "controls" not in state or (link and link != state.link):
         current, problems = read_link(link, bundle)
-        _show(current)
     else:
         current, problems = _touched(state.controls, bundle)
         if current == state.controls:
             problems = problems or state.problems
-        _show(current)
+        current = _of_another(current, state.own, defaults(bundle))
+    _show(current)
+    state.own = defaults(bundle)
     state.controls, state.problems = current, problems
     state.link = write_link(current, bundle)
     if link != state.link:
         strangers = {key: value for key, value in asked.items() if key not in _LINKED}
         st.query_params.from_dict(strangers | state.link)
     return current, problems
+
+
+def follow(bundle: Bundle) -> Controls:
+    """The controls when a fragment runs again because one of its own moved; the address follows.
+
+    The address that the browser sends with it may be older than what has been written since: it is no link.
+    """
+    state = st.session_state
+    current, _ = _touched(state.controls, bundle)
+    if current != state.controls:
+        state.controls, state.problems, state.link = current, (), write_link(current, bundle)
+        strangers = {key: text for key, text in st.query_params.to_dict().items() if key not in _LINKED}
+        st.query_params.from_dict(strangers | state.link)
+    return current
+
+
+def _of_another(controls: Controls, before: Controls, own: Controls) -> Controls:
+    """The controls for a bundle whose own are others: what was as in the bundle before is as in this one."""
+    if before == own:
+        return controls
+    fields = ("experts", "alpha", "normalise", "top_k", "curiosity")
+    same = {name: getattr(own, name) for name in fields if getattr(controls, name) == getattr(before, name)}
+    changed = replace(controls, **same)
+    return replace(changed, top_k=min(changed.top_k, len(changed.experts)))
 
 
 def _show(controls: Controls) -> None:
@@ -199,6 +225,7 @@ def _show(controls: Controls) -> None:
     if controls.abstain != "never":
         values[f"limit_{controls.abstain}"] = controls.limit
     for key, value in values.items():
+        linked.keep(key, value)
         if key not in st.session_state or st.session_state[key] != value:
             st.session_state[key] = value
 

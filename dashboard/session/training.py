@@ -187,6 +187,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}{NBSP}h {whole % 3600 // 60}{NBSP}min"
 
 
+def time_left(happened: Sequence[Mapping[str, Any]], now: float) -> float | None:
+    """Seconds that the stage a job is at will still take, at its pace so far; None before there is one.
+
+    Args:
+        happened: the job's events, in order; each says when it was (`at`, Unix time).
+        now: Unix time.
+    """
+    stages = [event for event in happened if event["event"] == "stage"]
+    if not stages:
+        return None
+    last = stages[-1]
+    first = next(event for event in stages if event["stage"] == last["stage"])
+    done = last["done"] - first["done"]
+    if done <= 0 or not last["total"] or last["done"] >= last["total"]:
+        return None
+    pace = (last["at"] - first["at"]) / done
+    return max(0.0, pace * (last["total"] - last["done"]) - (now - last["at"]))
+
+
 def state_of(job: Job, before: int, now: float | None = None) -> str:
     """What a job is at, in a sentence.
 

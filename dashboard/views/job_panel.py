@@ -1,7 +1,7 @@
 """The job panel: how far a job is and a button that stops it, on every page that starts one.
 
-A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page. The panel
-reads its state once a second, and draws the whole page again when it has ended.
+A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page.
+The panel reads its state once a second, and draws the whole page again when it has ended.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story
 POLL_S = 1.0
 
 
-def start(request: Request) -> Job | None:
+def start(request: Request) -> None:
     """Start a job from a button of this page; what is wrong with the request is said where it is drawn."""
     try:
         job = public.submit(request)
     except UserError as error:
         st.error(widgets.plain(str(error)))
-        return None
+        return
     st.session_state["jobs:own"] = (*st.session_state.get("jobs:own", ()), job.id)
-    return job
 
 
 def watch(job: Job, *, place: str = "", done: str = "", link: bool = False) -> None:

@@ -39,6 +39,7 @@ def style(theme: Theme) -> None:
         "line": theme.line,
         "accent": theme.accent,
         "page": theme.page,
+        "on-accent": theme.page,
     }
     variables = "".join(f"--qm-{name}:{colour};" for name, colour in names.items())
     st.html(f"<style>:root{{{variables}}}\n{_STYLE.read_text(encoding='utf-8')}</style>")
@@ -56,7 +57,13 @@ _theme_watch = component(
                 else if (shown !== reported) setTriggerValue("changed", (reported = shown));
             };
             const timer = setInterval(look, 250);
-            return () => clearInterval(timer);
+            const chosen = (event) => {  // on a phone the menu lies over the page
+                if (innerWidth > 768 || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
+                const close = "[data-testid=stSidebarCollapseButton] button";
+                setTimeout(() => document.querySelector(close)?.click(), 100);
+            };
+            addEventListener("click", chosen, true);
+            return () => { clearInterval(timer); removeEventListener("click", chosen, true); };
         }
     """,
 )

@@ -39,6 +39,7 @@ from qmoe_core.routing import distilled, mixing
 from qmoe_core.routing.mixing import Mixed, Settings, Voices
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import disagreement, softmax
+from qmoe_core.runtime import system
 from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.store import unfinished
 
@@ -429,10 +430,22 @@ def destination(name: str | Path) -> Path:
 
 def _refuse_to_replace_what_is_no_bundle(folder: Path) -> None:
     ours = folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    if ours and _version(folder) > VERSION:
+        raise BundleError(f"{folder}: written by a newer qmoe, and is not replaced; give another name")
     if folder.exists() and not ours:
         raise BundleError(
             f"{folder}: is not a bundle, and is not replaced by one; give a folder that does not exist yet"
         )
+
+
+def _version(folder: Path) -> int:
+    """Of the bundle that is there; 0 where that cannot be told."""
+    try:
+        found = msgspec.json.decode(_read(folder, MANIFEST, MAX_MANIFEST_BYTES), type=dict[str, Any])
+    except (OSError, _OtherSize, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+    version = found.get("version")
+    return version if isinstance(version, int) else 0
 
 
 def load(name: str | Path | None = None) -> Bundle:
@@ -566,6 +579,12 @@ def _read_manifest(folder: Path) -> _Manifest:
                 f"{path}: written by a newer qmoe (bundle version {version}, this one reads {VERSION})"
             )
         manifest = msgspec.json.decode(raw, type=_Manifest)
+    except msgspec.ValidationError as error:
+        if "unknown field" in str(error):  # what it means is not known either, so it is not passed over
+            raise BundleError(
+                f"{path}: written by another version of qmoe, and left as it is ({error})"
+            ) from None
+        raise BundleError(f"{path}: not a bundle's description ({error})") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not a bundle's description ({error})") from None
     if manifest.format != "qmoe-bundle" or manifest.version != VERSION:
@@ -580,7 +599,7 @@ def _read_manifest(folder: Path) -> _Manifest:
     if odd := next((text for text in shown if not text.isprintable() or len(text) > MAX_NAME), None):
         raise BundleError(f"{path}: holds a name that cannot be shown ({odd[:40]!a})")
     # Names become paths, too: of the folder that some of the experts are exported from.
-    if manifest.name in ("", "..") or Path(manifest.name).name != manifest.name:
+    if not system.is_plain_name(manifest.name):
         raise BundleError(f"{path}: its name, {manifest.name!r}, is a path")
     if not came_from.seeds or not all(
         {"mean", "std", "n"} <= found.keys() for found in came_from.f1.values()

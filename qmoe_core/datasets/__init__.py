@@ -159,7 +159,7 @@ def validate(
         if progress is not None:
             progress(done, len(present), look.entry.name)
     problems += [
-        Problem(severity, str(look.entry.path.relative_to(root)), message)
+        Problem(severity, look.entry.path.relative_to(root).as_posix(), message)
         for look in looks
         for severity, message in look.problems
     ]

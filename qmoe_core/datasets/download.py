@@ -11,7 +11,6 @@ holds the dataset it should is checked; and it is renamed into place.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import os
 import re
@@ -37,6 +36,7 @@ from qmoe_core import __version__, datasets
 from qmoe_core.datasets import esc, folder, urbansound
 from qmoe_core.datasets.manifest import printable
 from qmoe_core.errors import Cancelled, DatasetError
+from qmoe_core.runtime import system
 from qmoe_core.runtime.executor import Progress
 from qmoe_core.runtime.store import default_root
 
@@ -176,15 +176,13 @@ def download(
     home = default_root() / "downloads"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with (home / f"{wanted.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DatasetError(f"{wanted.name}: another process is downloading it") from None
+        with system.locked(home / f"{wanted.name}.lock"):
             fetch = _Fetch(wanted, home, progress, cancelled or (lambda: False), stall_s, pause_s)
             archive = fetch.archive(url or wanted.url)
             _unpack(archive, fetch.wanted, root, unpacking, fetch.cancelled)
             fetch.forget()
+    except system.Taken:
+        raise DatasetError(f"{wanted.name}: another process is downloading it") from None
     except OSError as error:
         place = printable(error.filename or home)
         raise DatasetError(f"{place}: cannot be written ({error.strerror or error})") from None
@@ -516,7 +514,8 @@ def _parts(name: str, wanted: Source) -> tuple[str, ...]:
         DatasetError: it leads out of the folder, or is not a name to write.
     """
     parts = PurePosixPath(name).parts
-    bad = not parts or "\\" in name or not name.isprintable() or name.startswith("/") or ".." in parts
+    bad = not parts or not name.isprintable() or name.startswith("/") or ":" in name
+    bad = bad or not all(map(system.is_plain_name, parts))
     if bad or max(len(part.encode()) for part in parts) > 255 or len(parts) > 20:
         raise DatasetError(
             f"{wanted.name}: its archive holds a path that is refused: {printable(name)[:100]}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, Problem
+from qmoe_core.runtime import system
 
 MAX_BYTES = 64 * 2**20  # ESC-50's is 100 kB, UrbanSound8K's 600 kB
 
@@ -55,8 +56,7 @@ def wrong_filename(column: str, name: str) -> list[str]:
     if (
         not 0 < len(name.encode()) < 256
         or name.startswith(".")
-        or "/" in name
-        or "\\" in name
+        or not system.is_plain_name(name)
         or not name.isprintable()
     ):
         return [f"{column} is {name!r}; expected the plain name of a file in audio/"]

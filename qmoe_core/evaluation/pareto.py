@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -137,7 +138,7 @@ def cheapest(formats: Sequence[Format], budget: Budget, cost: Cost = "bytes") ->
         best = fitting[0]
         sentence = f"{best.name} is the {superlative} of {len(fitting)} that fit: {describe(best, cost)}."
     else:
-        sentence = "Nothing fits: " + _nearest(formats, reasons)
+        sentence = "Nothing fits: " + _nearest(formats, budget, reasons)
     return Choice(
         fitting[0] if fitting else None,
         cost,
@@ -157,9 +158,25 @@ def describe(one: Format, *costs: str) -> str:
     return f"F1 {one.f1:.3f}{kept}, " + ", ".join(figures)
 
 
-def _nearest(formats: Sequence[Format], reasons: dict[str, tuple[str, ...]]) -> str:
-    """What to say when nothing fits: the format with the fewest reasons against it."""
+def _nearest(formats: Sequence[Format], budget: Budget, reasons: dict[str, tuple[str, ...]]) -> str:
+    """What to say when nothing fits: the format that exceeds the limits by the least, and by how much."""
     if not formats:
         return "there are no formats."
-    nearest = min(formats, key=lambda one: (len(reasons[one.name]), -one.f1))
+    nearest = min(formats, key=lambda one: (_excess(one, budget), -one.f1))
     return f"nearest is {nearest.name}, but {' and '.join(reasons[nearest.name])}."
+
+
+def _excess(one: Format, budget: Budget) -> float:
+    """By which share of each limit a format misses it, summed; infinite where a figure is not known."""
+    misses = []
+    if budget.keep:
+        share = one.share_of_16bit
+        misses.append(math.inf if not share else budget.keep / share - 1.0)
+    for limit, value in (
+        (budget.deadline_us, getattr(one, budget.quantile)),
+        (budget.bytes, one.bytes),
+        (budget.energy_mj, one.energy_mj),
+    ):
+        if limit is not None:
+            misses.append(math.inf if value is None else value / limit - 1.0)
+    return sum(max(0.0, miss) for miss in misses)

@@ -34,6 +34,7 @@ import soundfile
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection
+from qmoe_core.runtime import system
 from qmoe_core.runtime.spreadsheets import defused
 
 CAPACITY = 500
@@ -288,12 +289,7 @@ def append(path: Path, line: bytes) -> None:
     """
     # A line torn by a crash must not swallow this one.
     start = b"" if _ends_a_line(path) else b"\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, start + line + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    system.append(path, start + line + b"\n", flush=True)
 
 
 def _ends_a_line(path: Path) -> bool:

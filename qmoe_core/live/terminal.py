@@ -1,12 +1,20 @@
-"""Listening in the terminal: a microphone, a file as if it were one, or raw samples from standard input."""
+"""Listening in the terminal: a microphone, a file as if it were one, or raw samples from standard input.
+
+Whatever ends it (Ctrl-C, SIGTERM, the terminal closed, no more samples), the detection that is still open is
+told first. A microphone that was unplugged is waited for.
+"""
 
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 
 import msgspec
@@ -14,9 +22,9 @@ import numpy as np
 
 from qmoe_core.audio import decode
 from qmoe_core.bundles import Bundle
-from qmoe_core.errors import AudioError, UserError
+from qmoe_core.errors import AudioError, StoreError, UserError
 from qmoe_core.live.detections import Rules
-from qmoe_core.live.log import Entry, Log, clock
+from qmoe_core.live.log import Entry, Log, append, clock, iso
 from qmoe_core.live.pipeline import HOP_S, Pipeline
 from qmoe_core.live.sources import MAX_RATE_HZ, MIN_RATE_HZ, HeldSource, HostSource, Note, Source, devices
 from qmoe_core.routing.mixing import Settings
@@ -24,7 +32,74 @@ from qmoe_core.routing.mixing import Settings
 FORMATS = {"s16le": ("<i2", 32768.0), "f32le": ("<f4", 1.0)}
 """Of raw samples: numpy's name, and full scale."""
 _WAIT_S = 0.2
+AGAIN_S = 2.0
+"""Between two looks for a microphone that was unplugged."""
 _HEADERS = {b"RIFF": "a WAV file", b"fLaC": "a FLAC file", b"OggS": "an Ogg file", b"ID3": "an MP3 file"}
+
+
+class _Asked(Exception):
+    """Somebody asked for the end while the program was waiting."""
+
+
+class Ending:
+    """Hears when somebody asks the program to end: a signal interrupts what waits, and never what works.
+
+    Attributes:
+        asked: the signal, or None.
+    """
+
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    )
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._waiting = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """While this lasts; where signals cannot be heard (in a thread), nothing changes."""
+        before = {}
+        with suppress(ValueError):
+            for number in self.SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                    before[number] = signal.signal(number, self._hear)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what waits; a signal ends it.
+
+        Raises:
+            _Asked: somebody has asked for the end.
+        """
+        self._waiting = True
+        try:
+            if self.asked is not None:
+                raise _Asked
+            yield
+        finally:
+            self._waiting = False
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked is not None, number
+        if again and number == signal.SIGINT:
+            raise KeyboardInterrupt  # whoever asks twice does not want to wait
+        if self._waiting:
+            raise _Asked
+
+    def settle(self) -> None:
+        """What was open is told: now Ctrl-C is what it is everywhere.
+
+        Raises:
+            KeyboardInterrupt: that is how the end was asked for.
+        """
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -35,6 +110,7 @@ class Listening:
         bundle, settings, rules: see `Pipeline`.
         tell: called with every detection that is over.
         remark: called with sentences about the sound.
+        ending: how somebody asks for the end.
     """
 
     bundle: Bundle
@@ -42,33 +118,70 @@ class Listening:
     rules: Rules
     tell: Callable[[Entry], None]
     remark: Callable[[str], None]
+    ending: Ending = field(default_factory=Ending)
 
     def to_microphone(self, device: str | None, rate: int | None, seconds: float | None) -> Pipeline:
-        """Listen to a microphone of this machine until it is gone, interrupted, or `seconds` are over.
+        """Listen to a microphone of this machine until somebody asks for the end or `seconds` are over.
+
+        One that is unplugged is waited for.
 
         Raises:
-            UserError: no PortAudio, no such microphone, or it was unplugged.
+            UserError: no PortAudio, or no such microphone at the start.
+            KeyboardInterrupt: Ctrl-C was pressed; what was open is told.
         """
-        source = HostSource(device, rate)
-        pipeline = self._pipeline(source)
+        ends = time.monotonic() + (seconds if seconds is not None else float("inf"))
+        with self.ending.heard():
+            source = HostSource(device, rate)
+            pipeline = self._pipeline(source)
+            heard: list[Note] = []
+            try:
+                while True:
+                    self._introduce(source)
+                    gone = self._follow(source, pipeline, heard, ends)
+                    if not gone:
+                        break
+                    source.close()
+                    self._tell(pipeline.step())
+                    self._tell(pipeline.pause())
+                    self.remark(f"{gone} Until then, this waits for it.")
+                    found = self._again(device, rate, ends)
+                    if found is None:
+                        break
+                    source = pipeline.source = found
+            except _Asked:
+                pass
+            finally:
+                source.close()
+                self._tell(pipeline.finish())
+        self.ending.settle()
+        return pipeline
+
+    def _introduce(self, source: HostSource) -> None:
         self.remark(f"Listening to {source.device.name} at {source.stream.rate:,} Hz; Ctrl-C ends.")
         if source.state.sentence:
             self.remark(source.state.sentence)
-        ends = time.monotonic() + (seconds if seconds is not None else float("inf"))
-        heard: list[Note] = []
-        try:
-            while time.monotonic() < ends:
-                self._tell(pipeline.step())
-                for note in [note for note in pipeline.view().notes if note not in heard]:
-                    heard.append(note)
-                    self.remark(f"{clock(note.at)}: {note.text}")
-                if (state := source.state).condition == "failed":
-                    raise UserError(state.sentence)
+
+    def _follow(self, source: HostSource, pipeline: Pipeline, heard: list[Note], ends: float) -> str:
+        """Judge what a microphone gives; the sentence about its end, or nothing when the time is over."""
+        while time.monotonic() < ends:
+            self._tell(pipeline.step())
+            for note in [note for note in pipeline.view().notes if note not in heard]:
+                heard.append(note)
+                self.remark(f"{clock(note.at)}: {note.text}")
+            if (state := source.state).condition == "failed":
+                return state.sentence
+            with self.ending.waiting():
                 pipeline.wait(_WAIT_S)
-        finally:
-            source.close()
-            self._tell(pipeline.finish())
-        return pipeline
+        return ""
+
+    def _again(self, device: str | None, rate: int | None, ends: float) -> HostSource | None:
+        """The microphone, once it is there again; None when the time is over."""
+        while time.monotonic() < ends:
+            with self.ending.waiting():
+                time.sleep(AGAIN_S)
+            with suppress(UserError):
+                return HostSource(device, rate)
+        return None
 
     def to_file(self, path: str, speed: float | None) -> Pipeline:
         """Listen to a file as if it were a microphone.
@@ -110,10 +223,20 @@ class Listening:
         if source.state.sentence:
             self.remark(source.state.sentence)
         pipeline = self._pipeline(source)
-        for block in blocks:
-            source.stream.ring.write(block)
-            self._tell(pipeline.step())
-        self._tell(pipeline.finish())
+        waits = iter(blocks)
+        with self.ending.heard():
+            try:
+                while True:
+                    with self.ending.waiting():
+                        block = next(waits, None)
+                    if block is None:
+                        break
+                    source.stream.ring.write(block)
+                    self._tell(pipeline.step())
+            except _Asked:
+                pass
+            self._tell(pipeline.finish())
+        self.ending.settle()
         return pipeline
 
     def _pipeline(self, source: Source) -> Pipeline:
@@ -139,7 +262,7 @@ def _raw(stream: BinaryIO, frames: int, kind: str) -> Iterator[np.ndarray]:
     dtype, full_scale = FORMATS[kind]
     width = np.dtype(dtype).itemsize
     first = True
-    while data := stream.read(frames * width):
+    while data := _next(stream, frames * width):
         if first:
             for header, what in _HEADERS.items():
                 if data.startswith(header):
@@ -149,6 +272,15 @@ def _raw(stream: BinaryIO, frames: int, kind: str) -> Iterator[np.ndarray]:
         if not np.isfinite(block).all():
             raise AudioError(f"Standard input has samples that are no numbers; is it really {kind}?")
         yield np.clip(block.astype(np.float32) / full_scale, -1.0, 1.0)
+
+
+def _next(stream: BinaryIO, size: int) -> bytes:
+    """So many bytes, or what is there until the end."""
+    parts: list[bytes] = []
+    while size > 0 and (part := stream.read1(size) if hasattr(stream, "read1") else stream.read(size)):  # type: ignore[attr-defined]
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def text(entry: Entry, *, live: bool) -> str:
@@ -222,6 +354,36 @@ def parse_thresholds(texts: Iterable[str], classes: tuple[str, ...]) -> dict[str
         if label not in classes:
             raise UserError(f"--class-threshold {given}: no such class; there are {', '.join(classes)}")
     return found
+
+
+def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], None]:
+    """Adds detections to a file of JSON lines as they come; each is on the disk before the next.
+
+    A line has what `line` has, and `start` and `end` (times of day, ISO 8601), `source` and `bundle`. The
+    file is opened for each, so that it may be moved away meanwhile, as log rotation does.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise StoreError(f"{path}: the log cannot be written ({error.strerror or error})") from None
+    said: list[str] = []
+
+    def tell(entry: Entry) -> None:
+        more = {"start": iso(entry.start), "end": iso(entry.end)}
+        more |= {"source": entry.source, "bundle": entry.bundle}
+        try:
+            append(path, msgspec.json.encode(msgspec.json.decode(line(entry)) | more))
+        except OSError as error:
+            sentence = f"{path}: the log cannot be written ({error.strerror or error}); listening goes on."
+            if sentence not in said:
+                said.append(sentence)
+                remark(sentence)
+
+    return tell
 
 
 def printing(as_json: bool, live: bool) -> Callable[[Entry], None]:

@@ -5,38 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
+
+from qmoe_core.runtime import system
 
 PACKAGES = ("numpy", "numba", "torch", "onnxruntime", "codecarbon")
 
 
-def processor() -> str:
-    """The processor's model name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def vector_extensions() -> list[str]:
     """Which of the instruction sets that matter here the processor has."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
+    flags = system.processor_flags()
     return [name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni") if name in flags]
-
-
-def virtual() -> bool | None:
-    """Whether this is a virtual machine; None where the system does not tell."""
-    try:
-        return "hypervisor" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return None
 
 
 def describe(**more: Any) -> dict[str, Any]:
@@ -52,10 +31,10 @@ def describe(**more: Any) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "processor": processor(),
+        "processor": system.processor(),
         "cores": os.cpu_count(),
         "vector_extensions": vector_extensions(),
-        "virtual_machine": virtual(),
+        "virtual_machine": system.virtual(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": versions,

@@ -8,7 +8,6 @@ rounds. In cold mode the caches are emptied before every call: what a process th
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 
 from qmoe_core.errors import Cancelled
 from qmoe_core.evaluation.significance import bonferroni, bootstrap_interval, brown_forsythe, holm
+from qmoe_core.runtime import system
 
 CALLS_A_ROUND = 50
 UNTIMED_CALLS = 3
@@ -79,13 +79,9 @@ class Row:
 def quiet() -> Iterator[int | None]:
     """Pinned to one core, garbage collection off; yields the core's number, None where pinning fails."""
     pinned = None
-    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if before:
+    before = system.affinity()
+    if before and system.use_only({max(before)}):
         pinned = max(before)
-        try:
-            os.sched_setaffinity(0, {pinned})
-        except OSError:
-            pinned = None
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -95,7 +91,7 @@ def quiet() -> Iterator[int | None]:
         if collecting:
             gc.enable()
         if before and pinned is not None:
-            os.sched_setaffinity(0, before)
+            system.use_only(before)
 
 
 def race(

@@ -15,14 +15,8 @@ from qmoe_core import engine
 from qmoe_core.errors import BundleError
 
 _PEAK = """
-import resource, sys
-def peak_bytes():
-    try:  # ru_maxrss begins with what the process that started this one had
-        with open("/proc/self/status") as status:
-            return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak * (1 if sys.platform == "darwin" else 1024)
+import sys
+from qmoe_core.runtime.system import peak_bytes
 """
 _SERVE = """
 import json, time

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from qmoe_core.errors import Cancelled, ConfigError, StoreError, UserError
-from qmoe_core.measure.environment import processor
 from qmoe_core.paper import features, latency, protocol, quantisation, routing, statistics
 from qmoe_core.paper.claim import VERDICTS, Claim, Figures, Materials, Ruling, Verdict
 from qmoe_core.runtime.store import Store
+from qmoe_core.runtime.system import processor
 
 KIND = "claims"
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.measure import bench, energy
-from qmoe_core.measure.environment import processor
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
@@ -25,6 +24,7 @@ from qmoe_core.paper.claim import (
     scientific,
 )
 from qmoe_core.paper.tables import DATASETS, full_name, table
+from qmoe_core.runtime.system import processor
 
 GRID = 367.0
 """g CO2 a kWh, the paper's own (A.1)."""

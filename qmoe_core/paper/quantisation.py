@@ -11,7 +11,6 @@ from qmoe_core import engine
 from qmoe_core.evaluation.formats import weight_grid
 from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.measure import latency, peers, size
-from qmoe_core.measure.environment import processor
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.paper import reference, short
 from qmoe_core.paper.claim import (
@@ -27,6 +26,7 @@ from qmoe_core.paper.claim import (
     signed,
 )
 from qmoe_core.paper.tables import MODELS, table
+from qmoe_core.runtime.system import processor
 
 SIMULATED_CALLS = 150
 POPCOUNT_CLIPS = 60

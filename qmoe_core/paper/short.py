@@ -11,8 +11,8 @@ import numpy as np
 from qmoe_core.config import ExpertConfig, Protocol
 from qmoe_core.datasets import splits
 from qmoe_core.datasets.splits import Fold
-from qmoe_core.measure.environment import processor
 from qmoe_core.paper.claim import Materials
+from qmoe_core.runtime.system import processor
 
 SEED = 42
 """The seed of the code's folds."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from qmoe_core.runtime import system
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,7 +28,7 @@ def ahead(
     [1, 2, 3]
     """
     named = os.environ.get("OMP_NUM_THREADS", "")
-    threads = threads or (int(named) if named.isdecimal() else 0) or len(os.sched_getaffinity(0))
+    threads = threads or (int(named) if named.isdecimal() else 0) or system.cores()
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from qmoe_core.errors import Cancelled, ConfigError, UserError
+from qmoe_core.runtime import system
 
 if TYPE_CHECKING:
     from qmoe_core.runtime.store import Store
@@ -197,7 +197,7 @@ class Context:
 
 def cores() -> int:
     """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return system.cores()
 
 
 def _here(
@@ -259,7 +259,7 @@ def _result(future: Future[Result], item: object) -> Result:
 
 def _prepare_worker(lifeline: Connection) -> None:
     """Runs first in each worker process, before the modules of the tasks are imported."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    system.on_signal("SIGINT", None)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_exit_without_parent, args=(lifeline,), daemon=True).start()
     one_thread()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
 from pathlib import Path
 
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store import unfinished
 
 
@@ -21,7 +20,7 @@ def put_in_place(work: Path, folder: Path) -> None:
     """
     if not folder.exists():
         work.rename(folder)
-    elif exchanged(work, folder):
+    elif system.swap(work, folder):
         shutil.rmtree(work, ignore_errors=True)
     else:
         old = unfinished(folder)
@@ -32,12 +31,3 @@ def put_in_place(work: Path, folder: Path) -> None:
             old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
-
-
-def exchanged(one: Path, other: Path) -> bool:
-    """Swap two folders in one step, so that neither is ever missing; False where that is not possible."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0

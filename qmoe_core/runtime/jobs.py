@@ -5,19 +5,16 @@ A job is a folder `<store>/jobs/<id>/`: `job.json` (what was asked for, and how 
 `result.json` when it is done. `submit` starts a process of its own for each job; one runs at a time, in the
 order of submission, because two would only slow each other down and spoil each other's measurements.
 
-Whether a job's process still lives is asked of the kernel: it holds a lock on the file `alive` from before
-it starts until it ends, in whatever way. A process number could have been given to somebody else meanwhile.
+Whether a job's process still lives is asked of the system (see `system.start_apart`): a process number alone
+could have been given to somebody else meanwhile.
 Whatever was finished is in the store, so asking for the same again goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -37,7 +34,7 @@ from qmoe_core.embedders import embed
 from qmoe_core.errors import Cancelled, StoreError, UserError
 from qmoe_core.evaluation import ood
 from qmoe_core.experts.spec import NAMES, parse_names
-from qmoe_core.runtime import dask_cluster, executor
+from qmoe_core.runtime import dask_cluster, executor, system
 from qmoe_core.runtime.store import Store, published
 from qmoe_core.training import crossval, run
 
@@ -208,20 +205,16 @@ def submit(request: Request, store: Store | None = None, *, limit_s: float | Non
     work = folder.with_name(f".{name}")
     try:
         work.mkdir(parents=True)
-        with (work / ALIVE).open("wb") as alive, (work / LOG).open("wb") as log:
-            fcntl.flock(alive, fcntl.LOCK_EX)
-            _write(work / RECORD, record)
+        _write(work / RECORD, record)
+        with system.start_apart(work / ALIVE) as start:
             work.rename(folder)
-            # The process inherits the locked file: there is no moment at which the job looks dead.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "qmoe_core.runtime.jobs", name],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=(alive.fileno(),),
-                env=_environment(store),
-            )
+            with (folder / LOG).open("wb") as log:
+                process = start(
+                    folder / ALIVE,
+                    [sys.executable, "-m", "qmoe_core.runtime.jobs", name],
+                    env=_environment(store),
+                    output=log,
+                )
     except OSError as error:
         reason = error.strerror or error
         raise StoreError(f"{_home(store)}: the job could not be started ({reason})") from None
@@ -463,7 +456,7 @@ def _estimate(rows: Sequence[PlanRow], took: dict[str, list[float]], workers: in
         return None
     every = [seconds for of_one in took.values() for seconds in of_one]
     work = sum((row.total - row.cached) * float(np.median(took.get(row.name, every))) for row in missing)
-    return work / (workers or len(os.sched_getaffinity(0)))
+    return work / (workers or system.cores())
 
 
 def _embedded(manifest: datasets.Manifest, embedder_id: str, store: Store) -> int:
@@ -488,12 +481,7 @@ class _Journal:
 
     def __call__(self, event: dict[str, Any]) -> None:
         line = msgspec.json.encode({"at": time.time(), **event}) + b"\n"
-        # One write to a file opened for appending: lines of several processes do not mix.
-        file = os.open(self.folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(file, line)
-        finally:
-            os.close(file)
+        system.append(self.folder / EVENTS, line)
         if self.stopped():
             raise Cancelled("stopped; what was finished is kept")
 
@@ -516,7 +504,7 @@ def main(name: str) -> int:
     folder = _home(store) / name
     record = _load(folder / RECORD)
     journal = _Journal(folder)
-    signal.signal(signal.SIGTERM, lambda *_: (folder / CANCEL).touch())
+    system.on_signal("SIGTERM", lambda *_: (folder / CANCEL).touch())
 
     def become(state: State, **changes: Any) -> None:
         nonlocal record
@@ -569,13 +557,13 @@ def _turn(record: _Record, store: Store, stopped: Callable[[], bool]) -> Iterato
     mine = (record.submitted, record.id)
     home = published(store.root) / "jobs"
     home.mkdir(parents=True, exist_ok=True)
-    with (home / TURN).open("ab") as lock:
+    with contextlib.ExitStack() as held:
         while True:
             if stopped():
                 raise Cancelled("stopped before it began")
             if not any(job.active and (job.submitted, job.id) < mine for job in list_jobs(store)):
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(system.Taken):
+                    held.enter_context(system.locked(home / TURN))
                     break
             time.sleep(POLL_S)
         yield
@@ -592,7 +580,7 @@ def _work(request: Request, store: Store, journal: _Journal) -> dict[str, Any]:
             request.only, store, progress=journal.stage("claims"), cancelled=journal.stopped
         )
         return {"claims": [finding.to_json() for finding in run_claims]}
-    os.nice(NICENESS)
+    system.be_nice(NICENESS)
     if isinstance(request, Train):
         fields = {name: getattr(request, name) for name in request.__struct_fields__}
         with dask_cluster.connected(fields.pop("scheduler")):
@@ -647,15 +635,8 @@ def _home(store: Store) -> Path:
 
 
 def _lives(folder: Path) -> bool:
-    """Whether the job's process holds its lock."""
-    try:
-        with (folder / ALIVE).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
+    """Whether the job's process has not ended."""
+    return system.lives(folder / ALIVE)
 
 
 def _read(folder: Path) -> Job | None:

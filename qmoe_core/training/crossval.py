@@ -30,10 +30,10 @@ from qmoe_core.engine import ExpertWeights, from_tensors, to_tensors
 from qmoe_core.errors import DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.experts.spec import EXPERTS
-from qmoe_core.measure import environment
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings, Voices
 from qmoe_core.routing.router import Router
+from qmoe_core.runtime import system
 from qmoe_core.runtime.executor import Context, Observer
 from qmoe_core.runtime.store import Entry, Store
 from qmoe_core.training import code_version
@@ -331,7 +331,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         "epochs": first.epochs,
         "parameters": weights.parameters,
         "seconds": time.perf_counter() - started,
-        "processor": environment.processor(),
+        "processor": system.processor(),
         "history": history,
         "config": to_dict(task.config),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from qmoe_core.runtime.store import Store
-from tests.browser.server import START_S, served
+from tests.browser.server import START_S, cookie, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -99,6 +99,7 @@ def browse(launch: Callable[..., Browser]) -> Iterator[Callable[..., Page]]:
         browser = launch(f"{microphone}{'' if loop else '%noloop'}" if microphone else None)
         context = browser.new_context(**options)
         opened.append(browser if microphone else context)
+        context.add_cookies([{**cookie(url), "url": url}])  # type: ignore[list-item]
         page = context.new_page()
         page.set_default_timeout(START_S * 1000)
         page.goto(url)

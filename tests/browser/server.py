@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,10 +13,18 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
+TOKEN = secrets.token_urlsafe(24)
+"""Of every lab that is started here; see `cookie`."""
 START_S = 60.0
 """How long it may take on a busy machine until it answers."""
+
+
+def cookie(address: str) -> dict[str, str]:
+    """By which a lab's server knows its owner: name and value."""
+    return {"name": f"qmoe_token_{urlsplit(address).port}", "value": TOKEN}
 
 
 @contextmanager
@@ -37,7 +46,12 @@ def served(*app: str, **environment: str) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=ROOT,
+            env=os.environ | {"QMOE_TOKEN": TOKEN} | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         try:
             if not _answers(server, address):

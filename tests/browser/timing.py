@@ -28,10 +28,11 @@ from typing import Any
 import psutil
 
 from qmoe_core import bundles
-from qmoe_core.measure import bench, environment
+from qmoe_core.measure import bench
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store import Store
 from tests import reports
-from tests.browser.server import served
+from tests.browser.server import cookie, served
 
 PAGES = ("listen", "live", "compare", "dataset", "train", "sweep", "formats", "efficiency", "method")
 SLIDERS = {"sweep": "Curiosity α", "formats": "Answer within", "listen": "Curiosity α"}
@@ -163,7 +164,7 @@ async def measure(sessions: list[int], n: int, openings: int, pace: float, only:
                 browser = await playwright.chromium.launch(
                     executable_path=found, args=["--no-sandbox", "--disable-gpu"]
                 )
-                where = environment.processor()
+                where = system.processor()
                 print(f"{where}, {os.cpu_count()} cores, Chromium {browser.version}; ", end="")
                 print("load {:.1f} {:.1f} {:.1f}".format(*os.getloadavg()))
                 figures = Figures()
@@ -171,6 +172,7 @@ async def measure(sessions: list[int], n: int, openings: int, pace: float, only:
                 for count in sessions:
                     while len(pages) < count:
                         page = await browser.new_page(viewport=VIEW)
+                        await page.context.add_cookies([{**cookie(address), "url": address}])  # type: ignore[list-item]
                         page.set_default_timeout(120_000)
                         await page.goto(f"{address}/method")
                         await page.wait_for_function(_OPEN)

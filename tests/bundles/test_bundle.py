@@ -17,7 +17,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts import NAMES
 from qmoe_core.routing.mixing import Settings
-from qmoe_core.runtime import files as replacing
+from qmoe_core.runtime import system
 
 
 @pytest.fixture
@@ -539,7 +539,7 @@ def test_when_writing_fails_the_old_bundle_stays(tiny_run, folder, monkeypatch):
 def test_when_the_last_step_fails_the_old_bundle_is_put_back(tiny_run, folder, monkeypatch):
     """Where folders cannot be swapped in one step."""
     bundle, before = bundles.load(tiny_run.bundle), files(folder)
-    monkeypatch.setattr(replacing, "exchanged", lambda one, other: False)
+    monkeypatch.setattr(system, "swap", lambda one, other: False)
     rename, refused = Path.rename, []
 
     def failing(self: Path, target: Path) -> Path:

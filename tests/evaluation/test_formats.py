@@ -202,7 +202,7 @@ def test_nothing_fits() -> None:
     choice = cheapest(CANDIDATES, Budget(keep=0.99, bytes=100_000))
 
     assert choice.format is None
-    assert choice.sentence == "Nothing fits: nearest is fp32, but 2.90 MB is more than 100 kB."
+    assert choice.sentence == "Nothing fits: nearest is q1, but 119 kB is more than 100 kB."
     assert cheapest([], Budget()).sentence == "Nothing fits: there are no formats."
 
 

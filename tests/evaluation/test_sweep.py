@@ -93,7 +93,7 @@ def test_shares_entropies_and_bounds(seed: int, way: Settings) -> None:
     assert ((found.utilisation_entropy >= 0.0) & (found.utilisation_entropy <= np.log(n) + 1e-9)).all()
     np.testing.assert_array_equal(found.utilisation_entropy, entropy(found.utilisation))
     assert (found.flips >= np.maximum(found.route_flips, found.label_flips)).all()
-    assert (found.flips <= found.route_flips + found.label_flips).all()
+    assert (found.flips <= found.route_flips + found.label_flips + 1e-12).all()  # twelfths are no floats
     assert ((found.ece >= 0.0) & (found.ece <= 1.0)).all()
     if way.curiosity == "none":
         assert found.bonus.tolist() == [1.0, 1.0, 1.0]

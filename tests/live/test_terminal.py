@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ import soundfile
 
 from qmoe_core import cli
 from qmoe_core.audio import decode, synth
+from qmoe_core.live import log as logs
 from qmoe_core.live import sources, terminal
 
 KEYS = ["start_s", "end_s", "label", "probability", "epistemic", "expert", "accepted", "reason"]
@@ -150,30 +154,134 @@ def test_a_microphone_that_is_not_there(
     assert "has no microphone" in capfd.readouterr().err
 
 
-def test_a_microphone_until_it_is_unplugged(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+MICROPHONE = """
+import os, sys, time
+import numpy as np
+from qmoe_core import cli
+from qmoe_core.audio import decode, synth
+from qmoe_core.errors import UserError
+from qmoe_core.live import log as logs
+from qmoe_core.live import sources, terminal
+
+asked = []
+
+class Unplugged(sources.HeldSource):
+    device = sources.Device(0, "Desk", decode.SAMPLE_RATE, 1, default=True)
+
+    def __init__(self, *_):
+        asked.append(1)
+        if len(asked) == 2:
+            raise UserError("This machine has no microphone")
+        assert len(asked) < 4, "the signal was not heard"
+        super().__init__("Desk", decode.SAMPLE_RATE)
+        sound = synth.render("rain" if len(asked) == 1 else "dog-bark")
+        self.stream.ring.write(np.resize(sound, 8 * decode.SAMPLE_RATE))
+        self.seen = 0
+
+    @property
+    def state(self):
+        self.seen += 1
+        gone = self.seen > 5
+        return sources.State("failed" if gone else "listening", "The microphone is gone." if gone else "")
+
+    @state.setter
+    def state(self, _):
+        pass
+
+terminal.HostSource, terminal._WAIT_S, terminal.AGAIN_S = Unplugged, 0.0, 0.0
+
+class Time:
+    monotonic = time.monotonic
+
+    def sleep(seconds):
+        if len(asked) == 3:
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+terminal.time = Time
+raise SystemExit(cli.main(["listen", "--json"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_microphone_that_is_unplugged_is_waited_for(number: signal.Signals, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MICROPHONE, str(int(number))], capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stderr
+    # What was open is told each time, before the microphone is looked for.
+    assert next(json.loads(line)["label"] for line in done.stdout.splitlines()) == "rain"
+    assert len(done.stdout.splitlines()) >= 2
+    said = done.stderr.decode()
+    assert said.count("The microphone is gone. Until then, this waits for it.") == 2
+    assert said.count("Listening to Desk") == 2
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)], ids=lambda v: str(v)
+)
+def test_what_is_open_is_told_when_it_is_ended(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    samples = np.resize(synth.render("rain"), 9 * decode.SAMPLE_RATE)
+    log = tmp_path / "heard.jsonl"
+    log.write_bytes(b'{"torn')
+    listening = subprocess.Popen(
+        [sys.executable, "-m", "qmoe_core", "listen", "-", "--rate", "22050", "--json", "--log", str(log)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert listening.stdin is not None
+    assert listening.stdout is not None
+    assert listening.stderr is not None
+    with listening:
+        # A pipe holds 64 KiB: when this returns, more than five seconds were read.
+        listening.stdin.write((samples * 32767).astype("<i2").tobytes())
+        listening.stdin.flush()
+        listening.send_signal(number)
+        told, said = listening.stdout.read(), listening.stderr.read().decode()
+    assert listening.returncode == code, said
+    (found,) = map(json.loads, told.splitlines())
+    assert found["label"] == "rain"
+    assert "Traceback" not in said
+    torn, kept = log.read_bytes().splitlines()
+    assert torn == b'{"torn'
+    kept = json.loads(kept)
+    assert found.items() <= kept.items()
+    assert kept["source"] == "standard input"
+    assert kept.keys() - found.keys() == {"start", "end", "source", "bundle"}
+
+
+def test_the_log_is_kept_when_nobody_reads_the_output(rain: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "qmoe_core", "listen", rain, "--log", str(tmp_path / "log")]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(write)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert json.loads((tmp_path / "log").read_bytes())["label"] == "rain"
+
+
+def test_each_line_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), fsync(descriptor))[1])
+    logs.append(tmp_path / "log", b"one")
+    logs.append(tmp_path / "log", b"two")
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+    assert len(synced) == 2
+
+
+def test_a_log_that_cannot_be_written(
+    rain: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Unplugged(sources.HeldSource):
-        device = sources.Device(0, "Desk", decode.SAMPLE_RATE, 1, default=True)
+    assert cli.main(["listen", rain, "--log", str(tmp_path)]) == 2
+    assert b"the log cannot be written" in capfdbinary.readouterr().err
 
-        def __init__(self, *_: object) -> None:
-            super().__init__("Desk", decode.SAMPLE_RATE)
-            self.stream.ring.write(np.resize(synth.render("rain"), 8 * decode.SAMPLE_RATE))
-            self.asked = 0
+    def full(path: Path, line: bytes) -> None:
+        raise OSError(28, "No space left on device")
 
-        @property
-        def state(self) -> sources.State:
-            self.asked += 1
-            gone = self.asked > 5
-            return sources.State("failed" if gone else "listening", "The microphone is gone." if gone else "")
-
-        @state.setter
-        def state(self, _: sources.State) -> None:
-            pass
-
-    monkeypatch.setattr(terminal, "HostSource", Unplugged)
-    monkeypatch.setattr(terminal, "_WAIT_S", 0.0)
-    assert cli.main(["listen", "--json"]) == 2
+    monkeypatch.setattr(terminal, "append", full)
+    assert cli.main(["listen", rain, "--json", "--log", str(tmp_path / "log")]) == 0
     captured = capfdbinary.readouterr()
-    assert b"The microphone is gone." in captured.err
-    assert json.loads(captured.out)["label"] == "rain"  # what was open is told all the same
+    assert captured.err.count(b"No space left on device); listening goes on.") == 1
+    assert json.loads(captured.out)["label"] == "rain"

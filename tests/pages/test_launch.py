@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from dashboard import launch
 from qmoe_core import bundles, serve
 from qmoe_core.errors import BundleError
+from tests.browser.server import _answers
 
 
 def test_warming_judges_a_sound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +32,44 @@ def test_a_broken_bundle_is_left_to_the_page(monkeypatch: pytest.MonkeyPatch) ->
 def test_it_runs_the_app_with_the_arguments_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_warm_beside", lambda: None)
     monkeypatch.setattr(launch.cli, "main", lambda: 0)
+    monkeypatch.setattr(launch.guard, "install", lambda **_: None)
     monkeypatch.setattr(sys, "argv", ["qmoe"])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
     with pytest.raises(SystemExit):
         launch.main(["--server.port", "8501"])
-    assert sys.argv == ["streamlit", "run", str(launch.APP), "--server.port", "8501"]
+    assert sys.argv == [
+        "streamlit",
+        "run",
+        str(launch.APP),
+        "--server.port",
+        "8501",
+        "--server.headless",
+        "true",
+    ]
+
+
+def test_it_ends_on_sigterm_when_nobody_reads_its_output() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lab = subprocess.Popen(
+        [sys.executable, "-m", "qmoe_core", "app", "--no-browser", "--port", str(port)],
+        cwd=launch.APP.parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert lab.stdout is not None
+    try:
+        # Once it has printed its address and answers, it listens and hears signals.
+        while line := lab.stdout.readline():
+            if str(port) in line:
+                break
+        assert _answers(lab, f"http://127.0.0.1:{port}")
+        lab.stdout.close()
+        lab.terminate()
+        assert lab.wait(timeout=30) == 0
+    finally:
+        lab.kill()
+        lab.wait()

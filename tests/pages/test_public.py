@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -200,17 +201,22 @@ def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(public.VARIABLE, "0")
     monkeypatch.setattr(launch, "_warm_beside", lambda: None)
     monkeypatch.setattr(launch.cli, "main", lambda: 0)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(launch.guard, "install", lambda **options: given.update(options))
     monkeypatch.setattr(sys, "argv", ["qmoe"])
 
     with pytest.raises(SystemExit):
         launch.main(["--server.port", "8501", "--public"])
 
     assert os.environ[public.VARIABLE] == "1"
-    assert sys.argv[3:] == ["--server.port", "8501", "--server.maxUploadSize", "20"]
+    assert sys.argv[3:7] == ["--server.port", "8501", "--server.maxUploadSize", "20"]
+    assert given["token"] is None
+    assert given["bounds"] == launch.guard.Bounds()
 
 
 def test_otherwise_everything_is_its_owners(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(public, "LIMITS", None)
+    monkeypatch.setenv(public.SCHEDULERS, "tcp://10.0.0.5:8786")
     app = on(visit(), "train")
 
     assert training.outline(str(lab_root().parent / "known" / "tiny")).clips

@@ -57,7 +57,7 @@ def test_first_visit(swept: AlphaSweep) -> None:
 
 def test_moving_alpha_moves_all_that_follows_it(swept: AlphaSweep) -> None:
     app = visit()
-    app.select_slider(key="sweep.alpha").set_value(1000.0).run()
+    app.select_slider(key="alpha").set_value(1000.0).run()
     said, last = text(app), -1
     moved = round(400 * swept.flips[last])
     assert f"α = 1000 sends {moved} of 400 clips elsewhere" in said
@@ -76,21 +76,21 @@ def test_a_link_restores_everything() -> None:
     link = {"alpha": "7", "curiosity": "router-mc", "experts": "fp32,popcount", "k": "2", "normalise": "1"}
     app = visit(**link)
     text(app)
-    assert app.select_slider(key="sweep.alpha").value == 7.0  # no stop of the slider, but kept
-    assert app.segmented_control(key="sweep.curiosity").value == "router-mc"
-    assert app.number_input(key="sweep.k").value == 2
-    assert app.toggle(key="sweep.normalise").value is True
+    assert app.select_slider(key="alpha").value == 7.0  # no stop of the slider, but kept
+    assert app.segmented_control(key="curiosity").value == "router-mc"
+    assert app.number_input(key="top_k").value == 2
+    assert app.toggle(key="normalise").value is True
     assert app.query_params == link
     assert not app.warning
 
 
 def test_leaving_an_alpha_that_only_the_link_knew() -> None:
     app = visit(alpha="7")
-    app.select_slider(key="sweep.alpha").set_value(100.0).run()
+    app.select_slider(key="alpha").set_value(100.0).run()
     assert "α = 100 sends" in text(app)
-    assert app.select_slider(key="sweep.alpha").value == 100.0
+    assert app.select_slider(key="alpha").value == 100.0
     app.run()
-    assert app.select_slider(key="sweep.alpha").value == 100.0
+    assert app.select_slider(key="alpha").value == 100.0
     assert app.query_params == {"alpha": "100"}
 
 
@@ -110,21 +110,21 @@ def test_nonsense_in_the_link() -> None:
 def test_without_curiosity_alpha_rests() -> None:
     app = visit(curiosity="none", alpha="100")
     assert "<h2>The plain router</h2>" in text(app)
-    assert app.select_slider(key="sweep.alpha").disabled
+    assert app.select_slider(key="alpha").disabled
 
 
 def test_fewer_experts_than_k() -> None:
     app = visit(experts="q4,q8,bitnet,q1", k="4")
-    app.pills(key="sweep.experts").set_value(["q4", "q8"]).run()
+    app.pills(key="experts").set_value(["q4", "q8"]).run()
     assert not app.exception
-    assert app.number_input(key="sweep.k").value == 2
+    assert app.number_input(key="top_k").value == 2
 
 
 def test_no_expert_left_is_the_bundles_mixture(bundle: Bundle) -> None:
     app = visit()
-    app.pills(key="sweep.experts").set_value([]).run()
+    app.pills(key="experts").set_value([]).run()
     assert not app.exception
-    assert set(app.pills(key="sweep.experts").value) == set(bundle.manifest.mixture)
+    assert set(app.pills(key="experts").value) == set(bundle.manifest.mixture)
 
 
 def test_a_bundle_without_its_data_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.charts import train as train_charts
 from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
-from dashboard.session import training
+from dashboard.session import public, training
 from dashboard.session.training import Cell
 from qmoe_core import bundles
 from qmoe_core.errors import ConfigError, DatasetError
@@ -183,12 +183,11 @@ def test_settings_that_do_not_exist(page: Open, small: dict[str, str], settings:
     assert not any(button.label == "Train" for button in app.button)
 
 
-def test_a_cluster_is_asked_for_by_hand_only(page: Open, small: dict[str, str]) -> None:
+def test_a_cluster_is_asked_for_by_hand_only(page: Open, small: dict[str, str], monkeypatch) -> None:
+    monkeypatch.setenv(public.SCHEDULERS, "tcp://10.0.0.5:8786")
     app = page(**small, scheduler="tcp://10.0.0.6:1")
-    (field,) = [field for field in app.text_input if field.label == "Cluster"]
-    assert field.value == ""
-    field.set_value("elsewhere").run()
-    assert "'elsewhere' is no scheduler; accepted is" in text(app)
+    (field,) = [field for field in app.selectbox if field.label == "Cluster"]
+    assert (field.value, field.options) == ("this machine", ["this machine", "tcp://10.0.0.5:8786"])
     field.set_value("tcp://10.0.0.5:8786").run()
     assert not app.error
 
@@ -224,8 +223,10 @@ def test_a_folder_with_one_bad_file_and_no_folds(page: Open, tmp_path: Path) -> 
     (tmp_path / "cats" / "bad.wav").write_bytes(b"x")
     app = page(data=str(tmp_path))
     assert "1 files cannot be used, and training would stop at them: cats/bad.wav" in text(app)
+    assert "This dataset has no folds of its own, so whole recordings are kept on one side." in text(app)
+    app.segmented_control(key="train.protocol").set_value("official").run()
     assert "This dataset has no folds of its own: choose random or grouped." in text(app)
-    assert "the dataset has no official folds" in text(app)
+    assert "Choose other folds first." in text(app)
     app.segmented_control(key="train.protocol").set_value("grouped").run()
     assert "folds will be trained" in text(app)
 

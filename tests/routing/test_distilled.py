@@ -133,6 +133,9 @@ def test_when_the_cheap_expert_is_worth_asking() -> None:
     assert [bool(worth_asking(r, ceiling, alpha, 1)) for alpha in (0.0, 4.0, 4.1)] == [False, False, True]
     assert [bool(worth_asking(r, ceiling, alpha, 2)) for alpha in (0.0, 1e-9)] == [False, True]
     assert not worth_asking(np.ones(1), np.ones(1), 1000.0, 1)
+    # A tie can change who answers, too: the second expert may come first where both have the same share.
+    assert worth_asking(np.array([0.5, 0.5]), np.zeros(2), 1.0, 1)
+    assert worth_asking(np.array([0.5, 0.25]), np.full(2, np.log(0.5) - np.log(0.25)), 1.0, 1)
     found = worth_asking(np.array([[0.6, 0.4], [0.5, 0.5]]), ceiling, np.array([0.0, 1.0])[:, None, None], 1)
     assert found.tolist() == [[False, False], [False, True]]
 

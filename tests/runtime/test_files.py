@@ -10,7 +10,7 @@ import pytest
 
 from qmoe_core.paper.report import writing
 from qmoe_core.paper.report.document import Report
-from qmoe_core.runtime import files
+from qmoe_core.runtime import files, system
 from qmoe_core.runtime.store import unfinished
 
 
@@ -41,7 +41,7 @@ def test_what_was_there_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Where folders cannot be swapped in one step."""
     place = folder(tmp_path / "place", "first")
     work = folder(unfinished(place), "second")
-    monkeypatch.setattr(files, "exchanged", lambda one, other: False)
+    monkeypatch.setattr(system, "swap", lambda one, other: False)
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:

@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 
 from qmoe_core.bundles import Bundle
-from qmoe_core.measure import environment, latency
+from qmoe_core.measure import latency
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.routing.mixing import Settings
+from qmoe_core.runtime import system
 
 CARD = "CARD.md"
 CALLS = 500
@@ -68,7 +69,7 @@ def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
         "",
         *([graph.times, ""] if graph is not None and graph.times else []),
         f"Median time of one clip from embedding to logits, {'' if graph is None else 'packed, '}where this "
-        f"card was written ({environment.processor()}, {kernel} kernels, one thread, n = {CALLS}): {times}.",
+        f"card was written ({system.processor()}, {kernel} kernels, one thread, n = {CALLS}): {times}.",
         "",
         "It was taught these classes alone. Any other sound gets one of their names too; the epistemic "
         "uncertainty tells some of those, not all.",

@@ -33,8 +33,8 @@ from qmoe_core.embedders import logmel_stats
 from qmoe_core.embedders.logmel_stats import LogMelStats
 from qmoe_core.engine import LEVELS, ExpertWeights, HiddenLayer
 from qmoe_core.errors import BundleError, ConfigError
-from qmoe_core.measure import environment
 from qmoe_core.routing.mixing import Settings
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store import unfinished
 
 OPSET = 21
@@ -135,7 +135,7 @@ def _times(model: bytes) -> str:
     median = 1e3 * float(np.median(taken[1:]))  # the first call also makes room
     return (
         f"The whole graph, from waveform to decision, takes {median:.1f} ms a clip in ONNX "
-        f"Runtime {onnxruntime.__version__} where this card was written ({environment.processor()}, "
+        f"Runtime {onnxruntime.__version__} where this card was written ({system.processor()}, "
         f"one thread, n = {CALLS}, median)."
     )
 

@@ -28,6 +28,7 @@ import msgspec
 
 from qmoe_core import __version__
 from qmoe_core.errors import StoreError
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store import BESIDE, VISITORS, Store
 from qmoe_core.runtime.store.entry import (
     HEADER,
@@ -40,7 +41,7 @@ from qmoe_core.runtime.store.entry import (
     Place,
     decode,
 )
-from qmoe_core.runtime.store.folder import Folder, fsync_folder, unfinished
+from qmoe_core.runtime.store.folder import Folder, unfinished
 
 FORMAT, VERSION = "qmoe-store-backup", 1
 MANIFEST = "backup.json"
@@ -416,7 +417,7 @@ def _write(store: Store, archive: zipfile.ZipFile, unit: str, names: list[str]) 
                 os.fsync(file.fileno())
         where.parent.mkdir(parents=True, exist_ok=True)
         os.rename(scratch / "new" / unit, where)  # noqa: PTH104 (Path.rename would say the same)
-        fsync_folder(where.parent)
+        system.flush_folder(where.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from qmoe_core.errors import StoreError
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store.entry import (
     HEADER,
     KEY,
@@ -102,7 +103,7 @@ class Folder:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            fsync_folder(scratch)
+            system.flush_folder(scratch)
             destination.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.rename(scratch, destination)  # noqa: PTH104 (Path.rename would say the same)
@@ -110,7 +111,7 @@ class Folder:
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     return False  # somebody was first
                 raise
-            fsync_folder(destination.parent)
+            system.flush_folder(destination.parent)
             return True
         except OSError as error:
             self._explain(error, "written")
@@ -223,25 +224,10 @@ class Folder:
         raise StoreError(text) from error
 
 
-def fsync_folder(path: Path) -> None:
-    """Makes names in a folder last; only POSIX systems can, and need to."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @functools.cache
 def host() -> str:
     """Tells this machine (and container) from others, where this one's process ids mean nothing."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (not a path: "pid:[4026531836]")
-    except OSError:
-        space = ""
-    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{platform.node()} {system.namespace()}".encode()).hexdigest()[:8]
 
 
 def unfinished(path: Path) -> Path:
@@ -273,13 +259,7 @@ def _abandoned(name: str, path: Path, now: float) -> bool:
     pid = rest.partition("-")[0]
     if machine != host() or not pid.isdigit():
         return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
+    return not system.exists(int(pid))
 
 
 def _mtime(path: Path, default: float) -> float:

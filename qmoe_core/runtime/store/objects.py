@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from qmoe_core.errors import StoreError
+from qmoe_core.errors import StoreError, safe
 from qmoe_core.runtime.ahead import ahead
 from qmoe_core.runtime.store.entry import (
     HEADER,
@@ -70,8 +70,8 @@ class Objects:
             raise StoreError(f"{address}: a folder is named without {protocol}://")
         if "::" in address or "@" in address or re.search(r"[\s*?\[\]{}]", address) or not path.strip("/"):
             raise StoreError(
-                f"{address!r} is no store; accepted is a folder, or a bucket such as s3://name/prefix (no "
-                "credentials in it: they belong in the environment)"
+                f"{safe(address)!r} is no store; accepted is a folder, or a bucket such as s3://name/prefix "
+                "(no credentials in it: they belong in the environment)"
             )
         try:
             import fsspec

@@ -11,6 +11,7 @@ import pytest
 
 from qmoe_core import bundles as bundle
 from qmoe_core import cli, datasets
+from qmoe_core.errors import BundleError
 from qmoe_core.live.log import Log
 from qmoe_core.runtime.store import Store
 
@@ -68,3 +69,19 @@ def test_the_command_line(release: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert cli.main(["runs", "list", "--json"]) == 0
     assert len(json.loads(capfd.readouterr().out)) == len(KINDS[release.name])
     assert cli.main(["runs", "verify", "--json"]) == 0
+
+
+def test_a_bundle_of_a_later_version_is_left_as_it_is(release: Path) -> None:
+    folder = release / "store" / "bundles" / "small-release"
+    path = folder / "bundle.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps(manifest | {"colour": "red"}))
+    with pytest.raises(BundleError, match=r"bundle\.json: written by another version of qmoe.*colour"):
+        bundle.load("small-release")
+    path.write_text(json.dumps(manifest | {"version": 9}))
+    later = path.read_bytes()
+    with pytest.raises(BundleError, match="written by a newer qmoe"):
+        bundle.load("small-release")
+    with pytest.raises(BundleError, match="is not replaced; give another name"):
+        bundle.destination("small-release")
+    assert path.read_bytes() == later

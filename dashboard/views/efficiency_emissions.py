@@ -1,0 +1,140 @@
+"""Efficiency: CO2 of training once against that of serving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard.charts import efficiency as efficiency_charts
+from dashboard.session import fragments, linked, measured
+from dashboard.session.linked import widget
+from dashboard.session.measured import Kept
+from dashboard.session.state import stops
+from dashboard.views import ledger, widgets, words
+from dashboard.views.efficiency_controls import PAGE, PER_DAY, controls
+from dashboard.views.efficiency_costs import energy_panel
+from dashboard.views.tables import Column
+from dashboard.views.words import NBSP
+from qmoe_core.bundles import Bundle
+from qmoe_core.measure.energy import Deployment, deployment
+
+
+def the_emissions(bundle: Bundle, values: dict[str, Any]) -> None:
+    """Training once against serving for years, with this machine's figures."""
+    kept = measured.latest("energy", bundle)
+    if kept is None:
+        ledger.empty(
+            "This needs the energy of a call and of a training run, which were not measured here yet."
+        )
+        energy_panel(bundle, primary=True)
+        return
+    by_name = {row["name"]: row for row in kept.report.rows if row["name"] in bundle.experts}
+    if values["format"] not in by_name:
+        values["format"] = next(iter(by_name))
+        linked.set_to(PAGE, format=values["format"])
+    the_calculator(kept, by_name, values, bundle)
+
+
+@st.fragment
+def the_calculator(
+    kept: Kept, by_name: dict[str, dict[str, Any]], values: dict[str, Any], bundle: Bundle
+) -> None:
+    """Format, volume, grid and trainings, and what comes of them."""
+    values = fragments.follow(PAGE, controls(bundle), values)
+    trained = kept.report.environment["training"]
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        the_deployed(kept, list(by_name), values)
+    found = deployment(
+        trained["kwh"] * values["trainings"],
+        by_name[values["format"]]["gross_mj"],
+        values["perday"],
+        values["grid"],
+    )
+    with right:
+        the_balance(kept, found, trained, bundle)
+
+
+def the_deployed(kept: Kept, names: list[str], values: dict[str, Any]) -> None:
+    """What is deployed, how often it answers, and on which grid."""
+    st.selectbox("Format", names, key=widget(PAGE, "format"), help="Its gross energy of a call, as measured.")
+    st.select_slider(
+        "Inferences a day",
+        stops(PER_DAY, values["perday"]),
+        key=widget(PAGE, "perday"),
+        format_func=lambda value: f"{value:,.0f}",
+        help="What the deployment serves.",
+    )
+    st.number_input(
+        "Grid, g of CO₂ a kWh",
+        min_value=1.0,
+        max_value=2000.0,
+        step=10.0,
+        key=widget(PAGE, "grid"),
+        help=f"Carbon intensity; {kept.grid:.0f} is that of {kept.report.environment['country']}.",
+    )
+    st.number_input(
+        "Trainings before it is deployed",
+        min_value=1,
+        max_value=1_000_000,
+        key=widget(PAGE, "trainings"),
+        help="One is the last fit alone; the paper’s search ran 200 trials on five folds.",
+    )
+
+
+def the_balance(kept: Kept, found: Deployment, trained: dict[str, Any], bundle: Bundle) -> None:
+    """What the calculator gives."""
+    figures = (
+        ("Training", grams(found.training_g), r"$E_{train} \cdot$ g/kWh."),
+        ("One inference", grams(found.per_inference_ug / 1e6), r"$E \cdot$ g/kWh."),
+        ("A year of serving", grams(found.yearly_g), r"$365 \cdot$ inferences a day $\cdot E \cdot$ g/kWh."),
+        ("Even after", f"{found.break_even_inferences:,.0f} calls", r"$E_{train} / E$."),
+    )
+    for column, (title, value, meaning) in zip(
+        st.container(key="tiles-emissions").columns(4), figures, strict=True
+    ):
+        with column:
+            st.markdown(f"**{title}**", help=meaning)
+            st.html(f'<p class="qm-now">{value}</p>')
+    widgets.figure(
+        efficiency_charts.emissions(found, widgets.theme()),
+        alt=f"Serving has emitted as much as training after {found.break_even_inferences:,.0f} inferences, "
+        f"{found.break_even_days:.3g} days.",
+        key="emissions",
+    )
+    st.markdown(
+        f"At {found.per_day:,.0f} inferences a day, serving has emitted as much as training after "
+        f"**{days(found.break_even_days)}**. The paper says 1,000 inferences; its own figures give 3,468, "
+        "and for "
+        "one year of the same volume it names both 2.4 g and 55 kg."
+    )
+    row = {**found.__dict__}
+    ledger.download("Emissions", [Column(key, "") for key in row], lambda: [row], "emissions")
+    st.caption(
+        widgets.plain(
+            f"Rising: serving; dashed: training ({trained['what']}, n = {trained['n']}, "
+            f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"
+        )
+    )
+
+
+def grams(value: float) -> str:
+    """A mass of CO2 with a fitting unit.
+
+    >>> grams(2.5e-6), grams(55_000)
+    ('2.5\\xa0µg', '55\\xa0kg')
+    """
+    for limit, unit in ((1e-6, "ng"), (1e-3, "µg"), (1.0, "mg"), (1e3, "g"), (1e6, "kg")):
+        if value < limit:
+            return f"{1e3 * value / limit:.3g}{NBSP}{unit}"
+    return f"{value / 1e6:,.3g}{NBSP}t"
+
+
+def days(value: float) -> str:
+    """A stretch of time in words."""
+    if value < 1 / 24:
+        return words.seconds(86400 * value)
+    if value < 2:
+        return f"{24 * value:.1f} hours"
+    return f"{value:,.0f} days" if value < 730 else f"{value / 365:,.1f} years"

@@ -1,0 +1,92 @@
+"""`qmoe classify`: classify recordings."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from qmoe_core.errors import UserError
+
+if TYPE_CHECKING:
+    from qmoe_core.decision import Classification
+
+
+import click
+
+from qmoe_core.cli.common import (
+    EXIT_USER_ERROR,
+    Arguments,
+    command,
+    json_option,
+    mixing_options,
+    mixing_settings,
+    print_json,
+    table,
+)
+
+
+@command(
+    "classify",
+    help="judge recordings",
+    details="FILE is WAV, FLAC, Ogg or MP3 (PNG or JPEG for a bundle of pictures); - reads standard input.",
+    example="qmoe classify rain.wav --json",
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@mixing_options()
+@json_option
+def classify(arguments: Arguments) -> int:
+    from qmoe_core import bundles, serve
+    from qmoe_core.audio import decode
+
+    loaded = bundles.load(arguments.bundle)
+    settings = mixing_settings(arguments, loaded)
+    results: list[Classification] = []
+    failed = False
+    for file in arguments.files:
+        try:
+            source = sys.stdin.buffer.read(decode.MAX_BYTES + 1) if file == "-" else file
+            name = "standard input" if file == "-" else None
+            result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
+        except UserError as error:
+            print(f"qmoe: {error}", file=sys.stderr)
+            failed = True
+            continue
+        results.append(result)
+        if not arguments.json:
+            _print_classification(result)
+    if arguments.json:
+        documents = [result.to_json() for result in results]
+        if len(arguments.files) == 1:
+            if documents:
+                print_json(documents[0])
+        else:
+            print_json(documents)
+    return EXIT_USER_ERROR if failed else 0
+
+
+def _print_classification(result: Classification) -> None:
+    whole, u = result.whole, result.whole.uncertainty
+    print(f"{result.file}: {whole.label}, {whole.probability:.0%}")
+    agreeing = len(whole.agreeing)
+    print(
+        f"  {agreeing} of {len(whole.experts)} experts say {whole.label}; uncertainty {u.total:.3f} nats "
+        f"(aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})"
+    )
+    rows = [("  expert", "label", "probability", "KL", "routing", "chosen")]
+    rows += [
+        (
+            f"  {expert.name}",
+            expert.label,
+            f"{expert.probabilities.max():.3f}",
+            f"{expert.disagreement_kl:.4f}",
+            f"{expert.routing_probability:.3f}" if expert.in_mixture else "–",
+            "yes" if expert.selected else "",
+        )
+        for expert in whole.experts
+    ]
+    print(table(rows))
+    if len(result.windows) > 1:
+        for window in result.windows:
+            print(f"  {window.start_s:7.1f} – {window.end_s:.1f} s: {window.label}, {window.probability:.0%}")
+    for note in result.notes:
+        print(f"  note: {note}")

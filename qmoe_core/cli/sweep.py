@@ -1,0 +1,252 @@
+"""`qmoe sweep …`: one setting varied, everything else kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from qmoe_core.cli.common import (
+    Arguments,
+    LazyGroup,
+    ProgressBar,
+    cell,
+    command,
+    find_bundle_option,
+    json_option,
+    mixing_options,
+    mixing_settings,
+    needs,
+    print_json,
+    scheduler_option,
+    table,
+)
+
+sweep = LazyGroup(
+    "sweep",
+    help="what α, the bit width or a strange sound does to everything",
+    example="qmoe sweep alpha",
+    loaded={
+        "alpha": "qmoe_core.cli.sweep:alpha",
+        "curiosity": "qmoe_core.cli.sweep:curiosity",
+        "bits": "qmoe_core.cli.sweep:bits",
+        "ood": "qmoe_core.cli.sweep:held_out",
+    },
+)
+
+
+@command(
+    "alpha",
+    help="α, over out-of-fold predictions; nothing is trained",
+    example="qmoe sweep alpha --alphas 0,0.3,10",
+)
+@mixing_options(one_alpha=False)
+@json_option
+def alpha(arguments: Arguments) -> int:
+    from qmoe_core import bundles
+    from qmoe_core.evaluation import sweep
+
+    loaded = bundles.load(arguments.bundle)
+    clips = sweep.judged(loaded)
+    alphas = sweep.ALPHAS if arguments.alphas is None else sweep.parse_alphas(arguments.alphas)
+    settings = mixing_settings(arguments, loaded)
+    predicted = loaded.predict_out_of_fold(settings)
+    swept = sweep.alpha_sweep(clips.voices, clips.labels, settings, alphas, predicted)
+    if arguments.json:
+        print_json({"bundle": loaded.name, **swept.to_json()})
+        return 0
+    experts = swept.settings.experts
+    head = ("α", "F1", "accuracy", "ECE", "epistemic", "experts run", "route flips", "label flips", *experts)
+    rows = [
+        (
+            f"{value:g}",
+            f"{swept.f1[i]:.3f}",
+            f"{swept.accuracy[i]:.3f}",
+            f"{swept.ece[i]:.3f}",
+            f"{swept.epistemic[i]:.4f}",
+            f"{swept.runs[i]:.2f}",
+            f"{swept.route_flips[i]:.1%}",
+            f"{swept.label_flips[i]:.1%}",
+            *(f"{share:.3f}" for share in swept.utilisation[i]),
+        )
+        for i, value in enumerate(swept.alphas)
+    ]
+    print(table([head, *rows]))
+    print(
+        f"{len(clips.labels)} clips of {loaded.name}, out of fold; {swept.settings.curiosity}, "
+        f"top {swept.settings.top_k}; {1e3 * swept.seconds:.0f} ms"
+    )
+    return 0
+
+
+@command(
+    "curiosity",
+    help="the strategies side by side: what each finds and costs",
+    example="qmoe sweep curiosity --alpha 0.3",
+)
+@mixing_options()
+@json_option
+def curiosity(arguments: Arguments) -> int:
+    from qmoe_core import bundles
+    from qmoe_core.evaluation import distillation
+
+    loaded = bundles.load(arguments.bundle)
+    found = distillation.compare(loaded, mixing_settings(arguments, loaded), timed=True)
+    if arguments.json:
+        print_json(found.to_json())
+        return 0
+    rows: list[Sequence[str]] = [("", "ρ", "95 % interval", "ρ, all folds", "p50 µs", "p95 µs")]
+    for row in found.rows:
+        rank, time_ = row.rank, row.latency
+        ranks = (
+            (f"{rank.within:.3f}", f"{rank.low:.3f}–{rank.high:.3f}", f"{rank.pooled:.3f}") if rank else "–––"
+        )
+        rows.append((row.name, *ranks, *((cell(time_.p50_us), cell(time_.p95_us)) if time_ else "––")))
+    print(table(rows))
+    for title, key in (("F1", "f1"), ("agreement", "agreement"), ("experts run", "runs")):
+        figures = [(row.name, *(f"{value:.3f}" for value in getattr(row, key))) for row in found.rows]
+        print("\n" + table([(title, *(f"α = {alpha:g}" for alpha in found.alphas)), *figures]))
+    settings, where = found.settings, found.environment or {}
+    print(
+        f"\n{'+'.join(settings.experts)}, top {settings.top_k}; {found.clips} clips of {found.bundle}, "
+        f"{found.folds} folds, each judged by experts, router and head that had not seen it. ρ: Spearman's, "
+        "of what α rewards with the true disagreement, mean over folds; agreement: share of clips that go to "
+        "the same experts as with disagreement. "
+        f"Latency at α = {settings.alpha:g}: {distillation.CALLS} calls each, "
+        f"interleaved, one thread, {where.get('processor')}."
+    )
+    return 0
+
+
+@command("bits", help="F1, size, time and energy of every format", example="qmoe sweep bits --json")
+@find_bundle_option
+@json_option
+def bits(arguments: Arguments) -> int:
+    from qmoe_core import bundles
+    from qmoe_core.evaluation import formats
+    from qmoe_core.measure import bench
+    from qmoe_core.runtime.store import Store
+
+    loaded = bundles.load(arguments.bundle)
+    store = Store()
+    latency, energy = bench.last("latency", store), bench.last("energy", store)
+    rows = formats.formats(loaded, latency, energy)
+    layers = range(len(loaded.config.expert.hidden))
+    grids = [grid for layer in layers for grid in formats.weight_grids(loaded, layer)]
+    measured = {what.what: formats.measured_on(what, loaded) for what in (latency, energy) if what}
+    if arguments.json:
+        print_json(
+            {
+                "bundle": loaded.name,
+                "protocol": loaded.provenance.protocol,
+                "selection": loaded.provenance.selection,
+                "measured_on": measured,
+                "rows": [row.to_json() for row in rows],
+                "grids": [
+                    {
+                        "name": grid.name,
+                        "layer": grid.layer,
+                        "bits": grid.bits,
+                        "levels": grid.levels,
+                        "zeros": grid.zeros,
+                        "entropy_bits": grid.entropy_bits,
+                    }
+                    for grid in grids
+                ],
+            }
+        )
+        return 0
+    zeros = {grid.name: f"{grid.zeros:.1%}" for grid in grids if grid.layer == 0}
+    head = ("", "bits", "F1", "± deviation", "% of 16-bit", "bytes", "p50 µs", "p99 µs", "mJ", "zero weights")
+    print(
+        table(
+            [head]
+            + [
+                (
+                    row.name,
+                    cell(row.bits),
+                    f"{row.f1:.3f}",
+                    f"± {row.f1_std:.3f}",
+                    cell(row.share_of_16bit and 100.0 * row.share_of_16bit),
+                    f"{row.bytes:,}",
+                    cell(row.p50_us),
+                    cell(row.p99_us),
+                    cell(row.energy_mj),
+                    zeros.get(row.name, "–"),
+                )
+                for row in rows
+            ]
+        )
+    )
+    for what in ("latency", "energy"):
+        print(f"{what}: {measured.get(what) or f'not measured yet, see qmoe bench {what}'}")
+    return 0
+
+
+@command(
+    "ood",
+    help="train without some classes: does the uncertainty notice them?",
+    example="qmoe sweep ood esc10 --held-out dog,rain",
+)
+@click.argument("dataset", metavar="DATASET")
+@click.option(
+    "--held-out", required=True, multiple=True, metavar="CLASSES", help="such as dog,rain; may be repeated"
+)
+@click.option("--embedder", default="logmel-stats", show_default=True, help="as for qmoe embed")
+@click.option("--weights", help="safetensors file for a timm model, or random")
+@click.option("--experts", default="bitnet,q4,q8", help="of the mixture (default: bitnet,q4,q8)")
+@click.option("--workers", type=int, default=0, help="processes (default: one for each core)")
+@click.option("--config", metavar="FILE", help="TOML file")
+@click.option("--set", multiple=True, metavar="KEY=VALUE", help="as for train")
+@scheduler_option
+@json_option
+def held_out(arguments: Arguments) -> int:
+    from qmoe_core import config as configuration
+    from qmoe_core import datasets, embedders
+    from qmoe_core.embedders.embed import embed_dataset
+    from qmoe_core.evaluation import ood
+    from qmoe_core.experts.spec import parse_names
+    from qmoe_core.routing.mixing import Settings
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from qmoe_core.training.crossval import Subject
+
+    needs("torch")
+    context = Context.of(Store(), arguments.workers, ProgressBar)
+    experts = parse_names(arguments.experts, setting="--experts")
+    config = configuration.load(arguments.config, arguments.set)
+    manifest = datasets.open_dataset(arguments.dataset)
+    embedder = embedders.for_dataset(manifest, arguments.embedder, weights=arguments.weights)
+    embeddings = embed_dataset(manifest, embedder, context)
+    reports = []
+    for names in arguments.held_out:
+        held = ood.hold_out(
+            Subject.of(manifest, embedder.id, embeddings),
+            [name.strip() for name in names.split(",")],
+            experts,
+            config,
+            context,
+            f"training without {names}",
+        )
+        reports.append(ood.report(held, Settings.of(config.router, experts)))
+        if not arguments.json:
+            _print_held_out(reports[-1])
+    if arguments.json:
+        documents = [report.to_json() for report in reports]
+        print_json(documents[0] if len(documents) == 1 else documents)
+    return 0
+
+
+def _print_held_out(report: Any) -> None:
+    rows = [("uncertainty", "AUROC", "95 % interval")]
+    rows += [
+        (name, f"{found.auroc:.3f}", f"{found.low:.3f}–{found.high:.3f}")
+        for name, found in report.detection.items()
+    ]
+    print(table(rows))
+    print(
+        f"{report.n_strange} clips of {', '.join(report.held_out)} against {report.n_known} of the other "
+        f"{len(report.classes)} classes of {report.dataset}, {report.folds} {report.protocol} folds, "
+        f"seed {report.seed}; accuracy on the known clips {report.accuracy:.3f}"
+    )

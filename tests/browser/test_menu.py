@@ -1,0 +1,87 @@
+"""The menu: from every page to every other, in both directions; what was set on one is there on the next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+Browse = Callable[..., Page]
+
+PAGES = (
+    "Listen",
+    "Live",
+    "Compare",
+    "Dataset",
+    "Train",
+    "Sweep",
+    "Formats",
+    "Efficiency",
+    "Claims",
+    "Method",
+)
+WITH_ALPHA = ("Listen", "Live", "Sweep")
+
+
+def walk(names: tuple[str, ...]) -> list[str]:
+    """A closed walk from the first name that takes every ordered pair once (Hierholzer).
+
+    >>> walk(("a", "b", "c"))
+    ['a', 'b', 'a', 'c', 'b', 'c', 'a']
+    """
+    left = {name: [other for other in names if other != name] for name in names}
+    stack, found = [names[0]], []
+    while stack:
+        if left[stack[-1]]:
+            stack.append(left[stack[-1]].pop(0))
+        else:
+            found.append(stack.pop())
+    return found[::-1]
+
+
+def test_every_ordered_pair_is_walked_once() -> None:
+    pairs = list(zip(walk(PAGES), walk(PAGES)[1:], strict=False))
+    assert sorted(pairs) == sorted((one, other) for one in PAGES for other in PAGES if one != other)
+
+
+def settled(page: Page, title: str) -> None:
+    """The page of this title is drawn, without an exception or an error."""
+    expect(page).to_have_url(re.compile(r":\d+/(\?.*)?$" if title == "Listen" else f"/{title.lower()}"))
+    page.wait_for_function(
+        """() => document.querySelector("[data-testid=stMain] h1")
+        && document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")"""
+    )
+    assert not page.locator("[data-testid=stException]").count(), page.inner_text("[data-testid=stMain]")
+    wrong = page.locator("[data-testid=stAlertContentError], [data-testid=stAlertContentWarning]")
+    assert not wrong.count(), (title, wrong.all_inner_texts())
+
+
+def test_values_survive_every_change_of_page(dashboard: str, browse: Browse) -> None:
+    page = browse(f"{dashboard}/?alpha=50&k=2&normalise=1", viewport={"width": 1440, "height": 900})
+    settled(page, "Listen")
+    here, *rest = walk(PAGES)
+    page.get_by_role("link", name="Live", exact=True).click()
+    settled(page, "Live")
+    threshold = page.get_by_role("slider", name="Probability of at least")
+    threshold.focus()
+    page.keyboard.press("Home")
+    expect(threshold).to_have_value("0")
+    page.get_by_role("link", name=here, exact=True).click()
+    settled(page, here)
+    for title in rest:
+        page.get_by_role("link", name=title, exact=True).first.click()
+        settled(page, title)
+        if title in WITH_ALPHA:
+            expect(
+                page.get_by_test_id("stSliderThumbValue").filter(has_text=re.compile("^50$"))
+            ).to_be_visible()
+            expect(page.get_by_role("spinbutton").first).to_have_value("2")
+            expect(page).to_have_url(re.compile("alpha=50"))
+        if title == "Live":
+            expect(threshold).to_have_value("0")
+        if title == "Method":
+            expect(page.get_by_text("bonus, α = 50")).to_be_visible()

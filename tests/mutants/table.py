@@ -1,0 +1,343 @@
+"""The faults that are put in on purpose, and the tests that must notice each."""
+
+# ruff: noqa: E501 (a line is a line of the source)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in `file`, the text `old`, which occurs once, becomes `new`; one of `tests` must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+NET = "tests/test_safety_net.py"
+CURIOSITY = "tests/routing/test_curiosity.py"
+MIXING = "tests/routing/test_mixing.py"
+UNCERTAINTY = "tests/routing/test_uncertainty.py"
+ROUTER = "tests/routing/test_router.py"
+DISTILLED = "tests/routing/test_distilled.py"
+BITS, PACKED = "tests/engine/test_bits.py", "tests/engine/test_packed_mixture.py"
+LAYERS = "tests/experts/test_layers.py"
+STORE, BACKUP = "tests/runtime/store/test_store.py", "tests/runtime/store/test_backup.py"
+LOG, DETECTIONS, RING = "tests/live/test_log.py", "tests/live/test_detections.py", "tests/live/test_ring.py"
+TERMINAL, TIMELINE, SOURCES = (
+    "tests/live/test_terminal.py",
+    "tests/live/test_timeline.py",
+    "tests/live/test_sources.py",
+)
+CALIBRATION = "tests/evaluation/test_calibration.py"
+CLASSIFICATION = "tests/evaluation/test_classification.py"
+SIGNIFICANCE = "tests/evaluation/test_significance.py"
+LAYERS_PY, ENTRY_PY = "qmoe_core/experts/layers.py", "qmoe_core/runtime/store/entry.py"
+FOLDER_PY, BACKUP_PY = "qmoe_core/runtime/store/folder.py", "qmoe_core/runtime/store/backup.py"
+CURIOSITY_PY, UNCERTAINTY_PY = "qmoe_core/routing/curiosity.py", "qmoe_core/routing/uncertainty.py"
+LOG_PY, DETECTIONS_PY = "qmoe_core/live/log.py", "qmoe_core/live/detections.py"
+CLASSIFICATION_PY = "qmoe_core/evaluation/classification.py"
+
+M = Mutant
+MUTANTS = (
+    # Routing
+    M(
+        "alpha-sign",
+        CURIOSITY_PY,
+        "+ alpha * interest\n    weight",
+        "- alpha * interest\n    weight",
+        (CURIOSITY,),
+    ),
+    M(
+        "alpha-zero",
+        CURIOSITY_PY,
+        "return np.where(alpha == 0.0, r, curious)",
+        "return np.where(alpha <= 1.0, r, curious)",
+        (CURIOSITY,),
+    ),
+    M("top-k-one-more", CURIOSITY_PY, "np.where(rank < k,", "np.where(rank <= k,", (CURIOSITY,)),
+    M(
+        "top-k-not-renormalised",
+        CURIOSITY_PY,
+        "return chosen / chosen.sum(axis=-1, keepdims=True)",
+        "return chosen",
+        (CURIOSITY, MIXING),
+    ),
+    M("entropy-sign", UNCERTAINTY_PY, "return -(p * np.log", "return (p * np.log", (UNCERTAINTY,)),
+    M(
+        "divergence-turned",
+        UNCERTAINTY_PY,
+        "np.maximum((p * ratio)",
+        "np.maximum((-q * ratio)",
+        (UNCERTAINTY,),
+    ),
+    M(
+        "disagreement-from-the-first",
+        UNCERTAINTY_PY,
+        "divergence(q, q.mean(axis=-2, keepdims=True))",
+        "divergence(q, q[..., :1, :])",
+        (UNCERTAINTY, MIXING),
+    ),
+    M(
+        "dropout-not-inverted",
+        "qmoe_core/routing/router.py",
+        "(keep / (1.0 - self.dropout))",
+        "(keep * 1.0)",
+        (ROUTER,),
+    ),
+    M(
+        "dropout-kept-and-dropped",
+        "qmoe_core/routing/router.py",
+        ">= self.dropout",
+        "< self.dropout",
+        (ROUTER,),
+    ),
+    M(
+        "worth-asking-strictly",
+        "qmoe_core/routing/distilled.py",
+        "asked & (rival >= plain.max(axis=-1))",
+        "asked & (rival > plain.max(axis=-1))",
+        (f"{DISTILLED}::test_when_the_cheap_expert_is_worth_asking",),
+    ),
+    # The engine
+    M(
+        "one-bit-zero",
+        "qmoe_core/engine/bits.py",
+        "levels > 0, axis=1",
+        "levels >= 0, axis=1",
+        (BITS, LAYERS),
+    ),
+    M(
+        "one-bit-order",
+        "qmoe_core/engine/bits.py",
+        'count=inputs, bitorder="little"',
+        'count=inputs, bitorder="big"',
+        (BITS,),
+    ),
+    M(
+        "unpack-without-sign",
+        "qmoe_core/engine/bits.py",
+        ".view(np.int8) >> np.int8(8 - bits)",
+        " >> np.uint8(8 - bits)",
+        (BITS,),
+    ),
+    M(
+        "pack-shift",
+        "qmoe_core/engine/bits.py",
+        "<< np.uint8(i * bits)",
+        "<< np.uint8((per_byte - 1 - i) * bits)",
+        (BITS,),
+    ),
+    M(
+        "packed-first-of-equals",
+        "qmoe_core/engine/packed_mixture.py",
+        "        if r[i] > r[best]:\n            best = i\n    rival",
+        "        if r[i] < r[best]:\n            best = i\n    rival",
+        (PACKED,),
+    ),
+    # Training
+    M(
+        "popcount-at-the-threshold",
+        LAYERS_PY,
+        "(input.detach() > self.threshold)",
+        "(input.detach() >= self.threshold)",
+        (f"{NET}::test_an_activation_at_the_threshold_is_not_above_it",),
+    ),
+    M("activation-levels", LAYERS_PY, "ACTIVATION_LEVELS = 127.0", "ACTIVATION_LEVELS = 63.0", (LAYERS,)),
+    M("ternary-threshold", LAYERS_PY, "threshold = 0.7 * ", "threshold = 0.5 * ", (LAYERS,)),
+    M(
+        "levels-off-by-one",
+        LAYERS_PY,
+        "top = float(2 ** (self.bits - 1) - 1)",
+        "top = float(2 ** (self.bits - 1) - 2)",
+        (LAYERS,),
+    ),
+    M(
+        "inner-sees-validation",
+        "qmoe_core/training/crossval.py",
+        'trained("inner", *split.inner, "loss", None)',
+        'trained("inner", train, split.inner[1], "loss", None)',
+        (f"{NET}::test_the_epoch_is_chosen_on_clips_that_training_has_not_seen",),
+    ),
+    M(
+        "refit-all-epochs",
+        "qmoe_core/training/crossval.py",
+        'trained("refit", train, None, "loss", first.epochs)',
+        'trained("refit", train, None, "loss", None)',
+        (f"{NET}::test_the_epoch_is_chosen_on_clips_that_training_has_not_seen",),
+    ),
+    M(
+        "epochs-not-heeded",
+        "qmoe_core/training/fit.py",
+        "epochs=limit if epochs is None else epochs",
+        "epochs=limit",
+        (f"{NET}::test_training_lasts_as_many_epochs_as_it_is_told",),
+    ),
+    # Evaluation
+    M(
+        "bootstrap-not-stratified",
+        "qmoe_core/evaluation/selective.py",
+        "for clips in (np.flatnonzero(positive), np.flatnonzero(~positive)):",
+        "for clips in (np.arange(n),):",
+        (f"{NET}::test_a_bootstrap_draws_positives_and_negatives_apart",),
+    ),
+    M(
+        "auroc-of-equals",
+        "qmoe_core/evaluation/selective.py",
+        "- 0.5 * of_negatives",
+        "- 1.0 * of_negatives",
+        (f"{NET}::test_a_bootstrap_draws_positives_and_negatives_apart",),
+    ),
+    M(
+        "brier-without-square",
+        "qmoe_core/evaluation/calibration.py",
+        "((probabilities - truth) ** 2)",
+        "(np.abs(probabilities - truth))",
+        (CALIBRATION,),
+    ),
+    M(
+        "ece-not-weighted",
+        "qmoe_core/evaluation/calibration.py",
+        "return (self.gap * self.count).sum(axis=-1) / self.count.sum(axis=-1)",
+        "return self.gap.mean(axis=-1)",
+        (CALIBRATION,),
+    ),
+    M(
+        "confusion-transposed",
+        CLASSIFICATION_PY,
+        "(labels * classes + predicted)",
+        "(predicted * classes + labels)",
+        (CLASSIFICATION,),
+    ),
+    M(
+        "f1-not-weighted",
+        CLASSIFICATION_PY,
+        "return (class_f1(matrix) * actual).sum(axis=-1) / actual.sum(axis=-1)",
+        "return class_f1(matrix).mean(axis=-1)",
+        (CLASSIFICATION,),
+    ),
+    M(
+        "kappa-without-chance",
+        CLASSIFICATION_PY,
+        "chance = habits @ habits.T",
+        "chance = 0 * habits @ habits.T",
+        (CLASSIFICATION,),
+    ),
+    # Store
+    M("entry-not-flushed", FOLDER_PY, "os.fsync(file.fileno())", "pass", (NET,)),
+    M("folder-not-flushed", FOLDER_PY, "            fsync_folder(destination.parent)\n", "", (NET,)),
+    M(
+        "file-checksum",
+        ENTRY_PY,
+        "if hashlib.sha256(data).hexdigest() != record.sha256:",
+        "if False:",
+        (STORE,),
+    ),
+    M("header-checksum", ENTRY_PY, "if checksum(header.body) != header.sha256:", "if False:", (STORE,)),
+    M(
+        "other-version-is-damage",
+        ENTRY_PY,
+        "            raise OtherVersion(schema)\n        header",
+        '            raise Damaged("schema")\n        header',
+        (STORE,),
+    ),
+    M(
+        "restore-traversal",
+        BACKUP_PY,
+        'if any(part in ("", ".", "..")',
+        'if any(part in ("", ".")',
+        (BACKUP,),
+    ),
+    M("restore-links", BACKUP_PY, "if kind not in (0, stat.S_IFREG):", "if False:", (BACKUP,)),
+    M(
+        "restore-checksums",
+        BACKUP_PY,
+        "or _digest(member) != record.sha256:",
+        "and _digest(member) != record.sha256:",
+        (BACKUP,),
+    ),
+    # Live
+    M(
+        "log-not-flushed",
+        LOG_PY,
+        "        os.fsync(descriptor)\n",
+        "",
+        (f"{NET}::test_a_line_of_the_log_is_on_the_disk",),
+    ),
+    M(
+        "log-lines-of-others-lost",
+        LOG_PY,
+        "lines = [*kept.foreign, *map",
+        "lines = [*map",
+        (LOG,),
+    ),
+    M("log-torn-line", LOG_PY, 'b"" if _ends_a_line(path) else b"\\n"', 'b""', (LOG,)),
+    M(
+        "smoothing-one-more",
+        DETECTIONS_PY,
+        "while len(self._recent) > rules.smooth:",
+        "while len(self._recent) > rules.smooth + 1:",
+        (DETECTIONS,),
+    ),
+    M(
+        "gap-is-judged",
+        DETECTIONS_PY,
+        "if judged.missing_s > 0.0:",
+        "if judged.missing_s > 9.0:",
+        (DETECTIONS,),
+    ),
+    M(
+        "sleep-not-noticed",
+        "qmoe_core/live/timeline.py",
+        "if late > ASLEEP_S or",
+        "if late > 100 * ASLEEP_S or",
+        (TIMELINE,),
+    ),
+    M(
+        "open-detection-lost",
+        "qmoe_core/live/terminal.py",
+        "            except _Asked:\n                pass\n            self._tell(pipeline.finish())",
+        "            except _Asked:\n                return pipeline\n            self._tell(pipeline.finish())",
+        (TERMINAL,),
+    ),
+    M(
+        "repeated-packets",
+        "qmoe_core/live/sources.py",
+        "if chunk.sequence >= self._next:",
+        "if chunk.sequence >= 0:",
+        (SOURCES,),
+    ),
+    # The dashboard, and what strangers may do
+    M(
+        "heard-sounds-unbounded",
+        "dashboard/session/hearing.py",
+        'max_entries=64, max_size="256 MB", ',
+        "",
+        (f"{NET}::test_heard_sounds_are_let_go", f"{NET}::test_every_cache_of_the_dashboard_is_bounded"),
+    ),
+    M(
+        "an-upload-leaks",
+        "dashboard/session/hearing.py",
+        "    name = decode.display_name(file.name)\n",
+        "    name = decode.display_name(file.name)\n    globals().setdefault('LEAK', []).append(bytearray(1 << 20))\n",
+        (f"{NET}::test_an_upload_leaves_nothing_behind",),
+    ),
+    M(
+        "stopping-needs-a-reader",
+        "dashboard/launch.py",
+        "        with suppress(OSError):\n            self._stream.write(text)",
+        "        self._stream.write(text)",
+        ("tests/pages/test_launch.py",),
+    ),
+    M(
+        "compressed-bundles",
+        "qmoe_core/bundles/__init__.py",
+        "if info.compress_type != zipfile.ZIP_STORED:",
+        "if False:",
+        ("tests/bundles/export/test_packed.py", "tests/bundles/test_bundle.py", "tests/test_security.py"),
+    ),
+)
