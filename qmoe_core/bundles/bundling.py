@@ -22,8 +22,8 @@ from qmoe_core.engine import ExpertWeights, from_tensors, to_tensors
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.routing.mixing import Voices
 from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.identity import described, identity
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import code_version
 from qmoe_core.training.crossval import FoldResult, MixtureResult, Subject, compose, with_sources
 
 KIND = "final-experts"
@@ -53,7 +53,7 @@ class FinalTask:
             "epochs": [self.epochs, self.source_epochs],
             "seed": self.config.seed,
             "config": to_dict(self.config.expert),
-            "code": code_version(),
+            "code": identity(KIND),
         }
 
 
@@ -168,7 +168,7 @@ def make(
             protocol=config.evaluation.protocol,
             selection=config.evaluation.selection,
             seeds=list(seeds),
-            code=code_version(),
+            code=described(KIND),
             qmoe=__version__,
             licence=manifest.licence,
             citation=manifest.citation,

@@ -29,6 +29,7 @@ from qmoe_core.embedders import Embedder
 from qmoe_core.errors import AudioError, DatasetError, StoreError
 from qmoe_core.runtime import executor
 from qmoe_core.runtime.ahead import ahead
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
 
 KIND = "embeddings"
@@ -36,8 +37,14 @@ PART_KIND = "embedding-parts"
 """Rows of a dataset's embeddings, where those who train on them do not see the file that is mapped."""
 PART_BYTES = 16 << 20
 HOP_S = 2.5
-POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded; version 1"
+POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded"
 """Part of every key: what becomes of a file before the embedder sees it."""
+
+
+def address_of(embedder: Embedder) -> dict[str, Any]:
+    """What an embedding depends on beside the clip: part of the key of every kept batch."""
+    libraries: tuple[str, ...] = getattr(embedder, "libraries", ())
+    return {"embedder": embedder.id, "audio": POLICY, "code": identity(KIND, libraries)}
 
 
 class Mapped(np.memmap):
@@ -152,11 +159,11 @@ def embed_dataset(
     embeddings = _on_disk((len(manifest), embedder.dim), store)
     if store.remote and isinstance(embeddings, Mapped):
         embeddings.store = store.address
-    tasks = []
+    tasks, address = [], address_of(embedder)
     for start in range(0, len(manifest), batch):
         entries = manifest.entries[start : start + batch]
         content = [entry.sha256 for entry in entries]
-        key = {"embedder": embedder.id, "clips": content, "audio": POLICY}
+        key = {**address, "clips": content}
         tasks.append(_Batch(start, entries, manifest.media, key))
     missing = []
     for task, kept in zip(tasks, store.get_each(KIND, (task.key for task in tasks)), strict=True):

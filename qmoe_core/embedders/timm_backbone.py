@@ -87,6 +87,7 @@ class TimmBackbone:
             f"@random={seed}" if weights == "random" else f"@{Path(weights).resolve()}" if weights else ""
         )
         self.name = name + made_with + quirks
+        self.libraries = ("timm", "torch")  # part of the identity of what it gives
         self.takes = "pictures" if pictures else "waveforms"
         if weights is None:
             self._model = _from_hub(name)

@@ -22,13 +22,13 @@ from qmoe_core.evaluation.selective import Detection, detection, uncertainties
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings, Voices
 from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import code_version, crossval
+from qmoe_core.training import crossval
 from qmoe_core.training.crossval import Subject
 
 KIND = "held-out"
 SHIPPED = "held-out.json"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -273,8 +273,7 @@ def _keep(held: HeldOut, subject: Subject, config: Config, store: Store) -> None
         "held_out": list(held.held_out),
         "experts": list(held.known.experts),
         "config": to_dict(config),
-        "code": code_version(),
-        "version": VERSION,
+        "code": identity(KIND),
     }
     tensors = {"labels": held.labels, "clips": held.clips, "strange_clips": held.strange_clips}
     for name, voices in (("known", held.known), ("strange", held.strange)):

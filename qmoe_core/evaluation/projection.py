@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from qmoe_core.errors import ConfigError
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
 
 Method = Literal["pca", "t-sne"]
 METHODS: tuple[Method, ...] = get_args(Method)
 KIND = "projections"
-VERSION = 1
 STD_FLOOR = 1e-6
 PERPLEXITY = 30.0
 
@@ -55,7 +55,7 @@ def project(embeddings: np.ndarray, method: Method = "pca", store: Store | None 
         "method": method,
         "embeddings": content,
         "shape": [*embeddings.shape, str(embeddings.dtype)],
-        "version": VERSION,
+        "code": identity(KIND),
     }
     if store is not None and (kept := store.get(KIND, key)) is not None:
         return Projection(method, kept.tensors["points"], kept.metadata["explained"])

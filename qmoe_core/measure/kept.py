@@ -1,21 +1,20 @@
 """Measurements that are kept: the same machine, code and settings are not measured twice.
 
 A figure's address is all that it depends on: what was measured and how, the machine (processor, cores,
-versions; not its load), and the code of `measure` and `engine`. `fresh` measures again and replaces it.
+versions; not its load), and the identity of the code (`qmoe_core.runtime.identity`). `fresh` measures again
+and replaces it.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qmoe_core.config import fingerprint
 from qmoe_core.measure import environment
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Entry, Store
 
 KIND = "measurements"
@@ -26,17 +25,6 @@ class Measured(NamedTuple):
 
     tensors: Mapping[str, np.ndarray]
     metadata: dict[str, Any]
-
-
-@functools.cache
-def code_version() -> str:
-    """Fingerprint of the code that measures and of the code that is measured."""
-    package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for folder in ("measure", "engine"):
-        for path in sorted((package / folder).glob("*.py")):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def measured(
@@ -61,7 +49,7 @@ def measured(
         "what": what,
         "settings": dict(settings),
         "machine": environment.identity(),
-        "code": code_version(),
+        "code": identity(KIND),
     }
     kept = store.get(KIND, key)
     if kept is not None and not fresh:

@@ -443,7 +443,7 @@ def plan(request: Train | HoldOut, store: Store | None = None) -> Plan:
     elsewhere = isinstance(request, Train) and request.scheduler is not None
     return Plan(
         clips=len(manifest),
-        embedded=_embedded(manifest, embedder.id, store),
+        embedded=_embedded(manifest, embedder, store),
         rows=rows,
         seconds=None if elsewhere else _estimate(rows, took, request.workers),
     )
@@ -459,13 +459,14 @@ def _estimate(rows: Sequence[PlanRow], took: dict[str, list[float]], workers: in
     return work / (workers or system.cores())
 
 
-def _embedded(manifest: datasets.Manifest, embedder_id: str, store: Store) -> int:
+def _embedded(manifest: datasets.Manifest, embedder: embedders.Embedder, store: Store) -> int:
     """Clips whose embedding is in the store, or came with the dataset."""
     if manifest.ready is not None:
         return len(manifest)
     there: set[str] = set()
+    address = embed.address_of(embedder)
     for entry in store.list(embed.KIND):
-        if entry.fields["embedder"] == embedder_id and entry.fields["audio"] == embed.POLICY:
+        if {name: entry.fields.get(name) for name in address} == address:
             there.update(entry.fields["clips"])
     return sum(entry.sha256 in there for entry in manifest.entries)
 

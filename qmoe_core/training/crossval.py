@@ -35,8 +35,8 @@ from qmoe_core.routing.mixing import Settings, Voices
 from qmoe_core.routing.router import Router
 from qmoe_core.runtime import system
 from qmoe_core.runtime.executor import Context, Observer
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Entry, Store
-from qmoe_core.training import code_version
 
 if TYPE_CHECKING:
     from qmoe_core.experts.network import ExpertNetwork
@@ -124,7 +124,7 @@ class Task:
             "expert": self.expert,
             "selection": self.config.evaluation.selection,
             "config": to_dict(self.config.expert),
-            "code": code_version(),
+            "code": identity(KIND),
             **self.split.address,
         }
 
@@ -496,7 +496,7 @@ def compose(
             "members": [member.key for member in members],
             "config": to_dict(config.router),
             "class_weights": config.expert.class_weights,
-            "code": code_version(),
+            "code": identity(ROUTER_KIND),
             **split.address,
         }
         router = _cached_router(
@@ -576,7 +576,7 @@ class JointTask:
             "experts": list(self.experts),
             "selection": self.config.evaluation.selection,
             "config": to_dict(self.config),
-            "code": code_version(),
+            "code": identity(JOINT_KIND),
             **self.split.address,
         }
 

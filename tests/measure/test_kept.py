@@ -33,5 +33,5 @@ def test_a_failed_measurement_leaves_the_old_one(store: Store) -> None:
 
 def test_other_code_is_another_measurement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     measured("latency", {}, lambda: Measured({}, {"figure": 1}), store)
-    monkeypatch.setattr(kept, "code_version", lambda: "other")
+    monkeypatch.setattr(kept, "identity", lambda kind: {"engine": "other"})
     assert measured("latency", {}, lambda: Measured({}, {"figure": 2}), store).metadata["figure"] == 2

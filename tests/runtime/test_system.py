@@ -87,9 +87,8 @@ PAGE = """
 import sys, time
 from pathlib import Path
 from streamlit.testing.v1 import AppTest
-from qmoe_core import config, jobs
-from qmoe_core.runtime import system
-from qmoe_core.runtime.store import Store
+from qmoe_core import config
+from qmoe_core.runtime import jobs, system
 
 if __name__ == "__main__":
     app = AppTest.from_file(str(Path("dashboard/app.py").resolve()), default_timeout=120).run()

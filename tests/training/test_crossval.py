@@ -13,6 +13,7 @@ from qmoe_core.engine import PackedExpert, from_tensors
 from qmoe_core.errors import Cancelled, ConfigError, DatasetError
 from qmoe_core.experts import NAMES
 from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
 from qmoe_core.training.crossval import JointTask, Split, Subject, Task
@@ -82,7 +83,7 @@ def test_a_tasks_address_is_everything_it_depends_on(tiny_subject, tiny_config):
     keys = {config.fingerprint(t.key) for t in [task, *others]}
 
     assert len(keys) == 1 + len(others)
-    assert len(task.key["code"]) == 16
+    assert task.key["code"] == identity("experts")
 
 
 def test_settings_of_the_router_do_not_train_experts_again(tiny_subject, tiny_config):

@@ -10,11 +10,8 @@ A finished trial is one entry in the store (kind `trials`), under the addresses 
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +23,7 @@ from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings, Voices
 from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
 from qmoe_core.training.crossval import MixtureResult, Subject
@@ -127,7 +125,7 @@ def train(
         "tasks": fingerprint([task.key for task in tasks]),
         "mixtures": [list(names) for names in trial.mixtures],
         "config": to_dict(trial.config),
-        "code": _code_version(),
+        "code": identity(KIND),
     }
     entry = store.get(KIND, key)
     if entry is None:
@@ -149,14 +147,6 @@ def train(
         tensors, metadata = _gather(trial, subject, results, mixed)
         entry = store.put(KIND, key, tensors, {**metadata, "last": last, "dataset": subject.name})
     return _scores(trial, subject, entry.tensors, entry.metadata)
-
-
-@functools.cache
-def _code_version() -> str:
-    """Fingerprint of the code between trained experts and their scores (tasks carry that of training)."""
-    package = Path(__file__).resolve().parents[2]
-    files = [*sorted((package / "routing").glob("*.py")), Path(__file__)]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _last_epochs(tasks: Sequence[crossval.Task], store: Store) -> dict[str, list[float]]:

@@ -31,8 +31,9 @@ from qmoe_core.paper.report.document import Report, Section
 from qmoe_core.paper.report.protocols import Trial
 from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study, named, signed
 from qmoe_core.runtime.executor import Context, Progress
+from qmoe_core.runtime.identity import described
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import code_version, crossval
+from qmoe_core.training import crossval
 from qmoe_core.training.crossval import Subject
 from qmoe_core.training.run import LARGEST_SEED
 
@@ -288,7 +289,7 @@ def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> Report
         tuple(sections),
         {
             "qmoe": __version__,
-            "code": code_version(),
+            "code": described("report"),
             "quick": plan.quick,
             "preset": plan.preset,
             "seeds": list(plan.seeds),

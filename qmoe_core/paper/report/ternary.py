@@ -7,8 +7,6 @@ ones and takes the signs of the others. It is trained here for this comparison, 
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,8 @@ import numpy as np
 from qmoe_core.config import ExpertConfig, to_dict
 from qmoe_core.paper.report.protocols import Trial
 from qmoe_core.runtime.executor import Context
-from qmoe_core.training import code_version, crossval
+from qmoe_core.runtime.identity import identity
+from qmoe_core.training import crossval
 from qmoe_core.training.crossval import Split, Subject
 
 KIND = "paper-code-ternary"
@@ -49,7 +48,7 @@ def train(
         "embedder": subject.embedder_id,
         "splits": [split.address for split in made],
         "config": to_dict(trial.config),
-        "code": [code_version(), _code_version()],
+        "code": identity(KIND),
     }
     store = context.store
     entry = store.get(KIND, key)
@@ -91,10 +90,3 @@ def _last_and_best(
     )
     f1: list[Any] = [epoch.f1 for epoch in done.history]
     return f1[-1], max(f1)
-
-
-@functools.cache
-def _code_version() -> str:
-    from qmoe_core.paper import reference_networks
-
-    return hashlib.sha256(inspect.getsource(reference_networks).encode()).hexdigest()[:16]
