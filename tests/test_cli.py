@@ -127,7 +127,7 @@ EXPERT = {
 }
 UNCERTAINTY = {"total", "aleatoric", "epistemic", "router_variance", "router_mutual_information"}
 # Beyond design.md: what the mixture did, where the window lies, what was noted.
-MORE_OF_RESULT = {"start_s", "end_s", "windows", "notes"}
+MORE_OF_RESULT = {"start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
 MORE_OF_EXPERT = {"bonus", "router_std", "weight", "in_mixture", "predicted_kl", "needed"}
 
 
@@ -157,11 +157,29 @@ def test_files_that_cannot_be_read_are_named_and_the_others_judged(process, soun
     ended = process("classify", *(sounds / name for name in files), "--bundle", tiny_run.bundle, "--json")
 
     assert ended.code == 2
-    assert [document["file"] for document in ended.document] == ["rain.wav", "long.flac"]
+    assert [document["path"] for document in ended.document] == [str(sounds / name) for name in files]
+    judged = [document for document in ended.document if document["prediction"]]
+    assert [document["file"] for document in judged] == ["rain.wav", "long.flac"]
+    for document in ended.document:
+        assert bool(document["error"]) == (document not in judged)
     complaints = ended.err.splitlines()
     assert len(complaints) == 3
     for name, complaint in zip(files[1:4], complaints, strict=True):
         assert complaint.startswith(f"qmoe: {name} ")
+
+
+def test_where_there_is_nothing_to_judge_there_is_no_label(process, tmp_path, tiny_run):
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(44_100), 44_100)
+
+    told = process("classify", silence, "--bundle", tiny_run.bundle)
+    document = process("classify", silence, "--bundle", tiny_run.bundle, "--json").document
+
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith("silence.wav: nothing to judge, it is silent")
+    assert (document["path"], document["prediction"], document["error"]) == (str(silence), None, None)
+    assert "nothing to judge" in document["reason"]
+    assert document["fitness"]["silent_share"] == 1.0
 
 
 def test_a_recording_comes_through_standard_input(process, sounds, tiny_run):

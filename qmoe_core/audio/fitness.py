@@ -201,15 +201,15 @@ def prepare(samples: np.ndarray) -> np.ndarray:
     """A window as the embedder takes it: without a constant offset, and not quiet. Waveform float32 [n] to
     [n].
 
-    A window that needs neither is returned as it is. What is within `SILENT_AMPLITUDE` is not scaled: it
-    would be
-    noise of the converter made loud.
+    A window that needs neither, or in which nothing moves, is returned as it is.
     """
+    if not len(samples) or np.ptp(samples) <= 2 * SILENT_AMPLITUDE:
+        return samples
     offset = np.float32(np.mean(samples, dtype=np.float64))
     if abs(offset) > OFFSET:
         samples = samples - offset
-    peak = np.float32(np.abs(samples).max(initial=0.0))
-    if SILENT_AMPLITUDE < peak < QUIET_PEAK:
+    peak = np.float32(np.abs(samples).max())
+    if peak < QUIET_PEAK:
         samples = samples * (np.float32(FULL_PEAK) / peak)
     return samples
 

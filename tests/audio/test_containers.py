@@ -136,7 +136,6 @@ def encoded(container: str, codec: str, rate: int = RATE) -> bytes:
         ("matroska", "aac", RATE),
         ("adts", "aac", RATE),
         ("caf", "pcm_s16le", RATE),
-        ("ogg", "flac", RATE),
         ("ogg", "libopus", 48_000),
     ],
 )
