@@ -89,11 +89,11 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rain.wav, long.flac (12 s at 8 kHz, stereo), text.wav, empty.wav."""
+    """rain.wav, long.flac (12 s at 24 kHz, stereo), text.wav, empty.wav."""
     folder = tmp_path_factory.mktemp("sounds")
     soundfile.write(folder / "rain.wav", synth.render("rain"), SAMPLE_RATE)
-    noise = np.random.default_rng(0).normal(size=(12 * 8000, 2)) * 0.1
-    soundfile.write(folder / "long.flac", noise, 8000)
+    noise = np.random.default_rng(0).normal(size=(12 * 24_000, 2)) * 0.1
+    soundfile.write(folder / "long.flac", noise, 24_000)
     (folder / "text.wav").write_text("This is not a recording.\n")
     (folder / "empty.wav").write_bytes(b"")
     return folder

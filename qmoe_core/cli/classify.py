@@ -28,7 +28,8 @@ from qmoe_core.cli.common import (
 @command(
     "classify",
     help="judge recordings",
-    details="FILE is WAV, FLAC, Ogg, MP3, or what FFmpeg reads where PyAV is installed (PNG or JPEG for a bundle of pictures); - reads standard input.",
+    details="FILE is WAV, FLAC, Ogg, MP3, or what FFmpeg reads where PyAV is installed (PNG or JPEG for a "
+    "bundle of pictures); - reads standard input.",
     example="qmoe classify rain.wav --json",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
