@@ -239,7 +239,7 @@ def test_a_long_recording_lists_its_windows(qmoe, sounds, tiny_run):
     document = qmoe(*arguments, "--json").document
 
     assert [w["start_s"] for w in document["windows"]] == [0.0, 2.5, 5.0, pytest.approx(7.0, abs=1e-3)]
-    assert document["sample_rate_hz"] == 8000
+    assert document["sample_rate_hz"] == 24_000
     assert "2 channels were mixed" in document["notes"][0]
     text = qmoe(*arguments).out
     assert "2.5 – 7.5 s: " in text

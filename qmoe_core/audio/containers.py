@@ -16,27 +16,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".mp3",
-        ".opus",
-        ".m4a",
-        ".mp4",
-        ".aac",
-        ".3gp",
-        ".amr",
-        ".caf",
-        ".webm",
-        ".mka",
-        ".wma",
-        ".aif",
-        ".aiff",
-    ]
-)
+SUFFIXES = frozenset((
+    ".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".amr", ".caf", ".webm",
+    ".mka", ".wma", ".aif", ".aiff",
+))  # fmt: skip
 """Endings of the names of recordings, in lower case; a file's content decides how it is read."""
 _HEAD = 1 << 16
 _ADTS = (b"\xff\xf1", b"\xff\xf9")
