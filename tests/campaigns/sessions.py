@@ -277,9 +277,9 @@ async def sweep(client: Client, number: int, pace_s: float, going: Going, took: 
     for stop in itertools.count(number):
         if took[SWEEPING] and not going():
             break
-        options = client.widgets["sweep.alpha"].options
+        options = client.widgets["alpha"].options
         started = time.perf_counter()
-        await client.use("sweep.alpha", string_array_value={"data": [options[stop % len(options)]]})
+        await client.use("alpha", string_array_value={"data": [options[stop % len(options)]]})
         took[SWEEPING].append(1e3 * (time.perf_counter() - started))
         await _rest(started, pace_s, going)
 
