@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from qmoe_core.errors import UserError
+from qmoe_core.errors import AudioError, UserError
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 import click
 
+from qmoe_core.cli import streams
 from qmoe_core.cli.common import (
     EXIT_USER_ERROR,
     Arguments,
@@ -44,11 +45,11 @@ def classify(arguments: Arguments) -> int:
     failed = False
     for file in arguments.files:
         try:
-            source = sys.stdin.buffer.read(decode.MAX_BYTES + 1) if file == "-" else file
+            source = _standard_input(decode.MAX_BYTES + 1) if file == "-" else file
             name = "standard input" if file == "-" else None
             result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
         except UserError as error:
-            print(f"qmoe: {error}", file=sys.stderr)
+            streams.say(f"qmoe: {error}")
             failed = True
             continue
         results.append(result)
@@ -62,6 +63,18 @@ def classify(arguments: Arguments) -> int:
         else:
             print_json(documents)
     return EXIT_USER_ERROR if failed else 0
+
+
+def _standard_input(most: int) -> bytes:
+    """What standard input has, up to so many bytes.
+
+    Raises:
+        AudioError: it is closed.
+    """
+    try:
+        return sys.stdin.buffer.read(most)
+    except OSError as error:
+        raise AudioError(f"standard input cannot be read: {error.strerror or error}.") from None
 
 
 def _print_classification(result: Classification) -> None:
