@@ -185,6 +185,7 @@ def test_the_wheel_holds_the_app_and_nothing_beside_the_package(unpacked):
             assert (inside / "data" / path.relative_to(ROOT / "data")).read_bytes() == path.read_bytes()
     assert {p.name for p in unpacked.iterdir() if not p.name.endswith(".dist-info")} == {"qmoe_core"}
     assert not list(unpacked.rglob("tests"))
+    assert (unpacked / "qmoe_core" / "py.typed").is_file()
     (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
     assert "qmoe = qmoe_core.cli:main" in entry_points.read_text()
 
