@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from qmoe_core.errors import UserError, safe
+from qmoe_core.errors import AudioError, UserError, safe
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 import click
 
+from qmoe_core.cli import streams
 from qmoe_core.cli.common import (
     EXIT_USER_ERROR,
     Arguments,
@@ -45,10 +46,10 @@ def classify(arguments: Arguments) -> int:
     documents: list[dict[str, Any]] = []
     failed = False
     for file in arguments.files:
-        source = sys.stdin.buffer.read(decode.MAX_BYTES + 1) if file == "-" else file
-        name = "standard input" if file == "-" else None
         document: dict[str, Any] = {"path": file, "error": None, "reason": None}
         try:
+            source = _standard_input(decode.MAX_BYTES + 1) if file == "-" else file
+            name = "standard input" if file == "-" else None
             result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
             document |= result.to_json()
             if not arguments.json:
@@ -59,7 +60,7 @@ def classify(arguments: Arguments) -> int:
             if not arguments.json:
                 print(safe(str(refused)))
         except UserError as error:
-            print(f"qmoe: {safe(str(error))}", file=sys.stderr)
+            streams.say(f"qmoe: {safe(str(error))}")
             failed = True
             document |= {"prediction": None, "error": safe(str(error))}
         documents.append(document)
@@ -69,6 +70,18 @@ def classify(arguments: Arguments) -> int:
         elif not failed:
             print_json(documents[0])
     return EXIT_USER_ERROR if failed else 0
+
+
+def _standard_input(most: int) -> bytes:
+    """What standard input has, up to so many bytes.
+
+    Raises:
+        AudioError: it is closed.
+    """
+    try:
+        return sys.stdin.buffer.read(most)
+    except OSError as error:
+        raise AudioError(f"standard input cannot be read: {error.strerror or error}.") from None
 
 
 def _print_classification(result: Classification) -> None:
