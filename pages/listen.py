@@ -18,7 +18,7 @@ from dashboard.session import hearing, linked, public, state, switch
 from dashboard.session.hearing import Heard, Sound
 from dashboard.session.state import Controls
 from dashboard.views import export, widgets, words
-from qmoe_core.audio import synth
+from qmoe_core.audio import containers, synth
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
@@ -123,8 +123,8 @@ def choose_sounds(controls: Controls) -> list[Sound]:
 def uploaded() -> Sequence[Any]:
     """The files that were given; of visitors, so many at once."""
     files = st.file_uploader(
-        "WAV, FLAC, Ogg or MP3; any length up to an hour",
-        type=["wav", "flac", "ogg", "mp3"],
+        "WAV, FLAC, Ogg, MP3, or what phones record (M4A, WebM, …); any length up to an hour",
+        type=sorted(suffix[1:] for suffix in containers.SUFFIXES),
         accept_multiple_files=True,
         key="files",
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from qmoe_core.audio.fitness import Fitness
+
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -137,7 +139,9 @@ class Classification:
     whole: Decision
     windows: tuple[Decision, ...]
     notes: tuple[str, ...] = field(default=())
-    """What the user should know of the recording: silent, clipped, padded, downmixed."""
+    """What the user should know of the recording: quiet, clipped, padded, downmixed."""
+    fitness: Fitness | None = None
+    """Of the recording; None of a picture."""
 
     def to_json(self) -> dict[str, Any]:
         """One object of `qmoe classify --json`."""
@@ -149,4 +153,5 @@ class Classification:
             **self.whole.to_json(),
             "windows": [w.to_json() for w in self.windows] if len(self.windows) > 1 else [],
             "notes": list(self.notes),
+            "fitness": self.fitness.to_json() if self.fitness else None,
         }

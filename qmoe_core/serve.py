@@ -6,13 +6,14 @@ cheap enough to follow a slider.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from qmoe_core import embedders
-from qmoe_core.audio import decode, pictures
+from qmoe_core.audio import decode, fitness, pictures
 from qmoe_core.audio.decode import Clip
 from qmoe_core.audio.pictures import Picture
 from qmoe_core.bundles import Bundle
@@ -31,7 +32,7 @@ class Observation:
 
     Attributes:
         file: display name; duration_s, sample_rate_hz: of the recording as it came; notes: see `decode.Clip`.
-        spans: start and end of each window, seconds.
+        spans: start and end of each window that was judged, seconds; silent ones are left out.
         embeddings: float32 [W, D].
         voices: leading axis W.
     """
@@ -43,6 +44,8 @@ class Observation:
     spans: tuple[tuple[float, float], ...]
     embeddings: np.ndarray
     voices: Voices
+    fitness: fitness.Fitness | None = None
+    """Of the recording; None of a picture."""
 
 
 _embedder = lru_cache(maxsize=4)(embedders.create)
@@ -87,11 +90,24 @@ def observe(clip: decode.Clip, bundle: Bundle, *, mc_samples: int | None = None)
 
     Raises:
         BundleError: the bundle is damaged, or made with another embedder.
+        NothingToJudge: the clip is silent, or its band is too narrow.
     """
     embedder = embedder_of(bundle)
-    windows = decode.windows(clip)
+    every = decode.windows(clip)
+    whole = fitness.combine([window.fitness for window in every])
+    windows = [window for window in every if not window.fitness.silent]
+    if not windows:
+        whole = replace(whole, silent_share=1.0)
+    fitness.refuse_unfit(clip.name, whole)
+    notes = clip.notes + whole.notes()
+    judged_s = sum(window.end_s - window.start_s for window in windows[:1]) + sum(
+        min(window.end_s - window.start_s, window.end_s - before.end_s)
+        for before, window in pairwise(windows)
+    )
+    if clip.duration_s - judged_s > fitness.GAP_S:
+        notes += (f"{clip.duration_s - judged_s:.3g} s of silence were left out.",)
     parts = [
-        embedder.embed(np.stack([window.samples for window in windows[i : i + EMBED_BATCH]]))
+        embedder.embed(np.stack([window.prepared for window in windows[i : i + EMBED_BATCH]]))
         for i in range(0, len(windows), EMBED_BATCH)
     ]
     embeddings = np.concatenate(parts)
@@ -99,10 +115,11 @@ def observe(clip: decode.Clip, bundle: Bundle, *, mc_samples: int | None = None)
         file=clip.name,
         duration_s=clip.duration_s,
         sample_rate_hz=clip.source_rate_hz,
-        notes=clip.notes,
+        notes=notes,
         spans=tuple((window.start_s, window.end_s) for window in windows),
         embeddings=embeddings,
         voices=bundle.listen(embeddings, mc_samples=mc_samples),
+        fitness=whole,
     )
 
 
@@ -168,6 +185,7 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
         whole=whole,
         windows=windows,
         notes=observation.notes,
+        fitness=observation.fitness,
     )
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from tests import tiny
 
+# Python's own start-up module of the tests of other platforms: importing it hides parts of this one.
+collect_ignore = ["hidden"]
+
 if TYPE_CHECKING:
     from qmoe_core.config import Config
     from qmoe_core.runtime.store import Store

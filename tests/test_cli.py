@@ -89,11 +89,11 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rain.wav, long.flac (12 s at 8 kHz, stereo), text.wav, empty.wav."""
+    """rain.wav, long.flac (12 s at 24 kHz, stereo), text.wav, empty.wav."""
     folder = tmp_path_factory.mktemp("sounds")
     soundfile.write(folder / "rain.wav", synth.render("rain"), SAMPLE_RATE)
-    noise = np.random.default_rng(0).normal(size=(12 * 8000, 2)) * 0.1
-    soundfile.write(folder / "long.flac", noise, 8000)
+    noise = np.random.default_rng(0).normal(size=(12 * 24_000, 2)) * 0.1
+    soundfile.write(folder / "long.flac", noise, 24_000)
     (folder / "text.wav").write_text("This is not a recording.\n")
     (folder / "empty.wav").write_bytes(b"")
     return folder
@@ -127,7 +127,7 @@ EXPERT = {
 }
 UNCERTAINTY = {"total", "aleatoric", "epistemic", "router_variance", "router_mutual_information"}
 # Beyond design.md: what the mixture did, where the window lies, what was noted.
-MORE_OF_RESULT = {"start_s", "end_s", "windows", "notes"}
+MORE_OF_RESULT = {"start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
 MORE_OF_EXPERT = {"bonus", "router_std", "weight", "in_mixture", "predicted_kl", "needed"}
 
 
@@ -157,11 +157,29 @@ def test_files_that_cannot_be_read_are_named_and_the_others_judged(process, soun
     ended = process("classify", *(sounds / name for name in files), "--bundle", tiny_run.bundle, "--json")
 
     assert ended.code == 2
-    assert [document["file"] for document in ended.document] == ["rain.wav", "long.flac"]
+    assert [document["path"] for document in ended.document] == [str(sounds / name) for name in files]
+    judged = [document for document in ended.document if document["prediction"]]
+    assert [document["file"] for document in judged] == ["rain.wav", "long.flac"]
+    for document in ended.document:
+        assert bool(document["error"]) == (document not in judged)
     complaints = ended.err.splitlines()
     assert len(complaints) == 3
     for name, complaint in zip(files[1:4], complaints, strict=True):
         assert complaint.startswith(f"qmoe: {name} ")
+
+
+def test_where_there_is_nothing_to_judge_there_is_no_label(process, tmp_path, tiny_run):
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(44_100), 44_100)
+
+    told = process("classify", silence, "--bundle", tiny_run.bundle)
+    document = process("classify", silence, "--bundle", tiny_run.bundle, "--json").document
+
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith("silence.wav: nothing to judge, it is silent")
+    assert (document["path"], document["prediction"], document["error"]) == (str(silence), None, None)
+    assert "nothing to judge" in document["reason"]
+    assert document["fitness"]["silent_share"] == 1.0
 
 
 def test_a_recording_comes_through_standard_input(process, sounds, tiny_run):
@@ -221,7 +239,7 @@ def test_a_long_recording_lists_its_windows(qmoe, sounds, tiny_run):
     document = qmoe(*arguments, "--json").document
 
     assert [w["start_s"] for w in document["windows"]] == [0.0, 2.5, 5.0, pytest.approx(7.0, abs=1e-3)]
-    assert document["sample_rate_hz"] == 8000
+    assert document["sample_rate_hz"] == 24_000
     assert "2 channels were mixed" in document["notes"][0]
     text = qmoe(*arguments).out
     assert "2.5 – 7.5 s: " in text
@@ -496,7 +514,7 @@ def test_a_configuration_file_is_used_and_saved_with_the_run(qmoe, tiny_dataset,
     ],
 )
 def test_what_train_does_not_accept_is_one_line(qmoe, tiny_dataset, tmp_path, monkeypatch, options, says):
-    monkeypatch.setattr(cli, "ProgressBar", lambda title: lambda done, total, message: None)
+    monkeypatch.setattr(cli.ProgressBar, "__call__", lambda *_: None)
 
     ended = qmoe("train", tiny_dataset, *options.split())
 
@@ -506,7 +524,7 @@ def test_what_train_does_not_accept_is_one_line(qmoe, tiny_dataset, tmp_path, mo
 
 
 def test_a_dataset_without_folds_says_which_protocols_there_are(qmoe, tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "ProgressBar", lambda title: lambda done, total, message: None)
+    monkeypatch.setattr(cli.ProgressBar, "__call__", lambda *_: None)
     for clip in (tiny_dataset / "audio").iterdir():
         target = tmp_path / "folders" / clip.stem.rpartition("-")[2] / clip.name
         target.parent.mkdir(parents=True, exist_ok=True)

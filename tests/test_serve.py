@@ -9,6 +9,7 @@ import pytest
 from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, synth
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_SAMPLES
+from qmoe_core.audio.fitness import NothingToJudge
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts import NAMES
@@ -143,16 +144,10 @@ def test_an_expert_that_did_not_speak_is_named(bundle):
         serve.decide(only_q8, bundle, bundle.settings(experts=("q4",)))
 
 
-def test_silence_and_a_click_are_judged_and_noted(bundle):
-    silence = serve.classify(
-        decode.from_samples(np.zeros(WINDOW_SAMPLES), SAMPLE_RATE, name="silence.wav"), bundle
-    )
-    click = serve.classify(decode.from_samples(np.array([0.5]), SAMPLE_RATE, name="click.wav"), bundle)
-
-    for result in (silence, click):
-        assert np.isfinite(result.whole.probability)
-        assert result.notes
-    assert "silence" in silence.notes[0].lower()
+@pytest.mark.parametrize("samples", [np.zeros(WINDOW_SAMPLES), np.array([0.5])], ids=["silence", "click"])
+def test_silence_and_a_single_sample_get_no_label(bundle, samples):
+    with pytest.raises(NothingToJudge, match=r"^x\.wav: nothing to judge, it is silent"):
+        serve.classify(decode.from_samples(samples, SAMPLE_RATE, name="x.wav"), bundle)
 
 
 def test_the_document_holds_only_what_json_can_say(bundle):

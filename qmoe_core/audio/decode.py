@@ -14,12 +14,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 import soxr
 
+from qmoe_core.audio import containers, fitness
 from qmoe_core.errors import AudioError
 
 SAMPLE_RATE = 22_050
@@ -38,6 +39,12 @@ _BLOCK_FRAMES = 16_384
 _FULL_SCALE = 0.9999  # just under the largest 16-bit sample, 32767 / 32768
 _CLIPPED_SHARE = 0.001
 _NEARLY_SILENT = 1e-4  # -80 dBFS
+_INTEGER_SCALES = (2.0**7, 2.0**15, 2.0**23, 2.0**31)
+_SURELY_INTEGERS = 16.0
+"""A float recording that goes beyond this many times full scale holds samples scaled as integers."""
+_OPPOSED = 0.3
+"""Correlation with the first channel below minus this: the channel has the opposite polarity and is
+inverted."""
 _STREAMED_SIZES = {0xFFFFFFFF, 0x7FFFFFFF}  # what programs write in a WAV header while the length is unknown
 
 
@@ -65,6 +72,16 @@ class Window:
     """At most the clip's duration: a short clip's window is longer than the sound in it."""
     samples: np.ndarray
     """Waveform, float32 [110250]."""
+    fitness: fitness.Fitness
+    """Of the sound in it, without what a short clip is padded with."""
+
+    @property
+    def prepared(self) -> np.ndarray:
+        """The waveform as an embedder takes it, float32 [110250]: see `fitness.prepare`."""
+        n = round((self.end_s - self.start_s) * SAMPLE_RATE)
+        if n >= len(self.samples):
+            return fitness.prepare(self.samples)
+        return np.concatenate([fitness.prepare(self.samples[:n]), self.samples[n:]])
 
 
 def load(source: str | Path | bytes | BinaryIO, *, name: str | None = None) -> Clip:
@@ -142,7 +159,12 @@ def windows(clip: Clip, hop_s: float = 2.5) -> list[Window]:
 
     A shorter clip gives one window, padded with zeros at its end. In a longer one the last window ends where
     the clip ends, so that every sample is in a window; only a remainder below `TAIL_S`, such as a codec's
-    padding, gets no window of its own. Windows of a longer clip are views, not copies.
+    padding, gets no window of its own. Silence of `fitness.GAP_S` and more parts a longer clip in pieces
+    that are
+    cut in windows each, so that no window of silence, nor one half of silence, takes part in its verdict;
+    where
+    there is nothing but silence, the whole clip is cut. Windows of a longer clip that need no preparation
+    are views, not copies.
     """
     hop = round(hop_s * SAMPLE_RATE)
     if hop < 1:
@@ -152,15 +174,24 @@ def windows(clip: Clip, hop_s: float = 2.5) -> list[Window]:
     if n < WINDOW_SAMPLES:
         padded = np.zeros(WINDOW_SAMPLES, dtype=np.float32)
         padded[:n] = clip.samples
-        return [Window(0.0, n / SAMPLE_RATE, padded)]
-    last = n - WINDOW_SAMPLES
-    starts = list(range(0, last + 1, hop))
-    if last - starts[-1] >= tail:
-        starts.append(last)
-    return [
-        Window(s / SAMPLE_RATE, (s + WINDOW_SAMPLES) / SAMPLE_RATE, clip.samples[s : s + WINDOW_SAMPLES])
-        for s in starts
-    ]
+        return [Window(0.0, n / SAMPLE_RATE, padded, fitness.measure(clip.samples, SAMPLE_RATE))]
+    found = []
+    for begin, end in fitness.sounding(clip.samples, SAMPLE_RATE) if n > WINDOW_SAMPLES + tail else [(0, n)]:
+        last = max(begin, end - WINDOW_SAMPLES)
+        starts = list(range(begin, last + 1, hop))
+        if last - starts[-1] >= tail:
+            starts.append(last)
+        found += [_window(clip.samples, start, min(end, start + WINDOW_SAMPLES)) for start in starts]
+    return found
+
+
+def _window(waveform: np.ndarray, start: int, end: int) -> Window:
+    """The window of a longer clip from `start` to `end`, padded with zeros where that is less than 5 s."""
+    samples = waveform[start:end]
+    known = fitness.measure(samples, SAMPLE_RATE)
+    if len(samples) < WINDOW_SAMPLES:
+        samples = np.concatenate([samples, np.zeros(WINDOW_SAMPLES - len(samples), dtype=np.float32)])
+    return Window(start / SAMPLE_RATE, end / SAMPLE_RATE, samples, known)
 
 
 def display_name(name: str) -> str:
@@ -215,51 +246,212 @@ def _without_decoder_chatter(header: bytes) -> Iterator[None]:
 
 
 def _load_stream(file: BinaryIO, name: str) -> Clip:
-    header = file.read(4)
+    head = file.read(1 << 13)
     file.seek(0)
-    if not header:
+    if not head:
         raise AudioError(f"{name} is empty (0 bytes); {_ACCEPTED}.")
+    reconciled = containers.reconcile(file)
+    notes = list(reconciled.notes)
     try:
-        with _without_decoder_chatter(header):
-            sound = _ForwardOnly(file)
+        with _without_decoder_chatter(head):
+            sound = _ForwardOnly(reconciled.file)
     except (soundfile.SoundFileError, TypeError):  # TypeError: a name ending in .raw, which needs no header
-        raise AudioError(f"{name} is not a sound file that can be read; {_ACCEPTED}.") from None
+        return _load_with_ffmpeg(file, containers.kind_of(head), name)
+    with sound:
+        return _assemble(
+            _decode(sound, reconciled, head, notes), sound.samplerate, sound.channels, name, notes
+        )
+
+
+def _load_with_ffmpeg(file: BinaryIO, kind: containers.Kind | None, name: str) -> Clip:
+    """Decode what libsndfile does not read.
+
+    Raises:
+        AudioError: it is no sound file, a damaged one, or PyAV is not installed; the sentence says which.
+    """
+    if kind is None:
+        raise AudioError(f"{name} is not a sound file that can be read; {_ACCEPTED}.")
+    if not kind.demuxer:
+        raise AudioError(f"{name} is not a sound file that can be read but {kind.name}; {_ACCEPTED}.")
+    file.seek(0)
+    try:
+        sound = containers.FFmpeg(file, kind)
+    except ModuleNotFoundError:
+        raise AudioError(
+            f"{name} is {kind.name}, which needs PyAV to be read: pip install av, or convert it with "
+            "ffmpeg -i INPUT OUTPUT.wav."
+        ) from None
+    except ValueError:
+        raise AudioError(
+            f"{name} is not a sound file that can be read: it begins as {kind.name}; {_ACCEPTED}."
+        ) from None
     with sound:
         notes: list[str] = []
-        return _assemble(_decode(sound, notes), sound.samplerate, sound.channels, name, notes)
+
+        def blocks() -> Iterator[np.ndarray]:
+            frames = 0
+            for block in sound.blocks():
+                frames += len(block)
+                yield block
+            if sound.damaged:
+                read = _duration(frames / sound.samplerate)
+                notes.append(f"{sound.damaged} damaged parts were left out; {read} were read.")
+
+        return _assemble(blocks(), sound.samplerate, sound.channels, name, notes)
 
 
-def _decode(sound: soundfile.SoundFile, notes: list[str]) -> Iterator[np.ndarray]:
-    """Blocks [m, channels] of what the file really holds; a note when that is less than its header says."""
+def _blocks(sound: soundfile.SoundFile, head: bytes) -> Iterator[np.ndarray]:
+    """Blocks [m, channels] up to the end of the stream, or to where it is damaged."""
     buffer = np.empty((_BLOCK_FRAMES, sound.channels), dtype=np.float32)
+    while True:
+        with _without_decoder_chatter(head):
+            block = sound.read(out=buffer, always_2d=True)
+        if not len(block):
+            return
+        yield block
+
+
+def _decode(
+    sound: soundfile.SoundFile, reconciled: containers.Reconciled, head: bytes, notes: list[str]
+) -> Iterator[np.ndarray]:
+    """Blocks [m, channels] of what the file really holds; a note where that is not what its header says.
+
+    An MP3 or Ogg file may hold several streams one after the other, also of different rates: all are
+    decoded, and
+    brought to the rate and the channels of the first.
+    """
     frames = 0
     damaged = False
-    while True:
-        try:
-            block = sound.read(out=buffer, always_2d=True)
-        except soundfile.SoundFileError:
-            damaged = True
-            break
-        if not len(block):
-            break
-        frames += len(block)
-        yield block
-    announced = _announced_frames(sound, frames)
-    if announced > frames:
-        notes.append(
-            f"The header announces {_duration(announced / sound.samplerate)}, the file holds "
-            f"{_duration(frames / sound.samplerate)}: it may have been cut off."
-        )
+    try:
+        for block in _blocks(sound, head):
+            frames += len(block)
+            yield block
+    except soundfile.SoundFileError:
+        damaged = True
+    announced = reconciled.announced
+    if announced is None:
+        announced = frames if reconciled.corrected else _announced_frames(sound, frames)
+    told, held = _duration(announced / sound.samplerate), _duration(frames / sound.samplerate)
+    if announced > frames and told != held:
+        notes.append(f"The header announces {told}, the file holds {held}: it may have been cut off.")
+    elif announced < frames and told != held:
+        notes.append(f"The header announces {told}, the file holds {held}: all of it was read.")
     elif damaged:
-        notes.append(
-            f"The file is damaged after {_duration(frames / sound.samplerate)}; the rest is missing."
-        )
+        notes.append(f"The file is damaged after {held}; the rest is missing.")
+    if not damaged and sound.format in ("MP3", "OGG"):
+        yield from _further_streams(sound, reconciled.file, frames, head, notes)
+
+
+_STREAM_BYTES = 1024
+"""A rest shorter than this is a tag or padding, and no further stream."""
+_MAX_STREAMS = 1000
+
+
+def _further_streams(
+    first: soundfile.SoundFile, file: BinaryIO, frames: int, head: bytes, notes: list[str]
+) -> Iterator[np.ndarray]:
+    """What follows the first stream of a chained Ogg file, or of MP3 files that were joined."""
+    position = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    kinds: set[tuple[int, int]] = set()
+    read = 0
+    for _ in range(_MAX_STREAMS):
+        if first.format == "OGG":
+            position = _next_ogg_stream(
+                file, max(1, position - 2 * _OGG_PAGE if not read else position), size
+            )
+        if size - position < _STREAM_BYTES:
+            break
+        rest = _Part(file, position)
+        try:
+            with _without_decoder_chatter(head):
+                sound = _ForwardOnly(cast(BinaryIO, rest))
+        except (soundfile.SoundFileError, TypeError):
+            if not _is_tag(file, position):
+                stopped = _duration(frames / first.samplerate)
+                notes.append(
+                    f"Judging stopped at {stopped}: {size - position:,} bytes follow that could not be read."
+                )
+            return
+        with sound:
+            converter = soxr.ResampleStream(sound.samplerate, first.samplerate, 1, dtype="float32")
+            with contextlib.suppress(soundfile.SoundFileError):
+                for block in _blocks(sound, head):
+                    mono = converter.resample_chunk(block.mean(axis=1))
+                    frames += len(mono)
+                    yield np.repeat(mono[:, None], first.channels, axis=1)
+            mono = converter.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+            frames += len(mono)
+            yield np.repeat(mono[:, None], first.channels, axis=1)
+            kinds.add((sound.samplerate, sound.channels))
+        read += 1
+        after = position + rest.tell()
+        if after <= position:
+            break
+        position = after if first.format == "MP3" else position + 1
+    if read:
+        changed = "" if kinds <= {(first.samplerate, first.channels)} else " of different rates or channels"
+        notes.append(f"The file holds {read + 1} streams one after the other{changed}: all were read.")
+
+
+_OGG_PAGE = 65_307
+"""Bytes of the largest page of an Ogg stream (RFC 3533)."""
+
+
+def _next_ogg_stream(file: BinaryIO, position: int, size: int) -> int:
+    """Where the next logical stream begins: a page with the flag "first page" (RFC 3533, §6); `size` if
+    nowhere."""
+    overlap = b""
+    while position < size:
+        file.seek(position)
+        data = overlap + file.read(1 << 20)
+        base = position - len(overlap)
+        at = data.find(b"OggS\0")
+        while at >= 0:
+            if at + 5 < len(data) and data[at + 5] & 2 and base + at > 0:
+                return base + at
+            at = data.find(b"OggS\0", at + 1)
+        position = base + len(data)
+        overlap = data[-5:]
+    return size
+
+
+def _is_tag(file: BinaryIO, position: int) -> bool:
+    """Whether what follows is a tag of a music player, and no sound."""
+    file.seek(position)
+    return file.read(8).startswith((b"TAG", b"APETAGEX", b"LYRICS", b"ID3", b"\0\0\0\0"))
+
+
+class _Part(io.RawIOBase):
+    """A file from a position on."""
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        super().__init__()
+        self._file, self._start = file, start
+        file.seek(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset + (self._start if whence == io.SEEK_SET else 0), whence) - self._start
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _announced_frames(sound: soundfile.SoundFile, frames: int) -> int:
     """How many frames the header promises, where it is a promise and not an estimate."""
-    if sound.format == "MP3":
-        return frames
+    if sound.format in ("MP3", "OGG"):
+        return frames if sound.format == "MP3" else max(frames, sound.frames)
     size = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
     if size and int(size[1]) not in _STREAMED_SIZES and int(size[2]):
         return round(frames * int(size[1]) / int(size[2]))
@@ -290,9 +482,7 @@ def _assemble(blocks: Iterable[np.ndarray], rate: int, channels: int, name: str,
     frames = full_scale = beyond = not_finite = 0
     first_not_finite = 0
     peak = 0.0
-
-    def keep(mono: np.ndarray) -> None:
-        waveform.extend(np.clip(mono, -1.0, 1.0).tobytes())
+    mixdown = _Mixdown(channels)
 
     for block in blocks:
         finite = np.isfinite(block)
@@ -313,16 +503,17 @@ def _assemble(blocks: Iterable[np.ndarray], rate: int, channels: int, name: str,
         if block_peak >= _FULL_SCALE:
             full_scale += int(np.count_nonzero(magnitude >= _FULL_SCALE))
             beyond += int(np.count_nonzero(magnitude > 1.0))
-            block = np.clip(block, -1.0, 1.0)
-        mono = block.mean(axis=1)
-        keep(resampler.resample_chunk(mono) if resampler else mono)
+            if block_peak <= _SURELY_INTEGERS:
+                block = np.clip(block, -1.0, 1.0)
+        mono = mixdown(block)
+        waveform.extend((resampler.resample_chunk(mono) if resampler else mono).tobytes())
     if not_finite:
         raise AudioError(
             f"{name} has {not_finite:,} samples that are NaN or infinite, the first at "
             f"{first_not_finite / rate:.3f} s; only finite samples are accepted."
         )
     if resampler and frames:
-        keep(resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True))
+        waveform.extend(resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True).tobytes())
     if not waveform:
         held = f"only {frames} samples at {rate:,} Hz" if frames else "no samples"
         cut_off = " (it may have been cut off)" if not frames else ""
@@ -331,18 +522,62 @@ def _assemble(blocks: Iterable[np.ndarray], rate: int, channels: int, name: str,
     duration_s = frames / rate
     if channels > 1:
         notes.append(f"{channels} channels were mixed to one (their mean).")
+    if mixdown.inverted:
+        notes.append("Channels of opposite polarity, which would cancel each other, were inverted before.")
     if peak == 0:
         notes.append("Digital silence: every sample is zero.")
     elif peak < _NEARLY_SILENT:
         notes.append(f"Nearly silent: the peak is at {20 * np.log10(peak):.0f} dBFS.")
-    if beyond:
+    scale = (
+        next((s for s in _INTEGER_SCALES if peak <= s), _INTEGER_SCALES[-1])
+        if peak > _SURELY_INTEGERS
+        else 1.0
+    )
+    if scale > 1.0:
+        notes.append(f"Samples go up to {peak:.3g}, as integers do: they were divided by {scale:,.0f}.")
+    elif beyond:
         notes.append(f"{beyond:,} samples were beyond full scale (up to {peak:.3g}) and were clipped.")
     elif full_scale > _CLIPPED_SHARE * frames * channels:
         notes.append(f"{full_scale / (frames * channels):.1%} of the samples are at full scale (clipped).")
     if len(waveform) // 4 < WINDOW_SAMPLES:
         notes.append(f"Shorter than {WINDOW_S:g} s ({_duration(duration_s)}): padded with silence.")
     samples = np.frombuffer(waveform, dtype=np.float32)
+    if scale > 1.0:
+        samples *= np.float32(1 / scale)
+    np.clip(samples, -1.0, 1.0, out=samples)
     return Clip(name, samples, duration_s, int(rate), channels, tuple(notes))
+
+
+class _Mixdown:
+    """Mean of channels, block by block, in which channels of opposite polarity do not cancel.
+
+    A channel that goes against the reference (the loudest channel of the first block with a sound) is
+    inverted
+    from then on, until it goes with it again. Called with a block float32 [m, channels]; gives float32 [m].
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.inverted = False
+        self._signs = np.ones(channels, dtype=np.float32)
+        self._reference: int | None = None
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        if block.shape[1] == 1:
+            return block.mean(axis=1)
+        centred = block - block.mean(axis=0)
+        energy = np.einsum("ij,ij->j", centred, centred)
+        if self._reference is None and energy.max() > 0.0:
+            self._reference = int(energy.argmax())
+        if self._reference is not None:
+            reference = centred[:, self._reference]
+            against = reference @ centred
+            size = np.sqrt(energy * energy[self._reference])
+            self._signs[against < -_OPPOSED * size] = -1.0
+            self._signs[against > _OPPOSED * size] = 1.0
+        if (self._signs > 0).all():
+            return block.mean(axis=1)
+        self.inverted = True
+        return (block * self._signs).mean(axis=1)
 
 
 def _duration(seconds: float) -> str:

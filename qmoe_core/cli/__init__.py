@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from qmoe_core import __version__
+from qmoe_core.cli import streams
 from qmoe_core.cli.common import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXTRAS, LazyGroup, ProgressBar
 from qmoe_core.errors import Cancelled, UserError, safe
 
@@ -73,12 +74,11 @@ def _parsed_and_run(arguments: Sequence[str]) -> int:
         with qmoe.make_context("qmoe", list(arguments)) as context:
             return qmoe.invoke(context)
     except click.exceptions.Exit as ended:
-        sys.stdout.flush()
         raise SystemExit(ended.exit_code) from None
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "qmoe"
         text = " ".join(error.format_message().split()).rstrip(".")
-        print(f"{path}: {safe(text)}; see {path} --help", file=sys.stderr)
+        streams.say(f"{path}: {safe(text)}; see {path} --help")
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
@@ -86,8 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0; 2 when the user gave something wrong (said in one line on stderr); 130 when interrupted.
+        0; 2 when the user gave something wrong, or output cannot be written (said in one line on stderr);
+        130 when interrupted.
     """
+    streams.prepare()
     logging.basicConfig(level=logging.WARNING, format="qmoe: %(message)s")
     arguments = sys.argv[1:] if argv is None else argv
     if _COMPLETION in os.environ:
@@ -95,27 +97,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return shell_complete(qmoe, {}, "qmoe", _COMPLETION, os.environ[_COMPLETION])
     try:
-        code = _parsed_and_run(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            return _parsed_and_run(arguments)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        message = safe(" ".join(str(error).split()))
-        print(f"qmoe: {message}", file=sys.stderr)
+        streams.say(f"qmoe: {safe(' '.join(str(error).split()))}")
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
         if extra is None:
             raise
-        print(f"qmoe: this needs {error.name}: pip install 'qmoe-lab[{extra}]'", file=sys.stderr)
+        streams.say(f"qmoe: this needs {error.name}: pip install 'qmoe-lab[{extra}]'")
         return EXIT_USER_ERROR
     except (Cancelled, KeyboardInterrupt) as error:
-        print(f"qmoe: {str(error) or 'stopped; what was finished is kept'}", file=sys.stderr)
+        streams.say(f"qmoe: {str(error) or 'stopped; what was finished is kept'}")
         return EXIT_INTERRUPTED
     except OSError as error:
-        # What is still buffered has nowhere to go, and must not be tried again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             return 0
-        print(f"qmoe: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        # An error with a file has its name; what is written to a descriptor has none.
+        place = error.filename or ("standard output" if error.errno in streams.WRITING else "output")
+        streams.say(f"qmoe: {safe(str(place))}: {error.strerror or error}")
         return EXIT_USER_ERROR

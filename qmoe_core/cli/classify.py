@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qmoe_core.errors import UserError
+from qmoe_core.errors import AudioError, UserError, safe
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 import click
 
+from qmoe_core.cli import streams
 from qmoe_core.cli.common import (
     EXIT_USER_ERROR,
     Arguments,
@@ -28,7 +29,8 @@ from qmoe_core.cli.common import (
 @command(
     "classify",
     help="judge recordings",
-    details="FILE is WAV, FLAC, Ogg or MP3 (PNG or JPEG for a bundle of pictures); - reads standard input.",
+    details="FILE is WAV, FLAC, Ogg, MP3, or what FFmpeg reads where PyAV is installed (PNG or JPEG for a "
+    "bundle of pictures); - reads standard input.",
     example="qmoe classify rain.wav --json",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
@@ -37,31 +39,49 @@ from qmoe_core.cli.common import (
 def classify(arguments: Arguments) -> int:
     from qmoe_core import bundles, serve
     from qmoe_core.audio import decode
+    from qmoe_core.audio.fitness import NothingToJudge
 
     loaded = bundles.load(arguments.bundle)
     settings = mixing_settings(arguments, loaded)
-    results: list[Classification] = []
+    documents: list[dict[str, Any]] = []
     failed = False
     for file in arguments.files:
+        document: dict[str, Any] = {"path": file, "error": None, "reason": None}
         try:
-            source = sys.stdin.buffer.read(decode.MAX_BYTES + 1) if file == "-" else file
+            source = _standard_input(decode.MAX_BYTES + 1) if file == "-" else file
             name = "standard input" if file == "-" else None
             result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
+            document |= result.to_json()
+            if not arguments.json:
+                _print_classification(result)
+        except NothingToJudge as refused:  # read and found wanting: an answer, not an error
+            fitness = refused.fitness.to_json()
+            document |= {"prediction": None, "reason": safe(str(refused)), "fitness": fitness}
+            if not arguments.json:
+                print(safe(str(refused)))
         except UserError as error:
-            print(f"qmoe: {error}", file=sys.stderr)
+            streams.say(f"qmoe: {safe(str(error))}")
             failed = True
-            continue
-        results.append(result)
-        if not arguments.json:
-            _print_classification(result)
+            document |= {"prediction": None, "error": safe(str(error))}
+        documents.append(document)
     if arguments.json:
-        documents = [result.to_json() for result in results]
-        if len(arguments.files) == 1:
-            if documents:
-                print_json(documents[0])
-        else:
+        if len(documents) > 1:
             print_json(documents)
+        elif not failed:
+            print_json(documents[0])
     return EXIT_USER_ERROR if failed else 0
+
+
+def _standard_input(most: int) -> bytes:
+    """What standard input has, up to so many bytes.
+
+    Raises:
+        AudioError: it is closed.
+    """
+    try:
+        return sys.stdin.buffer.read(most)
+    except OSError as error:
+        raise AudioError(f"standard input cannot be read: {error.strerror or error}.") from None
 
 
 def _print_classification(result: Classification) -> None:

@@ -18,10 +18,11 @@ from typing import Literal
 
 import numpy as np
 
+from qmoe_core.audio import containers
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import DatasetError
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+AUDIO_SUFFIXES = containers.SUFFIXES
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 Media = Literal["audio", "pictures", "embeddings"]

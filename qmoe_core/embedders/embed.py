@@ -207,7 +207,7 @@ def _inputs(entry: Entry, media: Media) -> Iterator[np.ndarray]:
         clip = decode.load(entry.path)
     except AudioError as error:
         raise DatasetError(f"{entry.path}: {error}") from None
-    return (window.samples for window in decode.windows(clip, HOP_S))
+    return (window.prepared for window in decode.windows(clip, HOP_S))
 
 
 def _embed_batch(task: _Batch, *, embedder: Embedder, store: Store, windows_at_once: int) -> np.ndarray:

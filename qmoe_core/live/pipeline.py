@@ -20,7 +20,7 @@ import numpy as np
 import soxr
 
 from qmoe_core import serve
-from qmoe_core.audio import mel
+from qmoe_core.audio import fitness, mel
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
@@ -295,7 +295,7 @@ class Pipeline:
         settings = self.settings
         scale = self._mean_interest(settings)
         t0 = time.perf_counter()
-        embeddings = self._embedder.embed(waveform[None])
+        embeddings = self._embedder.embed(fitness.prepare(waveform)[None])
         t1 = time.perf_counter()
         voices = self.bundle.listen(embeddings, mc_samples=settings.mc_samples).at(0)
         t2 = time.perf_counter()
@@ -335,7 +335,10 @@ class Pipeline:
         middle = WINDOW_SAMPLES // 2
         filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
-        voices = self.bundle.listen(self._embedder.embed(audible), mc_samples=settings.mc_samples)
+        voices = self.bundle.listen(
+            self._embedder.embed(np.stack([fitness.prepare(half) for half in audible])),
+            mc_samples=settings.mc_samples,
+        )
         predicted = self.bundle.predict(voices, settings)
         probabilities = mixing.mix(voices, settings, mean_interest=scale, predicted=predicted).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))

@@ -129,22 +129,28 @@ def test_a_damaged_batch_is_redone(manifest: Manifest, store: Store) -> None:
 
 
 def test_a_long_clip_is_the_mean_of_its_windows(tmp_path: Path, store: Store) -> None:
-    long = np.concatenate([np.zeros(WINDOW_SAMPLES), np.full(WINDOW_SAMPLES, 0.5)]).astype(np.float32)
+    class Magnitude(MeanAndEnd):
+        def embed(self, waveforms: np.ndarray) -> np.ndarray:
+            return super().embed(np.abs(waveforms))
+
+    # No constant value, which would be an offset of the recorder and silence.
+    signs = np.where(np.arange(2 * WINDOW_SAMPLES) % 2, 1.0, -1.0)
+    long = (signs * np.repeat([0.2, 0.5], WINDOW_SAMPLES)).astype(np.float32)
     for name, samples in {
         "a/1": long,
-        "a/2": long[-9:],
-        "b/1": long[:9],
+        "a/2": long[-10:],
+        "b/1": long[:10],
         "b/2": long[-WINDOW_SAMPLES:],
     }.items():
         path = tmp_path / "sounds" / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, SAMPLE_RATE, "FLOAT")
-    embedder = MeanAndEnd()
+    embedder = Magnitude()
     embeddings = embed_dataset(open_dataset(tmp_path / "sounds"), embedder, Context(store), batch=2)
     # Windows at 0, 2.5 and 5 s, two at a time, and with the third the short clip.
     assert embedder.asked == [2, 2, 2]
-    np.testing.assert_allclose(embeddings[0], [0.25, (0 + 0.5 + 0.5) / 3, WINDOW_SAMPLES / 1000], rtol=1e-3)
-    np.testing.assert_allclose(embeddings[1, 0], 0.5 * 9 / WINDOW_SAMPLES, rtol=1e-3)
+    np.testing.assert_allclose(embeddings[0], [0.35, (0.2 + 0.5 + 0.5) / 3, WINDOW_SAMPLES / 1000], rtol=1e-3)
+    np.testing.assert_allclose(embeddings[1, 0], 0.5 * 10 / WINDOW_SAMPLES, rtol=1e-3)
     np.testing.assert_allclose(embeddings[3, 0], 0.5, rtol=1e-3)
 
 

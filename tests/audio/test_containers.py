@@ -1,0 +1,178 @@
+"""Headers against what is there, streams one after the other, and what phones record."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import soundfile
+
+from qmoe_core.audio import containers, decode
+from qmoe_core.errors import AudioError
+
+RATE = 44_100
+SECONDS = 2
+NOISE = (0.2 * np.random.default_rng(5).standard_normal(RATE * SECONDS)).clip(-1, 1).astype(np.float32)
+
+
+def written(kind: str, samples: np.ndarray = NOISE, rate: int = RATE, **options: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, **options)
+    return file.getvalue()
+
+
+def wave(data_size: int, behind: bytes = b"") -> bytes:
+    pcm = (NOISE * 32767).astype("<i2").tobytes()
+    form = struct.pack("<HHIIHH", 1, 1, RATE, RATE * 2, 2, 16)
+    return (
+        b"RIFF"
+        + struct.pack("<I", min(36 + data_size, 0xFFFFFFFF))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", data_size)
+        + pcm
+        + behind
+    )
+
+
+def flac_with_total(total: int) -> bytes:
+    data = bytearray(written("FLAC"))
+    data[18:26] = ((int.from_bytes(data[18:26], "big") >> 36 << 36) | total).to_bytes(8, "big")
+    return bytes(data)
+
+
+PCM = 2 * RATE * SECONDS
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        (wave(0), "announces no sound"),
+        (wave(PCM // 4), "goes on behind the end"),
+        (wave(PCM), ""),
+        (wave(PCM, b"LIST" + struct.pack("<I", 4) + b"INFO"), ""),
+        (wave(PCM, b"\0" * 5), ""),
+        (wave(PCM + 36), ""),
+        (wave(2 * PCM), "may have been cut off"),
+        (wave(0xFFFFFFFF), ""),
+        (flac_with_total(0), ""),
+        (flac_with_total(20_000), "all of it was read"),
+        (flac_with_total(4 * RATE), "may have been cut off"),
+        (flac_with_total(RATE * SECONDS), ""),
+    ],
+    ids=[
+        "wav 0", "wav less", "wav", "wav and a chunk", "wav and padding", "wav counts its header", "wav more",
+        "wav streamed", "flac streamed", "flac less", "flac more", "flac",
+    ],
+)  # fmt: skip
+def test_all_of_the_sound_is_read_whatever_the_header_says(data: bytes, note: str) -> None:
+    clip = decode.load(data, name="it")
+    assert clip.duration_s == pytest.approx(SECONDS)
+    notes = [text for text in clip.notes if not text.startswith("Shorter")]
+    assert any(note in text for text in notes) if note else not notes
+
+
+@pytest.mark.parametrize("kind", ["MP3", "OGG"])
+@pytest.mark.parametrize("change", ["none", "rate", "channels"])
+def test_streams_one_after_the_other(kind: str, change: str) -> None:
+    second = np.repeat(NOISE[:, None], 2, axis=1) if change == "channels" else NOISE
+    rate = RATE // 2 if change == "rate" else RATE
+    data = written(kind) + written(kind, second, rate)
+    clip = decode.load(data, name="it")
+    assert clip.duration_s == pytest.approx(SECONDS + SECONDS * RATE / rate, abs=0.2)
+    assert np.sqrt(np.mean(np.square(clip.samples[-10_000:-2_000]))) > 0.05
+    assert any("2 streams one after the other" in text for text in clip.notes)
+
+
+def test_a_tag_behind_an_mp3_is_no_stream() -> None:
+    clip = decode.load(written("MP3") + b"TAG" + b"x" * 4000, name="it")
+    assert not [text for text in clip.notes if not text.startswith("Shorter")]
+
+
+def test_where_judging_stopped_is_said() -> None:
+    noise = bytes(np.random.default_rng(0).integers(1, 200, 9000, dtype=np.uint8))
+    clip = decode.load(written("MP3") + b"\x01" + noise, name="it")
+    assert any(text.startswith("Judging stopped at 2") for text in clip.notes)
+
+
+def test_a_stream_that_starts_in_the_middle_of_a_frame() -> None:
+    pytest.importorskip("av")
+    assert decode.load(written("MP3")[3001:], name="it").duration_s == pytest.approx(SECONDS, abs=0.4)
+
+
+def encoded(container: str, codec: str, rate: int = RATE) -> bytes:
+    av = pytest.importorskip("av")
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        try:
+            stream = output.add_stream(codec, rate=rate, layout="mono")
+        except (ValueError, av.error.FFmpegError):
+            pytest.skip(f"this FFmpeg has no encoder {codec}")
+        stream.codec_context.open()
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format, layout="mono", rate=rate, frame_size=960
+        )
+        frame = av.AudioFrame.from_ndarray(NOISE[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            output.mux(stream.encode(part))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [
+        ("ipod", "aac", RATE),
+        ("ipod", "alac", RATE),
+        ("mp4", "aac", RATE),
+        ("webm", "libopus", 48_000),
+        ("matroska", "aac", RATE),
+        ("adts", "aac", RATE),
+        ("caf", "pcm_s16le", RATE),
+        ("ogg", "libopus", 48_000),
+    ],
+)
+def test_what_phones_and_browsers_record(container: str, codec: str, rate: int) -> None:
+    clip = decode.load(encoded(container, codec, rate), name="it")
+    assert clip.duration_s == pytest.approx(SECONDS, abs=0.1)
+    assert clip.source_rate_hz == rate
+    assert np.sqrt(np.mean(np.square(clip.samples))) > 0.05
+
+
+def test_without_pyav_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded("ipod", "aac")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match=r"^memo\.m4a is an MPEG-4 recording .*pip install av.*ffmpeg"):
+        decode.load(data, name="memo.m4a")
+
+
+def test_a_damaged_recording_is_read_as_far_as_it_goes() -> None:
+    data = bytearray(encoded("adts", "aac"))
+    for at in range(2000, len(data), 900):
+        data[at] ^= 0xFF
+    assert 0.5 < decode.load(bytes(data), name="it").duration_s < SECONDS + 0.2
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile /etc/hostname\n", "#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n"]
+)
+def test_no_playlist_is_taken_for_a_recording(text: str) -> None:
+    with pytest.raises(AudioError, match="not a sound file"):
+        decode.load(text.encode() * 100, name="list.m4a")
+
+
+@pytest.mark.parametrize("make", [lambda: written("WAV"), lambda: wave(0), lambda: flac_with_total(5)])
+def test_a_corrected_file_reads_the_same_in_any_pieces(make: Callable[[], bytes]) -> None:
+    data = make()
+    file = containers.reconcile(io.BytesIO(data)).file
+    whole = file.read()
+    assert len(whole) == len(data)
+    file.seek(0)
+    assert b"".join(iter(lambda: file.read(7), b"")) == whole
