@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 
+from qmoe_core.errors import ConfigError
 from qmoe_core.runtime.lanes import WIDTH, load, splat, store
 
 N_FFT = 2048
@@ -170,7 +171,15 @@ def mel_power_of_frames(
 
     Returns:
         float32 [n_mels, T].
+
+    Raises:
+        ConfigError: numba is told not to compile, and the kernel is vector code that Python cannot run.
     """
+    if getattr(config, "DISABLE_JIT", False):
+        raise ConfigError(
+            "NUMBA_DISABLE_JIT is set, but the spectrogram's kernel has to be compiled; unset it, "
+            "or set it to 0"
+        )
     if len(starts) and not 0 <= starts.min() <= starts.max() <= len(samples) - N_FFT:
         raise ValueError("a frame reaches beyond the samples")
     out = np.empty((n_mels, len(starts)), dtype=np.float32)
