@@ -514,7 +514,7 @@ def test_a_configuration_file_is_used_and_saved_with_the_run(qmoe, tiny_dataset,
     ],
 )
 def test_what_train_does_not_accept_is_one_line(qmoe, tiny_dataset, tmp_path, monkeypatch, options, says):
-    monkeypatch.setattr(cli, "ProgressBar", lambda title: lambda done, total, message: None)
+    monkeypatch.setattr(cli.ProgressBar, "__call__", lambda *_: None)
 
     ended = qmoe("train", tiny_dataset, *options.split())
 
@@ -524,7 +524,7 @@ def test_what_train_does_not_accept_is_one_line(qmoe, tiny_dataset, tmp_path, mo
 
 
 def test_a_dataset_without_folds_says_which_protocols_there_are(qmoe, tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "ProgressBar", lambda title: lambda done, total, message: None)
+    monkeypatch.setattr(cli.ProgressBar, "__call__", lambda *_: None)
     for clip in (tiny_dataset / "audio").iterdir():
         target = tmp_path / "folders" / clip.stem.rpartition("-")[2] / clip.name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,8 @@ def html(
         cells = "".join(
             f"<td{_right(column)}>{cell}</td>" for column, cell in zip(columns[1:], others, strict=True)
         )
-        lines.append(f'<tr class="{classes}"><th scope="row">{line}{first}</th>{cells}</tr>')
+        marked = f' class="{classes}"' if classes else ""
+        lines.append(f'<tr{marked}><th scope="row">{line}{first}</th>{cells}</tr>')
     return (
         f'<div class="{f"qm-table {kind}".strip()}" role="region" aria-label="{escape(title)}" tabindex="0">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"

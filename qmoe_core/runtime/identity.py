@@ -31,7 +31,7 @@ class Part:
 
 
 PARTS = {
-    "embedding": Part(1, ("numpy", "soundfile", "soxr")),  # decoding, windows, log-mel, statistics, pooling
+    "embedding": Part(2, ("numpy", "soundfile", "soxr")),  # decoding, windows, log-mel, statistics, pooling
     "expert": Part(1, ("numpy", "torch")),  # formats, networks, the training of one expert
     "router": Part(1, ("numpy", "torch")),  # the training of the router alone
     "joint": Part(1, ("numpy", "torch")),  # the training of router and experts together
