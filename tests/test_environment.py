@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import soundfile
 from dashboard import launch
 from qmoe_core.audio import decode, synth
 from qmoe_core.errors import AudioError, ConfigError
+from qmoe_core.runtime import machine_code
 
 ROOT = Path(__file__).parents[1]
 QMOE = [sys.executable, "-m", "qmoe_core"]
@@ -146,3 +148,87 @@ def test_a_pipe_without_a_writer_in_a_folder(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(AudioError, match=r"pipe\.wav is not a regular file"):
         decode.load(tmp_path / "pipe.wav")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """The package in another folder, whose kernels anybody may write: no code is kept or read there."""
+    package = tmp_path / "site" / "qmoe_core"
+    package.mkdir(parents=True)
+    for part in (ROOT / "qmoe_core").iterdir():
+        if part.name not in machine_code.KERNELS:
+            (package / part.name).symlink_to(part)
+            continue
+        shutil.copytree(part, package / part.name, ignore=shutil.ignore_patterns("__pycache__"))
+        kept = package / part.name / "__pycache__"
+        kept.mkdir()
+        kept.chmod(0o777)
+    return package
+
+
+def compiling(package: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process that makes a kernel ready to be compiled, and prints where numba would keep its code."""
+    program = (
+        "import pathlib; from qmoe_core.runtime import machine_code as m; "
+        f"m.PACKAGE = pathlib.Path({str(package)!r}); from qmoe_core.audio import mel_kernel as k; "
+        "cache = k._transform._cache; print(getattr(cache, 'cache_path', None))"
+    )
+    unset = dict.fromkeys(("QMOE_CACHE", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"), "")
+    env = os.environ | unset | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=300)
+
+
+@posix
+def test_machine_code_goes_where_it_can_be_written(package: Path, tmp_path: Path) -> None:
+    home, asked, temporary = tmp_path / "home", tmp_path / "asked", tmp_path / "temporary"
+    temporary.mkdir()
+    missing = str(tmp_path / "missing")
+    for environment, folder in (
+        ({"QMOE_CACHE": str(asked), "HOME": missing}, asked / "machine-code"),
+        ({"HOME": str(home), "TMPDIR": str(temporary)}, home),
+        ({"HOME": missing, "TMPDIR": str(temporary)}, temporary),
+    ):
+        home.mkdir(exist_ok=True)
+        told = compiling(package, **environment)
+        assert (told.returncode, told.stderr) == (0, "")
+        kept = Path(told.stdout.strip())
+        assert kept.is_relative_to(folder)
+        owned = next(path for path in kept.parents if "machine-code" in path.name)
+        assert owned.stat().st_mode & 0o777 == 0o700
+    assert not Path(missing).exists()
+
+
+@posix
+def test_no_place_for_machine_code_is_said(package: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)  # anybody could put a folder of theirs into the place of ours
+    told = compiling(package, QMOE_CACHE=str(shared), HOME=str(tmp_path / "missing"), TMPDIR=str(shared))
+    assert (told.returncode, told.stdout) == (0, "None\n")
+    lines = told.stderr.splitlines()
+    assert lines == [
+        f"QMOE_CACHE={shared}: compiled code is not kept there, because it cannot be written or belongs to "
+        "others",
+        "compiled code cannot be kept, so each call takes about 10 s longer; set QMOE_CACHE to a folder that "
+        "you, and only you, can write",
+    ]
+
+
+@posix
+def test_machine_code_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "machine-code"
+    folder.mkdir(0o700)
+    assert machine_code.is_safe(folder)
+    for mode in (0o770, 0o702):
+        folder.chmod(mode)
+        assert not machine_code.is_safe(folder)
+    folder.chmod(0o700)
+    if os.getuid() == 0:
+        os.chown(folder, 65534, 65534)
+        assert not machine_code.is_safe(folder)
+        os.chown(folder, 0, 0)
+    tmp_path.chmod(0o777)
+    assert not machine_code.is_safe(folder)
+    tmp_path.chmod(0o1777)  # as /tmp: others cannot rename what is ours
+    assert machine_code.is_safe(folder)

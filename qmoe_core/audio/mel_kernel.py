@@ -17,6 +17,7 @@ import numpy as np
 from numba import config, njit
 
 from qmoe_core.errors import ConfigError
+from qmoe_core.runtime import machine_code
 from qmoe_core.runtime.lanes import WIDTH, load, splat, store
 
 N_FFT = 2048
@@ -32,10 +33,7 @@ _compiled: Any = njit(**_OPTIONS)
 
 def _cached(function: Callable) -> Any:
     """Compile, and keep the machine code for the next process where there is a place to write it."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba found no such place
-        return _compiled(function)
+    return machine_code.cached(function, **_OPTIONS)
 
 
 @lru_cache(maxsize=1)
