@@ -22,7 +22,7 @@ from typing import Any, TextIO, cast
 from streamlit import net_util, runtime
 from streamlit.web import cli
 
-from dashboard import guard
+from dashboard import guard, watchdog
 from qmoe_core.errors import ConfigError, UserError, safe
 
 APP = Path(__file__).with_name("app.py")
@@ -33,11 +33,20 @@ HOST = "--host"
 def warm() -> None:
     """Import what the first page draws with, and judge a sound once; whatever is wrong, the page will say."""
     import_module("dashboard.charts.decision")
+    with suppress(UserError):
+        judge()
+
+
+def judge() -> None:
+    """Judge a sound of the gallery with the default bundle.
+
+    Raises:
+        UserError: the bundle cannot be read.
+    """
     hearing, state = import_module("dashboard.session.hearing"), import_module("dashboard.session.state")
     from qmoe_core import bundles, serve
 
-    with suppress(UserError):
-        serve.classify(hearing.from_gallery(state.FIRST_SOUND).load(), bundles.load())
+    serve.classify(hearing.from_gallery(state.FIRST_SOUND).load(), bundles.load())
 
 
 def _warm_beside() -> None:
@@ -117,6 +126,7 @@ def main(arguments: Sequence[str]) -> None:
     # a website knocks.
     net_util.get_external_ip = lambda: None
     threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
+    watchdog.start(f"http://{shown}:{port}{guard.HEALTH}", judge)
     sys.stdout, sys.stderr = cast("TextIO", _Unread(sys.stdout)), cast("TextIO", _Unread(sys.stderr))
     # The browser is opened here: only this address has the token.
     sys.argv = ["streamlit", "run", str(APP), *options, "--server.headless", "true"]

@@ -82,6 +82,15 @@ def test_the_core_never_imports_the_dashboard():
         assert not imports(path, everywhere=True) & {"streamlit", "dashboard", "pages"}, path
 
 
+def test_one_module_knows_the_operating_system():
+    only_somewhere = {"fcntl", "grp", "msvcrt", "pwd", "resource", "termios", "winreg"}
+    paths = [path for folder in ("qmoe_core", "dashboard", "pages") for path in (ROOT / folder).rglob("*.py")]
+
+    for path in {*paths} - {PACKAGE / "runtime" / "system.py"}:
+        assert not imports(path, everywhere=True) & only_somewhere, path
+        assert "sys.platform" not in path.read_text(encoding="utf-8"), path
+
+
 def test_serving_imports_nothing_heavy():
     modules = [PACKAGE / name for name in SERVING]
     modules += [*(PACKAGE / "engine").glob("*.py"), *(PACKAGE / "routing").glob("*.py")]

@@ -175,3 +175,16 @@ def test_the_container_is_nobody_in_particular_and_asks_for_a_verdict() -> None:
     assert "'health.wav'" in last.partition("HEALTHCHECK")[0]  # made by the container itself
     ports = yaml.safe_load(read("compose.yaml"))["services"]["lab"]["ports"]
     assert [port.startswith("127.0.0.1:") for port in ports] == [True]
+
+
+def test_the_unit_is_hardened_as_promised_and_watched() -> None:
+    lines = read("deploy/qmoe-lab.service").splitlines()
+    promised = re.findall(r"`((?:ProtectHome|NoNewPrivileges|MemoryMax)=\w*)`", read("SECURITY.md"))
+
+    assert len(promised) == 3
+    assert [one for one in promised if not any(line.startswith(one) for line in lines)] == []
+    assert "Type=notify" in lines
+    assert any(re.fullmatch(r"WatchdogSec=\d+", line) for line in lines)
+    (start,) = (line for line in lines if line.startswith("ExecStart="))
+    assert "qmoe app --public" in start
+    assert any(line.startswith("User=") for line in lines)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from dashboard import launch
+from dashboard import launch, watchdog
 from qmoe_core import bundles, serve
 from qmoe_core.errors import BundleError
 from tests.browser.server import _answers
@@ -49,13 +51,18 @@ def test_it_runs_the_app_with_the_arguments_given(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_it_ends_on_sigterm_when_nobody_reads_its_output() -> None:
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd and SIGTERM are Unix's")
+def test_it_ends_on_sigterm_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    systemd.settimeout(60)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     lab = subprocess.Popen(
         [sys.executable, "-m", "qmoe_core", "app", "--no-browser", "--port", str(port)],
         cwd=launch.APP.parent.parent,
+        env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -67,9 +74,29 @@ def test_it_ends_on_sigterm_when_nobody_reads_its_output() -> None:
             if str(port) in line:
                 break
         assert _answers(lab, f"http://127.0.0.1:{port}")
+        assert systemd.recv(100) == b"READY=1"
+        assert systemd.recv(100) == b"WATCHDOG=1"  # it has judged a sound
         lab.stdout.close()
         lab.terminate()
         assert lab.wait(timeout=30) == 0
     finally:
         lab.kill()
         lab.wait()
+        systemd.close()
+
+
+def test_the_watchdog_hears_of_a_lab_that_judges_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(watchdog, "notify", told.append)
+
+    def damaged() -> None:
+        raise BundleError("damaged")
+
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # nobody listens there
+        watchdog.beat(f"http://127.0.0.1:{unheard.getsockname()[1]}/_stcore/health", lambda: None)
+    monkeypatch.setattr(watchdog, "answers", lambda health: True)
+    watchdog.beat("http://localhost", damaged)
+    assert told == []
+    watchdog.beat("http://localhost", lambda: None)
+    assert told == ["WATCHDOG=1"]
