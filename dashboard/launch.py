@@ -6,7 +6,9 @@ loaded while the browser is still on its way: about a second that nobody has to 
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 import threading
 import time
@@ -21,7 +23,7 @@ from streamlit import net_util, runtime
 from streamlit.web import cli
 
 from dashboard import guard, watchdog
-from qmoe_core.errors import UserError, safe
+from qmoe_core.errors import ConfigError, UserError, safe
 
 APP = Path(__file__).with_name("app.py")
 PUBLIC = "--public"
@@ -87,10 +89,14 @@ def main(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: Streamlit's; `--public` for visitors; `--host NAME` for each name that the lab is asked by.
+
+    Raises:
+        ConfigError: nothing can listen at that address and port.
     """
     options, names, public = _ours(arguments)
     told = dict(pairwise(options))
     address, port = told.get("--server.address", ""), int(told.get("--server.port", 8501))
+    check_free(address, port)
     hosts, literals = guard.names(address, names)
     token, bounds = guard.new_token(), None
     if public:
@@ -125,6 +131,38 @@ def main(arguments: Sequence[str]) -> None:
     # The browser is opened here: only this address has the token.
     sys.argv = ["streamlit", "run", str(APP), *options, "--server.headless", "true"]
     sys.exit(cli.main())
+
+
+def check_free(address: str, port: int) -> None:
+    """Find out whether a server can listen there, before anything is started for it.
+
+    Raises:
+        ConfigError: it cannot; the message names what can be chosen instead.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as trial:
+            if os.name == "posix":  # on Windows it would allow what is in use
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((address, port))
+    except OSError as error:
+        other = port + 1 if port < 65535 else 8501
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} is in use by another program, perhaps by a lab that runs already; "
+                f"choose another one with --port, such as --port {other}"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise ConfigError(
+                f"port {port} may not be used by this user; choose one above 1023 with --port"
+            ) from None
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"--address {address} is not an address of this machine; accepted are localhost (this "
+                "machine only), 0.0.0.0 (every network it is on), and its own addresses"
+            ) from None
+        raise ConfigError(
+            f"nothing can listen at {address}, port {port}: {error.strerror or error}"
+        ) from None
 
 
 def said(error: UserError) -> int:

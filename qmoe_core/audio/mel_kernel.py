@@ -14,8 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 
+from qmoe_core.errors import ConfigError
+from qmoe_core.runtime import machine_code
 from qmoe_core.runtime.lanes import WIDTH, load, splat, store
 
 N_FFT = 2048
@@ -31,10 +33,7 @@ _compiled: Any = njit(**_OPTIONS)
 
 def _cached(function: Callable) -> Any:
     """Compile, and keep the machine code for the next process where there is a place to write it."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba found no such place
-        return _compiled(function)
+    return machine_code.cached(function, **_OPTIONS)
 
 
 @lru_cache(maxsize=1)
@@ -170,7 +169,15 @@ def mel_power_of_frames(
 
     Returns:
         float32 [n_mels, T].
+
+    Raises:
+        ConfigError: numba is told not to compile, and the kernel is vector code that Python cannot run.
     """
+    if getattr(config, "DISABLE_JIT", False):
+        raise ConfigError(
+            "NUMBA_DISABLE_JIT is set, but the spectrogram's kernel has to be compiled; unset it, "
+            "or set it to 0"
+        )
     if len(starts) and not 0 <= starts.min() <= starts.max() <= len(samples) - N_FFT:
         raise ValueError("a frame reaches beyond the samples")
     out = np.empty((n_mels, len(starts)), dtype=np.float32)

@@ -12,7 +12,7 @@ from qmoe_core.errors import ConfigError
 
 
 @command("app", help="open the dashboard", example="qmoe app --port 8600")
-@click.option("--port", type=int, default=8501, show_default=True, help="TCP port")
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="TCP port")
 @click.option("--address", default="localhost", help="where to listen (default: this machine only)")
 @click.option(
     "--scheduler",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from qmoe_core.errors import AudioError, UserError, safe
+from qmoe_core.errors import UserError, safe
 
 if TYPE_CHECKING:
     from qmoe_core.decision import Classification
@@ -22,6 +21,7 @@ from qmoe_core.cli.common import (
     mixing_options,
     mixing_settings,
     print_json,
+    recording,
     table,
 )
 
@@ -38,7 +38,6 @@ from qmoe_core.cli.common import (
 @json_option
 def classify(arguments: Arguments) -> int:
     from qmoe_core import bundles, serve
-    from qmoe_core.audio import decode
     from qmoe_core.audio.fitness import NothingToJudge
 
     loaded = bundles.load(arguments.bundle)
@@ -48,8 +47,7 @@ def classify(arguments: Arguments) -> int:
     for file in arguments.files:
         document: dict[str, Any] = {"path": file, "error": None, "reason": None}
         try:
-            source = _standard_input(decode.MAX_BYTES + 1) if file == "-" else file
-            name = "standard input" if file == "-" else None
+            source, name = recording(file)
             result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
             document |= result.to_json()
             if not arguments.json:
@@ -70,18 +68,6 @@ def classify(arguments: Arguments) -> int:
         elif not failed:
             print_json(documents[0])
     return EXIT_USER_ERROR if failed else 0
-
-
-def _standard_input(most: int) -> bytes:
-    """What standard input has, up to so many bytes.
-
-    Raises:
-        AudioError: it is closed.
-    """
-    try:
-        return sys.stdin.buffer.read(most)
-    except OSError as error:
-        raise AudioError(f"standard input cannot be read: {error.strerror or error}.") from None
 
 
 def _print_classification(result: Classification) -> None:

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO, TypeVar
 
 import click
 import msgspec
+
+from qmoe_core.errors import AudioError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -228,6 +231,29 @@ class ProgressBar:
             self.shown = int(10 * share)
             self.stream.write(f"{self.title}: {done}/{total} after {seconds:.0f} s ({message})\n")
         self.stream.flush()
+
+
+def recording(file: str) -> tuple[str | bytes, str | None]:
+    """What a recording named on the command line is read from, and what to call it where it has no name.
+
+    `-` is standard input. A pipe, such as `<(command)` of a shell makes, is read to its end, up to what an
+    upload may have; in a folder of sounds it would be refused, since nobody may ever write to it.
+
+    Raises:
+        AudioError: standard input or the pipe cannot be read.
+    """
+    from qmoe_core.audio import decode
+
+    name = "standard input" if file == "-" else f"pipe {decode.display_name(file)}"
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(decode.MAX_BYTES + 1), name
+        if Path(file).is_fifo():
+            with Path(file).open("rb") as pipe:
+                return pipe.read(decode.MAX_BYTES + 1), name
+    except OSError as error:
+        raise AudioError(f"{name} cannot be read: {error.strerror or error}.") from None
+    return file, None
 
 
 def print_json(document: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qmoe_core.cli.common import POSITIVE, Arguments, command, mixing_options, mixing_settings
+from qmoe_core.cli.common import POSITIVE, Arguments, command, mixing_options, mixing_settings, recording
 
 
 @command(
@@ -75,6 +75,7 @@ def listen(arguments: Arguments) -> int:
     elif arguments.file == "-":
         pipeline = listening.to_stream(sys.stdin.buffer, arguments.rate, arguments.format)
     else:
-        pipeline = listening.to_file(arguments.file, arguments.speed)
+        source, name = recording(arguments.file)
+        pipeline = listening.to_file(source, arguments.speed, name=name)
     print(f"qmoe: {terminal.summary(pipeline)}", file=sys.stderr)
     return 0

@@ -21,6 +21,7 @@ import numpy as np
 from qmoe_core.engine import arena, reference
 from qmoe_core.engine.weights import HiddenLayer
 from qmoe_core.errors import ConfigError
+from qmoe_core.runtime import machine_code
 
 NAMES = ("avx512", "vnni", "avx2", "portable", "numpy")
 """From the fastest to the plainest."""
@@ -122,7 +123,7 @@ def _compile(entry: Callable[[int], Callable]) -> Any:
     signature = types.int64(read_only, types.uint8[::1], types.uint8[::1], floats)
     nothing = np.empty(0, np.float32), np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.float32)
     try:
-        forward = njit(signature, cache=True, error_model="numpy")(entry(fingerprint))
+        forward = machine_code.cached(entry(fingerprint), signature, error_model="numpy")
         if forward(*nothing) == fingerprint:
             return forward
     except Exception:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from qmoe_core.config import Curiosity
 from qmoe_core.engine import kernels
@@ -26,6 +25,7 @@ from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.routing.distilled import FLOOR, Head
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import TINY
+from qmoe_core.runtime import machine_code
 
 CODES: dict[Curiosity, int] = {"none": 0, "disagreement": 1, "router-mc": 2, "distilled": 3}
 
@@ -34,10 +34,7 @@ _OPTIONS: Any = {"error_model": "numpy", "fastmath": {"contract", "reassoc"}}
 
 def _cached(function: Any) -> Any:
     """Compile, and keep the machine code for the next process where there is a place to write it."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba found no such place
-        return njit(**_OPTIONS)(function)
+    return machine_code.cached(function, **_OPTIONS)
 
 
 @_cached

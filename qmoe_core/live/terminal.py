@@ -183,16 +183,17 @@ class Listening:
                 return HostSource(device, rate)
         return None
 
-    def to_file(self, path: str, speed: float | None) -> Pipeline:
+    def to_file(self, source: str | bytes, speed: float | None, *, name: str | None = None) -> Pipeline:
         """Listen to a file as if it were a microphone.
 
         Args:
+            source: its path, or its bytes; name: what to call it, by default as the path says.
             speed: 1 is as it was recorded; None as fast as it goes.
 
         Raises:
             AudioError: see `decode.load`.
         """
-        clip = decode.load(path)
+        clip = decode.load(source, name=name)
         for note in clip.notes:
             self.remark(f"{clip.name}: {note}")
         size = math.ceil(HOP_S * decode.SAMPLE_RATE)
