@@ -26,7 +26,7 @@ WORKDIR /srv/qmoe
 ENV PATH=/opt/qmoe/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     QMOE_STORE=/srv/qmoe/store \
-    NUMBA_CACHE_DIR=/srv/qmoe/kernels
+    QMOE_CACHE=/srv/qmoe/kernels
 # The sound that the health check asks about; a first verdict compiles the kernels.
 RUN mkdir store kernels \
     && python -c "import soundfile; from qmoe_core.audio import decode, synth; soundfile.write('health.wav', synth.render('rain'), decode.SAMPLE_RATE)" \

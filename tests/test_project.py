@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -14,7 +18,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from qmoe_core import __version__
+from qmoe_core import __version__, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -175,6 +179,17 @@ def test_the_container_is_nobody_in_particular_and_asks_for_a_verdict() -> None:
     assert "'health.wav'" in last.partition("HEALTHCHECK")[0]  # made by the container itself
     ports = yaml.safe_load(read("compose.yaml"))["services"]["lab"]["ports"]
     assert [port.startswith("127.0.0.1:") for port in ports] == [True]
+
+
+def test_the_container_gets_a_verdict_on_the_sound_that_it_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = re.findall(r'python -c "(import soundfile;[^"]+)"', read("Dockerfile"))
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-c", made], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+    assert cli.main(["classify", "health.wav", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prediction"]["label"] == "rain"
 
 
 def test_the_unit_is_hardened_as_promised_and_watched() -> None:
