@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -14,9 +15,10 @@ import pytest
 import soundfile
 
 from dashboard import launch
+from qmoe_core import bundles
 from qmoe_core.audio import decode, synth
 from qmoe_core.errors import AudioError, ConfigError
-from qmoe_core.runtime import machine_code
+from qmoe_core.runtime import files, machine_code
 
 ROOT = Path(__file__).parents[1]
 QMOE = [sys.executable, "-m", "qmoe_core"]
@@ -169,7 +171,7 @@ def package(tmp_path: Path) -> Path:
 def compiling(package: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process that makes a kernel ready to be compiled, and prints where numba would keep its code."""
     program = (
-        "import pathlib; from qmoe_core.runtime import machine_code as m; "
+        "import pathlib; from qmoe_core.runtime import files, machine_code as m; "
         f"m.PACKAGE = pathlib.Path({str(package)!r}); from qmoe_core.audio import mel_kernel as k; "
         "cache = k._transform._cache; print(getattr(cache, 'cache_path', None))"
     )
@@ -232,3 +234,27 @@ def test_machine_code_of_somebody_else_is_not_used(tmp_path: Path) -> None:
     assert not machine_code.is_safe(folder)
     tmp_path.chmod(0o1777)  # as /tmp: others cannot rename what is ours
     assert machine_code.is_safe(folder)
+
+
+@pytest.mark.parametrize("options", ["", "--experts bitnet"])
+@posix
+def test_a_full_disk_is_named(options: str, tmp_path: Path) -> None:
+    """Files may have 215 KB here: as on a full disk, writing fails in the middle of a file."""
+    out = tmp_path / "lab.qmoe"
+    told = shell(
+        f'ulimit -f 215; qmoe export "$1" --out "$2" {options}',
+        bundles.DEFAULT_NAME,
+        out,
+        TMPDIR=str(tmp_path),
+    )
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith(f"qmoe: {tmp_path}")
+    assert told.stderr.endswith("(File too large)\n")
+    assert told.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing half written is left
+
+
+def test_a_file_that_is_written_has_a_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as told, files.named(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert told.value.filename == str(tmp_path / "x")

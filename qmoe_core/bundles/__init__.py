@@ -519,7 +519,7 @@ def save(
         for name, weights in experts.items():
             add(f"experts/{name}.safetensors", lambda path, w=weights: engine.save(w, path))
         tensors = router.to_tensors() | {"mean": mean, "std": std}
-        add(ROUTER_FILE, lambda path: safetensors.numpy.save_file(tensors, path))
+        add(ROUTER_FILE, lambda path: path.write_bytes(safetensors.numpy.save(tensors)))
         if dataset is not None:
             arrays = {
                 "embeddings": dataset.embeddings.astype(np.float16),
@@ -529,7 +529,7 @@ def save(
                 "oof_router": dataset.voices.router.astype(np.float32),
                 "oof_router_mc": dataset.voices.router_mc.astype(np.float32),
             }
-            add(DATASET_FILE, lambda path: safetensors.numpy.save_file(arrays, path))
+            add(DATASET_FILE, lambda path: path.write_bytes(safetensors.numpy.save(arrays)))
         manifest = _Manifest(
             format="qmoe-bundle",
             version=VERSION,

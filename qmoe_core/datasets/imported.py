@@ -34,7 +34,7 @@ from qmoe_core.datasets.esc import CLASSES as ESC_CLASSES
 from qmoe_core.datasets.manifest import Entry, Manifest, Problem, Ready, Scan, check, first, printable
 from qmoe_core.errors import DatasetError
 from qmoe_core.runtime.executor import Progress
-from qmoe_core.runtime.files import put_in_place
+from qmoe_core.runtime.files import FULL, put_in_place
 from qmoe_core.runtime.store import unfinished
 
 HEADER, CLIPS, ARRAY = "imported.json", "clips.csv", "embeddings.npy"
@@ -249,8 +249,9 @@ def import_csv(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
+        place = error.filename or (root if error.errno in FULL else path)
         raise DatasetError(
-            f"{printable(error.filename or path)}: cannot be read or written ({error.strerror or error})"
+            f"{printable(place)}: cannot be read or written ({error.strerror or error})"
         ) from None
     return Imported(root, *made)
 

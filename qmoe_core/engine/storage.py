@@ -33,6 +33,7 @@ from safetensors.numpy import save as to_safetensors
 from qmoe_core.engine import bits
 from qmoe_core.engine.weights import LEVELS, MAX_LAYERS, MAX_WIDTH, ExpertWeights, Format, HiddenLayer
 from qmoe_core.errors import BundleError
+from qmoe_core.runtime.files import named
 
 KIND = "qmoe-expert"
 VERSION = 1
@@ -262,7 +263,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     """Write to a temporary name beside `path`, flush to the disk, then rename: never half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with named(path), temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from qmoe_core.runtime import system
 from qmoe_core.runtime.store import unfinished
+
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""Only writing fails so: the disk, or what this user may use of it, is full."""
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of what is read from or written to an open file name it: the system says no name then.
+
+    Raises:
+        OSError: as inside, with a file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def put_in_place(work: Path, folder: Path) -> None:

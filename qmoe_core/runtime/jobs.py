@@ -35,6 +35,7 @@ from qmoe_core.errors import Cancelled, StoreError, UserError
 from qmoe_core.evaluation import ood
 from qmoe_core.experts.spec import NAMES, parse_names
 from qmoe_core.runtime import dask_cluster, executor, system
+from qmoe_core.runtime.files import named
 from qmoe_core.runtime.store import Store, published
 from qmoe_core.training import crossval, run
 
@@ -689,7 +690,7 @@ def _load(path: Path) -> _Record:
 def _write(path: Path, document: object) -> None:
     """Whole, or not at all."""
     scratch = path.with_name(f".{path.name}")
-    with scratch.open("wb") as file:
+    with named(path), scratch.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(document), indent=1))
         file.flush()
         os.fsync(file.fileno())
