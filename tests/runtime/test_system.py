@@ -208,7 +208,8 @@ def test_the_peak_is_told_in_every_way(tmp_path: Path) -> None:
     told = [int(number) for number in ended.stdout.split()]
     assert len(told) == 3
     assert min(told) > 64 << 20
-    assert max(told) < 400 << 20
+    # On Linux `resource` begins with the peak of the process that started this one.
+    assert max(told[0], told[2]) < 400 << 20
 
 
 def test_folders_are_swapped_or_it_is_said_that_they_are_not(
