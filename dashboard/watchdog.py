@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPException
 
 SOCKET = "NOTIFY_SOCKET"
 INTERVAL = "WATCHDOG_USEC"
@@ -64,7 +65,7 @@ def answers(health: str) -> bool:
     """Whether the server answers an address within ten seconds."""
     try:
         _direct.open(health, timeout=10.0).close()
-    except OSError:
+    except (OSError, HTTPException):
         return False
     return True
 

@@ -341,7 +341,7 @@ def test_a_full_disk_is_one_line(sounds, tiny_run):
         )
 
     assert ended.returncode == 2
-    assert ended.stderr.decode() == "qmoe: output: No space left on device\n"
+    assert ended.stderr.decode() == "qmoe: standard output: No space left on device\n"
 
 
 # data and embed
@@ -807,7 +807,7 @@ def test_the_first_start_on_a_machine_asks_nothing(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         said = ""
-        while "URL: " not in said and (line := process.stdout.readline()):
+        while "The lab is at" not in said and (line := process.stdout.readline()):
             said += line
         assert f"http://localhost:{port}" in said
         assert "mail" not in said

@@ -39,6 +39,7 @@ SIGNIFICANCE = "tests/evaluation/test_significance.py"
 LAYERS_PY, ENTRY_PY = "qmoe_core/experts/layers.py", "qmoe_core/runtime/store/entry.py"
 FOLDER_PY, BACKUP_PY = "qmoe_core/runtime/store/folder.py", "qmoe_core/runtime/store/backup.py"
 CURIOSITY_PY, UNCERTAINTY_PY = "qmoe_core/routing/curiosity.py", "qmoe_core/routing/uncertainty.py"
+SYSTEM_PY = "qmoe_core/runtime/system.py"
 LOG_PY, DETECTIONS_PY = "qmoe_core/live/log.py", "qmoe_core/live/detections.py"
 CLASSIFICATION_PY = "qmoe_core/evaluation/classification.py"
 
@@ -229,7 +230,7 @@ MUTANTS = (
     ),
     # Store
     M("entry-not-flushed", FOLDER_PY, "os.fsync(file.fileno())", "pass", (NET,)),
-    M("folder-not-flushed", FOLDER_PY, "            fsync_folder(destination.parent)\n", "", (NET,)),
+    M("folder-not-flushed", FOLDER_PY, "            system.flush_folder(destination.parent)\n", "", (NET,)),
     M(
         "file-checksum",
         ENTRY_PY,
@@ -263,8 +264,8 @@ MUTANTS = (
     # Live
     M(
         "log-not-flushed",
-        LOG_PY,
-        "        os.fsync(descriptor)\n",
+        SYSTEM_PY,
+        "        if flush:\n            os.fsync(descriptor)\n",
         "",
         (f"{NET}::test_a_line_of_the_log_is_on_the_disk",),
     ),
