@@ -70,7 +70,7 @@ def test_a_terminal_that_lacks_characters(encoding: str, bark: Path) -> None:
 @posix
 def test_output_that_cannot_be_written(line: str, reason: str, bark: Path) -> None:
     told = shell(line, bark)
-    assert (told.returncode, told.stderr) == (2, f"qmoe: standard output: {reason}\n")
+    assert (told.returncode, told.stderr) == (2, f"qmoe: output: {reason}\n")
 
 
 @posix

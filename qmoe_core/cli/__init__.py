@@ -118,7 +118,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             return 0
-        # An error with a file has its name; what is written to a descriptor has none.
-        place = error.filename or ("standard output" if error.errno in streams.WRITING else "output")
-        streams.say(f"qmoe: {safe(str(place))}: {error.strerror or error}")
+        streams.say(f"qmoe: {safe(str(error.filename or 'output'))}: {error.strerror or error}")
         return EXIT_USER_ERROR

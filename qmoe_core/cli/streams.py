@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import sys
 from typing import Any
-
-WRITING = frozenset({errno.EBADF, errno.ENOSPC, errno.EIO, errno.EFBIG, getattr(errno, "EDQUOT", -1)})
-"""What goes wrong with an open file that is written: closed, full, damaged, too large."""
 
 
 def prepare() -> None:
