@@ -90,4 +90,6 @@ def test_one_command_is_imported_without_the_others():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
 
-    assert ended.stderr.strip() == "['qmoe_core.cli.classify', 'qmoe_core.cli.common']"
+    assert (
+        ended.stderr.strip() == "['qmoe_core.cli.classify', 'qmoe_core.cli.common', 'qmoe_core.cli.streams']"
+    )
