@@ -341,7 +341,7 @@ def test_a_full_disk_is_one_line(sounds, tiny_run):
         )
 
     assert ended.returncode == 2
-    assert ended.stderr.decode() == "qmoe: standard output: No space left on device\n"
+    assert ended.stderr.decode() == "qmoe: output: No space left on device\n"
 
 
 # data and embed
