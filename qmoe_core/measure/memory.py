@@ -22,10 +22,11 @@ _SERVE = """
 import json, time
 started = time.perf_counter()
 import numpy as np
-from qmoe_core import audio, bundle, serve
-loaded = bundle.load(sys.argv[1] or None)
-noise = np.random.default_rng(0).normal(0.0, 0.1, audio.WINDOW_SAMPLES).astype(np.float32)
-serve.classify(audio.from_samples(noise, audio.SAMPLE_RATE), loaded)
+from qmoe_core import bundles, serve
+from qmoe_core.audio import decode
+loaded = bundles.load(sys.argv[1] or None)
+noise = np.random.default_rng(0).normal(0.0, 0.1, decode.WINDOW_SAMPLES).astype(np.float32)
+serve.classify(decode.from_samples(noise, decode.SAMPLE_RATE), loaded)
 print(json.dumps({"peak_bytes": peak_bytes(),
                   "seconds": time.perf_counter() - started,
                   "experts_bytes": sum(e.nbytes for e in loaded._experts.values()),
@@ -34,9 +35,9 @@ print(json.dumps({"peak_bytes": peak_bytes(),
 
 _RUN = """
 import numpy as np
-from qmoe_core import packed
+from qmoe_core import engine
 for file in sys.argv[1:]:
-    expert = packed.PackedExpert(packed.load(file))
+    expert = engine.PackedExpert(engine.load(file))
     expert.logits(np.zeros(expert.dim, np.float32))
 print(peak_bytes())
 """

@@ -166,7 +166,7 @@ def test_ctrl_c_in_this_process() -> None:
 # The worker says that it runs; whoever holds standard output open is still alive.
 PROGRAM = """
 import sys, threading
-from qmoe_core import executor
+from qmoe_core.runtime import executor
 from qmoe_core.errors import Cancelled
 
 def task(item):
