@@ -246,7 +246,7 @@ def test_the_wheel_opens_the_dashboard_from_any_directory(unpacked, tmp_path):
             said = ""
             for line in server.stdout:  # ends when the server does
                 said += line
-                if f":{port}" in line:
+                if "token=" in line:
                     break
             else:
                 pytest.fail(f"the dashboard ended: {said}")

@@ -88,7 +88,7 @@ def launch(chromium: str) -> Iterator[Callable[..., Browser]]:
 
 
 @pytest.fixture
-def browse(launch: Callable[..., Browser]) -> Iterator[Callable[..., Page]]:
+def browse(launch: Callable[..., Browser], request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
     """Open a page: `browse(url, microphone=wav, loop=False, **context options)`; closed at the end.
 
     The microphone hears the file once, or for ever with `loop`.
@@ -99,7 +99,8 @@ def browse(launch: Callable[..., Browser]) -> Iterator[Callable[..., Page]]:
         browser = launch(f"{microphone}{'' if loop else '%noloop'}" if microphone else None)
         context = browser.new_context(**options)
         opened.append(browser if microphone else context)
-        context.add_cookies([{**cookie(url), "url": url}])  # type: ignore[list-item]
+        lab = url if url.startswith("http") else request.getfixturevalue("dashboard")
+        context.add_cookies([{**cookie(lab), "url": lab}])  # type: ignore[list-item]
         page = context.new_page()
         page.set_default_timeout(START_S * 1000)
         page.goto(url)

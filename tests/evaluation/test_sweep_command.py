@@ -132,7 +132,7 @@ def test_ood(tiny_dataset: Path, tiny_settings: tuple[str, ...], tmp_path: Path)
         ),
         (["bits", "--bundle", "nothing"], "nothing: not a bundle"),
         (["ood", "nowhere", "--held-out", "dog"], "nowhere: no such dataset"),
-        (["width"], "invalid choice"),
+        (["width"], "width"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
