@@ -81,7 +81,7 @@ def sounds() -> list[bytes]:
     for samples, rate, kind, subtype in (
         (rain, 22_050, "WAV", "PCM_16"),
         (two, 44_100, "WAV", "FLOAT"),
-        (two, 8_000, "WAV", "PCM_24"),
+        (two, 24_000, "WAV", "PCM_24"),
         (rain, 192_000, "WAV", "DOUBLE"),
         (rain, 22_050, "FLAC", "PCM_16"),
         (two, 44_100, "OGG", "VORBIS"),

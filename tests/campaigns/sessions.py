@@ -504,7 +504,11 @@ def campaign(sessions: int, minutes: float, pace_s: float = 5.0, *, browser: boo
             f"a third of {sessions} sessions is more than the {MAX_RUNNING} that may listen at once"
         )
     with tempfile.TemporaryDirectory(prefix="qmoe-sessions-") as folder, served(QMOE_STORE=folder) as address:
-        server = next(p for p in psutil.Process().children() if "dashboard.launch" in p.cmdline())
+        server = next(
+            p
+            for p in psutil.Process().children()
+            if p.status() != psutil.STATUS_ZOMBIE and "dashboard.launch" in p.cmdline()
+        )
         return asyncio.run(_campaign(address, server, sessions, minutes, pace_s, browser))
 
 
