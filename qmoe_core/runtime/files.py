@@ -25,7 +25,8 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # else the message is all there is, and a name would hide it
+            error.filename = error.filename or str(path)
         raise
 
 
