@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -72,8 +73,12 @@ class Window:
     """At most the clip's duration: a short clip's window is longer than the sound in it."""
     samples: np.ndarray
     """Waveform, float32 [110250]."""
-    fitness: fitness.Fitness
-    """Of the sound in it, without what a short clip is padded with."""
+
+    @cached_property
+    def fitness(self) -> fitness.Fitness:
+        """Of the sound in it, without what a short clip is padded with; measured when first asked for."""
+        n = round((self.end_s - self.start_s) * SAMPLE_RATE)
+        return fitness.measure(self.samples[:n], SAMPLE_RATE)
 
     @property
     def prepared(self) -> np.ndarray:
@@ -174,7 +179,7 @@ def windows(clip: Clip, hop_s: float = 2.5) -> list[Window]:
     if n < WINDOW_SAMPLES:
         padded = np.zeros(WINDOW_SAMPLES, dtype=np.float32)
         padded[:n] = clip.samples
-        return [Window(0.0, n / SAMPLE_RATE, padded, fitness.measure(clip.samples, SAMPLE_RATE))]
+        return [Window(0.0, n / SAMPLE_RATE, padded)]
     found = []
     for begin, end in fitness.sounding(clip.samples, SAMPLE_RATE) if n > WINDOW_SAMPLES + tail else [(0, n)]:
         last = max(begin, end - WINDOW_SAMPLES)
@@ -188,10 +193,9 @@ def windows(clip: Clip, hop_s: float = 2.5) -> list[Window]:
 def _window(waveform: np.ndarray, start: int, end: int) -> Window:
     """The window of a longer clip from `start` to `end`, padded with zeros where that is less than 5 s."""
     samples = waveform[start:end]
-    known = fitness.measure(samples, SAMPLE_RATE)
     if len(samples) < WINDOW_SAMPLES:
         samples = np.concatenate([samples, np.zeros(WINDOW_SAMPLES - len(samples), dtype=np.float32)])
-    return Window(start / SAMPLE_RATE, end / SAMPLE_RATE, samples, known)
+    return Window(start / SAMPLE_RATE, end / SAMPLE_RATE, samples)
 
 
 def display_name(name: str) -> str:
