@@ -146,7 +146,8 @@ class ConvLayer:
         largest = 1 if self.kind in ("pointwise", "dense") else MAX_KERNEL
         if max(kernel) > largest:
             raise BundleError(
-                f"kernel: a {self.kind} layer has at most {largest} × {largest}, got {kernel[0]} × {kernel[1]}"
+                f"kernel: a {self.kind} layer has at most {largest} × {largest}, "
+                f"got {' × '.join(map(str, kernel))}"
             )
         object.__setattr__(self, "stride", _pair("stride", self.stride, 1, MAX_STRIDE))
         object.__setattr__(self, "padding", _pair("padding", self.padding, 0, max(kernel) - 1))
@@ -191,7 +192,8 @@ class ConvLayer:
         Without an activation or with ReLU, sum · factor + offset is the output already, before it is rounded
         and clipped; otherwise it is what the activation takes.
         """
-        assert self.output is not None and self.scale is not None
+        assert self.output is not None
+        assert self.scale is not None
         factor, offset = self.scale.astype(np.float64) * x.scale, self.bias.astype(np.float64)
         if self.activation in ("none", "relu"):
             factor, offset = factor / self.output.scale, offset / self.output.scale + self.output.zero
@@ -301,7 +303,7 @@ class Network:
                 )
         if block.residual:
             same = all(
-                layer.stride == (1, 1) and all(2 * p + 1 == k for p, k in zip(layer.padding, layer.kernel))
+                layer.stride == (1, 1) and layer.kernel == tuple(2 * p + 1 for p in layer.padding)
                 for layer in block.layers
             )
             if (channels, height) != before[:2] or not same or block.layers[-1].activation != "none":
@@ -344,7 +346,8 @@ class Network:
     @staticmethod
     def gating(x: Levels, squeeze: SqueezeExcite) -> float:
         """What a product of two levels, of x and of a channel's weight, is worth in steps of the output."""
-        assert squeeze.expand.output is not None and squeeze.output is not None
+        assert squeeze.expand.output is not None
+        assert squeeze.output is not None
         return x.scale * squeeze.expand.output.scale / squeeze.output.scale
 
     @property

@@ -99,7 +99,8 @@ def convolve(
 
 
 def sums(layer: ConvLayer, x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The convolution alone, in the type of its arguments: x [B, H, W, I], matrix [O, I, h, w]; pads with 0."""
+    """The convolution alone, in the type of its arguments: x [B, H, W, I], padded with 0, and matrix
+    [O, I, h, w]."""
     height, width = layer.size(*x.shape[1:3])
     (rows, columns), (down, across) = layer.kernel, layer.stride
     x = np.pad(x, ((0, 0), *((p, p) for p in layer.padding), (0, 0)))

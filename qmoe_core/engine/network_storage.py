@@ -4,7 +4,8 @@ Three safetensors entries below a prefix, or in a file of their own with a check
 
     structure   uint8, JSON in UTF-8: the fields of `Network`, `Block`, `SqueezeExcite` and `ConvLayer`, with
                 `shape` [O, I, h, w] instead of arrays; levels are [scale, zero]
-    codes       uint8: of each layer that is not `float`, in order, O rows of I · h · w packed levels (bits.py)
+    codes       uint8: of each layer that is not `float`, in order, O rows of I · h · w packed levels
+                (bits.py)
     numbers     float32: of each layer in order, the weights [O, I, h, w] if it is `float`, else the
                 scale [O]; then the bias [O]
 
@@ -205,9 +206,9 @@ class _Parts:
             raise BundleError(f"format of layer {said['name']}: expected one of {', '.join(FORMATS)}")
         parts: dict[str, Any] = {name: said[name] for name in _PLAIN}
         parts |= {"stride": tuple(stride), "padding": tuple(padding), "output": _levels(said["output"])}
-        return ConvLayer(**parts, **self._matrix(said["name"], said["format"], shape))
+        return ConvLayer(**(parts | self._matrix(said["name"], said["format"], shape)))
 
-    def _matrix(self, name: str, layer_format: str, shape: list[int]) -> dict[str, np.ndarray]:
+    def _matrix(self, name: str, layer_format: str, shape: list[int]) -> dict[str, Any]:
         """Weights or codes, scale and bias."""
         rows, inputs = shape[0], math.prod(shape[1:])
         if layer_format == "float":

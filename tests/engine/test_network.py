@@ -1,4 +1,4 @@
-"""Convolutional networks: what a description must hold, its file, and the reference that says what it means."""
+"""Convolutional networks: what a description must hold, its file, and the reference that computes it."""
 
 from __future__ import annotations
 
