@@ -63,7 +63,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Row:
+class StrategyCurve:
     """One strategy over n clips and A values of α.
 
     Attributes:
@@ -101,7 +101,7 @@ class Comparison:
     folds: int
     alphas: tuple[float, ...]
     at: int
-    rows: tuple[Row, ...]
+    rows: tuple[StrategyCurve, ...]
     environment: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def compare(
             rank = rank_correlation(mixed.interest, mixed.disagreement, group, sources, settings.experts)
         called = mixed.probabilities.argmax(axis=-1)
         rows.append(
-            Row(
+            StrategyCurve(
                 strategy=way.curiosity,
                 cheap=way.cheap,
                 rank=rank,

@@ -59,7 +59,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Report:
+class UnknownClassesResult:
     """How well each uncertainty tells strange clips from known ones, and what that was measured on.
 
     Attributes:
@@ -232,7 +232,7 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
     )
 
 
-def report(held: HeldOut, settings: Settings | None = None) -> Report:
+def report(held: HeldOut, settings: Settings | None = None) -> UnknownClassesResult:
     """Judge every uncertainty by how well it tells the strange clips from the known ones.
 
     Args:
@@ -249,7 +249,7 @@ def report(held: HeldOut, settings: Settings | None = None) -> Report:
     there, here = uncertainties(strange), uncertainties(known)
     is_strange = np.repeat([False, True], [len(held.labels), len(held.strange_clips)])
     scores = {name: np.concatenate([here[name], there[name]]) for name in here}
-    return Report(
+    return UnknownClassesResult(
         dataset=held.dataset,
         embedder_id=held.embedder_id,
         protocol=held.protocol,
@@ -293,7 +293,7 @@ def _keep(held: HeldOut, subject: Subject, config: Config, store: Store) -> None
     store.put(KIND, key, tensors, metadata)
 
 
-def shipped(embedder_id: str, classes: Sequence[str]) -> list[Report]:
+def shipped(embedder_id: str, classes: Sequence[str]) -> list[UnknownClassesResult]:
     """What the lab brings along of a dataset of these classes and this embedder.
 
     It was made with `qmoe sweep ood esc10 --held-out dog,rooster --held-out … --json > data/held-out.json`.
@@ -303,7 +303,7 @@ def shipped(embedder_id: str, classes: Sequence[str]) -> list[Report]:
     """
     path = bundles.shipped() / SHIPPED
     try:
-        reports = msgspec.json.decode(path.read_bytes(), type=list[Report])
+        reports = msgspec.json.decode(path.read_bytes(), type=list[UnknownClassesResult])
     except FileNotFoundError:
         return []
     except (OSError, msgspec.DecodeError) as error:

@@ -36,7 +36,7 @@ from qmoe_core.routing.router import Router
 from qmoe_core.runtime import system
 from qmoe_core.runtime.executor import Context, Observer
 from qmoe_core.runtime.identity import identity
-from qmoe_core.runtime.store import Entry, Store
+from qmoe_core.runtime.store import Store, StoreEntry
 
 if TYPE_CHECKING:
     from qmoe_core.experts.network import ExpertNetwork
@@ -430,7 +430,7 @@ def _float_sources(task: Task, store: Store) -> dict[str, ExpertWeights]:
     return {part: from_tensors(entry.tensors, {"name": name}, f"{part}.") for part in parts}
 
 
-def _result(task: Task, entry: Entry, *, cached: bool) -> FoldResult:
+def _result(task: Task, entry: StoreEntry, *, cached: bool) -> FoldResult:
     tensors, metadata = entry.tensors, entry.metadata
     return FoldResult(
         expert=task.expert,
@@ -630,7 +630,7 @@ def run_joint(task: JointTask, root: str, observe: Observer | None = None) -> Mi
     )
 
 
-def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Entry:
+def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> StoreEntry:
     from qmoe_core.experts.network import export
     from qmoe_core.training.fit import predict
     from qmoe_core.training.routers import JointMixture, fit_joint, freeze

@@ -92,7 +92,7 @@ def test_bits(tiny_run, tmp_path: Path) -> None:
 def test_bits_with_what_was_measured_last(tiny_run, tmp_path: Path, store: Store) -> None:
     row = {"name": "q4", "p50_us": 5.25, "p95_us": 6.0, "p99_us": 7.5, "std_us": 0.5}
     where = {"processor": "Some CPU", "threads": 1, "shape": [9, 8, 7]}
-    bench.keep(bench.Report("latency", where, [row]), store)
+    bench.keep(bench.BenchReport("latency", where, [row]), store)
 
     found = _document("bits", "--bundle", tiny_run.bundle, cwd=tmp_path)
     table = _qmoe("bits", "--bundle", tiny_run.bundle, cwd=tmp_path).stdout.splitlines()
