@@ -1,4 +1,4 @@
-"""The mixture on packed experts says what `mixing.mix` says, for every strategy, and runs only what it must."""
+"""The mixture on packed experts says what `mixing.mix` says, and runs only what it must."""
 
 from __future__ import annotations
 
