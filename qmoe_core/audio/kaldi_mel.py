@@ -3,8 +3,8 @@
     waveform [n] → pre-emphasis x[t] − 0.97 x[t−1] → STFT (1,024 points, Hann window of 800, hop 320)
                  → power → 128 mel bands, 0 to 15,000 Hz → log(power + 1e-5) → (level + 4.5) / 5
 
-Frames are centred and the edges reflected; the mel scale is Kaldi's, 1127 · ln(1 + f / 700), with triangles in
-mel. Source: github.com/fschmid56/EfficientAT, models/preprocess.py.
+Frames are centred and the edges reflected; the mel scale is Kaldi's, 1127 · ln(1 + f / 700), with triangles
+in mel. Source: github.com/fschmid56/EfficientAT, models/preprocess.py.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _constants() -> tuple[np.ndarray, np.ndarray]:
-    """The window float32 [800], symmetric, and the filters float32 [128, 512]; the bin at 16 kHz is in none."""
+    """The window float32 [800], symmetric, and the filters float32 [128, 512], without the bin at 16 kHz."""
     mel = 1127.0 * np.log1p(np.arange(N_FFT // 2) * (SAMPLE_RATE / N_FFT) / 700.0)
     edges = np.linspace(0.0, 1127.0 * np.log1p(MAX_HZ / 700.0), N_MELS + 2)
     rising = (mel - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]

@@ -1,41 +1,28 @@
-"""The learned embedders as torch modules: `mn04` (a MobileNetV3 for audio) and `ds-cnn`, our own.
+"""The learned embedders `mn04` and `ds-cnn` as torch modules, to be trained (see `architectures`).
 
-torch trains them; what serves is made of them by `described`. Names of mn04's tensors are those of its
-authors' file. Sources: Schmid, Koutini, Widmer 2023 (mn04; github.com/fschmid56/EfficientAT, models/mn);
-Howard et al. 2019 (MobileNetV3); Zhang et al. 2017, "Hello Edge" (depthwise-separable convolutions, DS-CNN).
+Names of tensors are those that `architectures` reads.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
+from qmoe_core.embedders.architectures import (
+    DS_CNN_CHANNELS,
+    DS_CNN_STRIDES,
+    EPSILON,
+    MN04,
+    MN04_DIM,
+    MN04_STEM,
+    Inverted,
+)
 from qmoe_core.errors import UserError
 
 Network = TypeVar("Network", bound=nn.Module)
-
-# Kernel, expanded and output channels, squeeze-excite's inner channels (0: none), hard swish, stride.
-MN04_BLOCKS = (
-    (3, 8, 8, 0, False, 1),
-    (3, 24, 16, 0, False, 2),
-    (3, 32, 16, 0, False, 1),
-    (5, 32, 16, 8, False, 2),
-    (5, 48, 16, 16, False, 1),
-    (5, 48, 16, 16, False, 1),
-    (3, 96, 32, 0, True, 2),
-    (3, 80, 32, 0, True, 1),
-    (3, 72, 32, 0, True, 1),
-    (3, 72, 32, 0, True, 1),
-    (3, 192, 48, 48, True, 1),
-    (3, 272, 48, 72, True, 1),
-    (5, 272, 64, 72, True, 2),
-    (5, 384, 64, 96, True, 1),
-    (5, 384, 64, 96, True, 1),
-)
-DS_CNN_CHANNELS = (16, 32, 64, 96, 128, 160, 224, 288, 288)
-DS_CNN_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1)
 
 
 def convolution(
@@ -49,7 +36,7 @@ def convolution(
     """Convolution, batch norm and activation (None: there is none); padding keeps the size at stride 1."""
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3),
+        nn.BatchNorm2d(outputs, eps=EPSILON),
     ]
     return nn.Sequential(*layers, *([] if activation is None else [activation]))
 
@@ -59,54 +46,51 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        gate = nn.Module()
-        gate.fc1, gate.fc2 = nn.Linear(channels, inner), nn.Linear(inner, channels)
-        self.conc_se_layers = nn.ModuleList([gate])
+        layers = {"fc1": nn.Linear(channels, inner), "fc2": nn.Linear(inner, channels)}
+        self.conc_se_layers = nn.ModuleList([nn.ModuleDict(layers)])  # the names of its authors' file
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.conc_se_layers[0]
-        inner = nn.functional.relu(gate.fc1(x.mean((2, 3))))
-        return x * nn.functional.sigmoid(gate.fc2(inner))[:, :, None, None]
+        gate = cast(nn.ModuleDict, self.conc_se_layers[0])
+        inner = nn.functional.relu(gate["fc1"](x.mean((2, 3))))
+        return x * nn.functional.sigmoid(gate["fc2"](inner))[:, :, None, None]
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel, weigh the channels, project; the input is added where shapes are equal."""
+    """Expand, convolve each channel, weigh the channels, project; equal shapes: the input is added."""
 
-    def __init__(
-        self, inputs: int, kernel: int, expanded: int, outputs: int, inner: int, swish: bool, stride: int
-    ) -> None:
+    def __init__(self, inputs: int, shape: Inverted) -> None:
         super().__init__()
-        activation = nn.Hardswish() if swish else nn.ReLU()
+        activation = nn.Hardswish() if shape.activation == "hardswish" else nn.ReLU()
         layers: list[nn.Module] = []
-        if expanded != inputs:
-            layers.append(convolution(inputs, expanded, 1, activation=activation))
-        layers.append(convolution(expanded, expanded, kernel, stride, expanded, activation))
-        if inner:
-            layers.append(SqueezeExcite(expanded, inner))
-        layers.append(convolution(expanded, outputs, 1))
+        if shape.expanded != inputs:
+            layers.append(convolution(inputs, shape.expanded, 1, activation=activation))
+        layers.append(
+            convolution(
+                shape.expanded, shape.expanded, shape.kernel, shape.stride, shape.expanded, activation
+            )
+        )
+        if shape.inner:
+            layers.append(SqueezeExcite(shape.expanded, shape.inner))
+        layers.append(convolution(shape.expanded, shape.outputs, 1))
         self.block = nn.Sequential(*layers)
-        self.residual = stride == 1 and inputs == outputs
+        self.residual = shape.stride == 1 and inputs == shape.outputs
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x) if self.residual else self.block(x)
 
 
 class Mn04(nn.Module):
-    """MobileNetV3-large of width 0.4: levels [B, 128, T] (`kaldi_mel.log_mel`) to embeddings [B, 384]."""
-
-    dim = 384
+    """Levels [B, 128, T] (`kaldi_mel.log_mel`) to embeddings [B, 384]."""
 
     def __init__(self) -> None:
         super().__init__()
-        blocks, inputs = [], 8
-        for kernel, expanded, outputs, inner, swish, stride in MN04_BLOCKS:
-            blocks.append(InvertedResidual(inputs, kernel, expanded, outputs, inner, swish, stride))
-            inputs = outputs
-        self.features = nn.Sequential(
-            convolution(1, 8, 3, 2, activation=nn.Hardswish()),
-            *blocks,
-            convolution(inputs, self.dim, 1, activation=nn.Hardswish()),
-        )
+        layers: list[nn.Module] = [convolution(1, MN04_STEM, 3, 2, activation=nn.Hardswish())]
+        inputs = MN04_STEM
+        for shape in MN04:
+            layers.append(InvertedResidual(inputs, shape))
+            inputs = shape.outputs
+        layers.append(convolution(inputs, MN04_DIM, 1, activation=nn.Hardswish()))
+        self.features = nn.Sequential(*layers)
 
     def feature_map(self, levels: Tensor) -> Tensor:
         """Levels [B, 128, T] to the last feature map [B, 384, 4, T / 32]."""
@@ -141,8 +125,6 @@ class DsCnn(nn.Module):
     @staticmethod
     def pooled(maps: Tensor) -> Tensor:
         """Mean and maximum of each channel: [B, C, F, T] to [B, 2 C]."""
-        import torch
-
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
 

@@ -1,4 +1,4 @@
-"""The bank: speech, instruments and samples that synthetic sounds are made of, from programs that Debian packages.
+"""The bank: speech, instruments and samples that synthetic sounds are made of, all of packages of Debian.
 
 | what | made by or taken from | licence |
 | --- | --- | --- |
@@ -22,7 +22,7 @@ import soxr
 
 from qmoe_core.audio.kaldi_mel import SAMPLE_RATE
 from qmoe_core.errors import UserError
-from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.executor import Context, stop_if
 from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
 
@@ -38,17 +38,20 @@ LICENCES = (
     "instruments: fluidsynth (LGPL-2.1) with the soundfont FluidR3 (MIT)",
     "samples: sonic-pi-samples (CC0-1.0)",
 )
-_VOICES = "en-gb en-us en-gb-scotland de fr es it pl cs nl sv fi tr ru el hu id sw vi cmn".split()
-_SPEAKERS = "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 croak whisper whisperf klatt klatt4 steph grandma".split()
-_CONSONANTS = "p b t d k g m n s S f v l r j w h tS".split()
-_VOWELS = "a e i o u 0 I E A: i: u:".split()
+_VOICES = "en-gb en-us en-gb-scotland de fr es it pl cs nl sv fi tr ru el hu id sw vi cmn"
+_SPEAKERS = (
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 croak whisper whisperf klatt klatt4 steph grandma"  # variants
+)
+_CONSONANTS = "p b t d k g m n s S f v l r j w h tS"
+_VOWELS = "a e i o u 0 I E A: i: u:"
 _WORDS = (
-    "the a an one two three seven ten now here there where why stop wait listen open close bring water bread "
-    "house street river mountain summer winter morning evening train bicycle garden window children mother "
-    "father brother teacher doctor music silence thunder letter number question answer laugh cry shout whisper "
-    "run walk jump carry break quick slow heavy bright yellow green purple never always perhaps yes no oh ah "
-    "hey hello goodbye please thanks every nothing because between under over after before hundred thousand"
-).split()
+    "the a an one two three seven ten now here there where why stop wait listen open close bring water "
+    "bread house street river mountain summer winter morning evening train bicycle garden window "
+    "children mother father brother teacher doctor music silence thunder letter number question answer "
+    "laugh cry shout whisper run walk jump carry break quick slow heavy bright yellow green purple "
+    "never always perhaps yes no oh ah hey hello goodbye please thanks every nothing because between "
+    "under over after before hundred thousand "
+)
 
 
 def missing() -> list[str]:
@@ -96,14 +99,10 @@ def make(context: Context, seed: int) -> list[np.ndarray]:
     sounds = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (what, path) in enumerate(_recorded(rng, Path(folder), files), start=1):
-            if context.cancelled and context.cancelled():
-                from qmoe_core.runtime.executor import stop_if
-
-                stop_if(context.cancelled)
-            sound = _read(path)
-            if len(sound):
-                sounds.append(sound)
+            stop_if(context.cancelled or (lambda: False))
+            sounds.append(_read(path))
             show(number, total, what)
+    sounds = [sound for sound in sounds if len(sound)]
     ends = np.cumsum([len(sound) for sound in sounds])
     context.store.put(
         KIND, key(seed), {"samples": np.concatenate(sounds), "ends": ends}, {"licences": LICENCES}
@@ -138,12 +137,13 @@ def _speak(rng: np.random.Generator, path: Path) -> None:
     """A sentence, a shout or syllables without meaning, in a random voice."""
     if rng.random() < 0.35:
         syllables = [
-            str(rng.choice(_CONSONANTS)) + str(rng.choice(_VOWELS)) for _ in range(rng.integers(2, 9))
+            str(rng.choice(_CONSONANTS.split())) + str(rng.choice(_VOWELS.split()))
+            for _ in range(rng.integers(2, 9))
         ]
         text = f"[[{''.join(syllables)}]]"
     else:
-        text = " ".join(rng.choice(_WORDS, rng.integers(1, 12)))
-    voice = f"{rng.choice(_VOICES)}+{rng.choice(_SPEAKERS)}"
+        text = " ".join(rng.choice(_WORDS.split(), rng.integers(1, 12)))
+    voice = f"{rng.choice(_VOICES.split())}+{rng.choice(_SPEAKERS.split())}"
     pitch, speed = str(rng.integers(0, 100)), str(rng.integers(90, 300))
     _run(["espeak-ng", "-v", voice, "-p", pitch, "-s", speed, "-w", str(path), text])
 

@@ -11,7 +11,8 @@ dataset: parameters are drawn over the ranges in which sounds of the world lie.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import scipy.fft
@@ -27,6 +28,11 @@ SAMPLE_SHARE = 0.35
 TABLE = 2048
 
 T = TypeVar("T")
+
+# scipy's transforms keep float32, and their types say nothing.
+_fast: Callable[[int], int] = partial(cast(Any, scipy.fft.next_fast_len), real=True)
+_rfft = cast(Callable[[np.ndarray, int], np.ndarray], scipy.fft.rfft)
+_irfft = cast(Callable[[np.ndarray, int], np.ndarray], scipy.fft.irfft)
 
 
 class Maker:
@@ -96,7 +102,7 @@ class Maker:
         x[at] = self.rng.standard_normal(len(at)) * self.rng.pareto(2, len(at))
         if self.rng.random() < 0.7:
             return self._band(x)
-        return scipy.signal.lfilter([1], [1, -self.rng.uniform(0.5, 0.95)], x)
+        return np.asarray(scipy.signal.lfilter([1], [1, -self.rng.uniform(0.5, 0.95)], x))
 
     def _motor(self) -> np.ndarray:
         """Strokes of noise and a sawtooth at a wandering rate of 10 to 200 Hz."""
@@ -237,19 +243,19 @@ class Maker:
     def _in_a_room(self, x: np.ndarray) -> np.ndarray:
         n = int(SAMPLE_RATE * self.rng.uniform(0.05, 1))
         room = self._white(n) * np.exp(-np.arange(n, dtype=np.float32) / n * self.rng.uniform(3, 9))
-        size = scipy.fft.next_fast_len(LENGTH + n, real=True)
-        spectrum = scipy.fft.rfft(x.astype(np.float32), size) * scipy.fft.rfft(room, size)
-        return scipy.fft.irfft(spectrum, size)[:LENGTH] * 0.05 + x * self.rng.uniform(0, 1)
+        size = _fast(LENGTH + n)
+        spectrum = _rfft(x.astype(np.float32), size) * _rfft(room, size)
+        return _irfft(spectrum, size)[:LENGTH] * 0.05 + x * self.rng.uniform(0, 1)
 
     def _white(self, n: int) -> np.ndarray:
         return self.rng.standard_normal(n, dtype=np.float32)
 
     def _coloured(self, n: int) -> np.ndarray:
         """Noise whose power falls with frequency to a power of 0 to 2.2."""
-        size = scipy.fft.next_fast_len(n, real=True)
-        spectrum = scipy.fft.rfft(self._white(size))
+        size = _fast(n)
+        spectrum = _rfft(self._white(size), size)
         fall = np.arange(1, len(spectrum) + 1, dtype=np.float32) ** np.float32(-self.rng.uniform(0, 1.1))
-        return scipy.fft.irfft(spectrum * fall, size)[:n]
+        return _irfft(spectrum * fall, size)[:n]
 
     def _band(self, x: np.ndarray) -> np.ndarray:
         low = self._power_of_ten(1.5, 3.8)
@@ -261,7 +267,7 @@ class Maker:
         return np.asarray(scipy.signal.sosfilt(sections, x))
 
     def _one_of(self, options: Sequence[T]) -> T:
-        return options[self.rng.integers(len(options))]
+        return options[int(self.rng.integers(len(options)))]
 
     def _power_of_ten(self, low: float, high: float) -> float:
         return 10 ** self.rng.uniform(low, high)

@@ -1,11 +1,11 @@
 """The training of `ds-cnn`: it learns to give the teacher's features of synthetic clips.
 
-Three targets, each standardised, share one loss, the mean of squared errors: the teacher's embedding [384], the
-logits [527] of its own classifier, and its features along time [384, 16]. The layers that lead there from the
-student's embedding and its feature map are dropped afterwards. Clips are rotated in time at random.
+Three targets, each standardised, share one loss, the mean of squared errors: the teacher's embedding [384],
+the logits [527] of its own classifier, and its features along time [384, 16]. The layers that lead there from
+the student's embedding and its feature map are dropped afterwards. Clips are rotated in time at random.
 
-Two threads compute the gradients of half a batch each, and wait for each other once a step only: on a machine
-that others use too, that is three times as fast as layers that are shared between threads.
+Two threads compute the gradients of half a batch each and wait for each other once a step, not once a layer,
+because other programs use the processor too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Recipe:
     """
 
     clips: int = 40_000
-    epochs: int = 12
+    epochs: int = 10
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
@@ -256,3 +256,18 @@ def _one_cycle(share: float) -> float:
     if share < 0.1:
         return 0.04 + 0.96 * share / 0.1
     return 0.5 + 0.5 * math.cos(math.pi * (share - 0.1) / 0.9)
+
+
+def to_tensors(network: DsCnn) -> dict[str, np.ndarray]:
+    """A network's tensors as they are kept: weights in half precision, batch norms in float32."""
+    state = network.state_dict()
+    return {
+        key: tensor.contiguous().numpy().astype(np.float16 if tensor.ndim == 4 else np.float32)
+        for key, tensor in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def about(recipe: Recipe) -> dict[str, object]:
+    """How a network was made and of what: kept with its weights."""
+    return {**asdict(recipe), **identity(KIND), "licences": list(bank.LICENCES)}
