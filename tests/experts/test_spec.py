@@ -17,9 +17,8 @@ def test_a_spec_says_what_it_is(name):
 
     assert spec.name == name
     assert spec.title
-    assert spec.paper_name
     assert spec.summary.endswith(".")
-    assert spec.bits == (32 if spec.format == "float" else LEVELS[spec.format][0])
+    assert spec.bits == (32 if spec.format == "float" else LEVELS[spec.format].bits)
 
 
 def test_only_the_post_training_formats_are_made_from_another():
