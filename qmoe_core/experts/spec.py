@@ -93,6 +93,7 @@ _SPECS = (
     ),
     _symmetric(1, "sign(W) times the mean of |W|, trained straight through."),
     _symmetric(2, "Eq. 2 with k = 2: its grid is {−1, 0, 1} times max|W|."),
+    _symmetric(3, "Eq. 2 with k = 3, trained straight through: seven levels, −3 to 3."),
     _symmetric(4, "Eq. 2 with k = 4, trained straight through."),
     _symmetric(8, "Eq. 2 with k = 8, trained straight through."),
     _symmetric(16, "Eq. 2 with k = 16: integers, not floats."),

@@ -7,8 +7,8 @@ from qmoe_core.errors import ConfigError
 from qmoe_core.experts import EXPERTS, NAMES, parse_names
 
 
-def test_there_are_nine_experts_in_the_order_of_the_design():
-    assert NAMES == ("fp32", "q1", "q2", "q4", "q8", "q16", "bitnet", "ptq8", "popcount")
+def test_there_are_ten_experts_in_the_order_of_the_design():
+    assert NAMES == ("fp32", "q1", "q2", "q3", "q4", "q8", "q16", "bitnet", "ptq8", "popcount")
 
 
 @pytest.mark.parametrize("name", NAMES)
