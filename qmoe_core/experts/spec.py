@@ -17,7 +17,7 @@ Rule = Literal["float", "symmetric", "rounded", "ternary", "popcount"]
 """How a layer's weights become levels; `qmoe_core.experts.network.LAYERS` has the layer of each."""
 
 
-class Levels(NamedTuple):
+class LevelRange(NamedTuple):
     """The integers that are stored for weights.
 
     Attributes:
@@ -40,10 +40,10 @@ class Levels(NamedTuple):
         return 2 if self.bits == 1 else self.highest - self.lowest + 1
 
 
-def _integers(bits: int) -> Levels:
+def _integers(bits: int) -> LevelRange:
     """Two's complement of 2 bits and more; −1 and 1 in one bit."""
     half = 1 << (bits - 1)
-    return Levels(bits, -half, max(half - 1, 1))
+    return LevelRange(bits, -half, max(half - 1, 1))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ExpertSpec:
     name: str
     title: str
     format: str
-    levels: Levels | None
+    levels: LevelRange | None
     rule: Rule
     equation: str
     summary: str
@@ -101,7 +101,7 @@ _SPECS = (
         "bitnet",
         "BitNet",
         "ternary",
-        Levels(2, -1, 1),
+        LevelRange(2, -1, 1),
         "ternary",
         "3",
         "Eq. 3; threshold and scale learned per output channel.",
@@ -120,7 +120,7 @@ _SPECS = (
         "popcount",
         "Popcount",
         "sign",
-        Levels(1, -1, 1),
+        LevelRange(1, -1, 1),
         "popcount",
         "4",
         "Eq. 4: the float expert's weights and activations as single bits, then a short fine-tune.",
@@ -130,7 +130,7 @@ _SPECS = (
 
 EXPERTS: dict[str, ExpertSpec] = {spec.name: spec for spec in _SPECS}
 NAMES: tuple[str, ...] = tuple(EXPERTS)
-LEVELS: dict[str, Levels] = {spec.format: spec.levels for spec in _SPECS if spec.levels}
+LEVELS: dict[str, LevelRange] = {spec.format: spec.levels for spec in _SPECS if spec.levels}
 """The levels of each integer form, by its name in files."""
 FORMATS: tuple[str, ...] = ("float", *LEVELS)
 
