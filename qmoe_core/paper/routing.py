@@ -35,7 +35,7 @@ GRID = tuple(alpha for alpha in ALPHAS if alpha > 0.0)
 
 def _mixed(m: Materials) -> Mixed:
     """The bundle's mixture without curiosity."""
-    return mixing.mix(m.data.voices, m.bundle.settings().without_curiosity())
+    return mixing.mix(m.data.outputs, m.bundle.settings().without_curiosity())
 
 
 def _moved(plain: np.ndarray, curious: np.ndarray) -> float:
@@ -48,9 +48,9 @@ def _mixture(m: Materials) -> str:
 
 
 def _in_the_code(m: Materials) -> Figures:
-    mixed, voices = _mixed(m), m.data.voices.of(m.bundle.settings().experts)
+    mixed, outputs = _mixed(m), m.data.outputs.of(m.bundle.settings().experts)
     as_coded = [
-        reference.logged_only_curiosity(voices.router, voices.router_mc, alpha)[0] for alpha in (0.0, *GRID)
+        reference.logged_only_curiosity(outputs.router, outputs.router_mc, alpha)[0] for alpha in (0.0, *GRID)
     ]
     values = {
         "largest_change": max(float(np.abs(r - as_coded[0]).max()) for r in as_coded),
@@ -78,7 +78,7 @@ def _judge_in_the_code(v: Values) -> Ruling:
 
 
 def _interim(m: Materials) -> Figures:
-    r, mc = _mixed(m).r, m.data.voices.of(m.bundle.settings().experts).router_mc
+    r, mc = _mixed(m).r, m.data.outputs.of(m.bundle.settings().experts).router_mc
     uncertainty = reference.logged_only_curiosity(np.log(r), mc, 0.0)[1]
     scalar = [reference.scalar_curiosity(r, uncertainty, alpha) for alpha in GRID]
     tempered = [reference.tempered_curiosity(r, alpha) for alpha in GRID]
@@ -158,13 +158,13 @@ def _judge_uniform(v: Values) -> Ruling:
 
 
 def _eq6(m: Materials) -> Figures:
-    voices = m.data.voices.of(m.bundle.settings().experts)
+    outputs = m.data.outputs.of(m.bundle.settings().experts)
     mixed = _mixed(m)
     k = 2
-    as_printed = mixing.mix(voices, m.bundle.settings(curiosity="none", top_k=k)).probabilities
-    as_coded = reference.unnormalised_mixture(voices.logits, mixed.r, k)
-    first = reference.unnormalised_mixture(voices.logits, mixed.r, 1)
-    top1 = mixing.mix(voices, m.bundle.settings(curiosity="none", top_k=1)).probabilities
+    as_printed = mixing.mix(outputs, m.bundle.settings(curiosity="none", top_k=k)).probabilities
+    as_coded = reference.unnormalised_mixture(outputs.logits, mixed.r, k)
+    first = reference.unnormalised_mixture(outputs.logits, mixed.r, 1)
+    top1 = mixing.mix(outputs, m.bundle.settings(curiosity="none", top_k=1)).probabilities
     values = {
         "sum_of_weights": float(np.sort(mixed.r, axis=-1)[:, -1].mean()),
         "confidence_coded": float(first.max(axis=-1).mean()),
@@ -248,9 +248,9 @@ def _judge_eq7(v: Values) -> Ruling:
 
 def _at_the_papers_alpha(m: Materials) -> Figures:
     settings = m.bundle.settings(curiosity="disagreement", normalise=False, top_k=1)
-    sweep = alpha_sweep(m.data.voices, m.data.labels, settings, GRID)
-    ours = alpha_sweep(m.data.voices, m.data.labels, settings, PAPER_ALPHAS)
-    mixed = mixing.mix(m.data.voices, settings)
+    sweep = alpha_sweep(m.data.outputs, m.data.labels, settings, GRID)
+    ours = alpha_sweep(m.data.outputs, m.data.labels, settings, PAPER_ALPHAS)
+    mixed = mixing.mix(m.data.outputs, settings)
     coarse = (*settings.experts, "popcount")
     values = {
         "alpha": max(PAPER_ALPHAS),
@@ -259,7 +259,7 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
         "bonus": float(np.exp(max(PAPER_ALPHAS) * mixed.disagreement.mean())),
         "mean_d": float(mixed.disagreement.mean()),
         "p95_d": float(np.quantile(mixed.disagreement, 0.95)),
-        "moved_at_10": float(alpha_sweep(m.data.voices, m.data.labels, settings, (10.0,)).route_flips[0]),
+        "moved_at_10": float(alpha_sweep(m.data.outputs, m.data.labels, settings, (10.0,)).route_flips[0]),
         "first_percent": float(
             next((a for a, f in zip(GRID, sweep.route_flips, strict=True) if f > 0.01), math.inf)
         ),
@@ -268,9 +268,9 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
     series = [Series("+".join(settings.experts), list(GRID), sweep.route_flips.tolist())]
     if "popcount" in m.bundle.experts:
         with_coarse = m.bundle.settings(curiosity="disagreement", normalise=False, top_k=1, experts=coarse)
-        voices = m.data.voices
-        values["coarse_d"] = float(mixing.mix(voices, with_coarse).disagreement[:, -1].mean())
-        moved = alpha_sweep(voices, m.data.labels, with_coarse, GRID).route_flips
+        outputs = m.data.outputs
+        values["coarse_d"] = float(mixing.mix(outputs, with_coarse).disagreement[:, -1].mean())
+        moved = alpha_sweep(outputs, m.data.labels, with_coarse, GRID).route_flips
         series.append(Series("+".join(coarse), list(GRID), moved.tolist()))
     picture = Picture("lines", "α", "share of clips routed elsewhere", tuple(series), log="x")
     return Figures(values, _mixture(m), picture)
