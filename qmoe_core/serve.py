@@ -23,7 +23,7 @@ from qmoe_core.errors import BundleError
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Outputs, Settings
 
-EMBED_BATCH = 32
+EMBED_BATCH = 16
 """Windows embedded at a time."""
 
 

@@ -229,7 +229,7 @@ def cut(clip: Readable, hop_s: float = 2.5) -> Iterator[Window]:
     the clip ends, so that every sample is in a window; only a remainder below `TAIL_S`, such as a codec's
     padding, gets no window of its own. Silence of `fitness.GAP_S` and more parts a longer clip in pieces that
     are cut in windows each, so that no window of silence, nor one half of silence, takes part in its verdict;
-    of nothing but silence, the first five seconds are given. Windows of a longer clip are views, not copies.
+    where there is nothing but silence, the whole is cut. Windows of a longer clip are views, not copies.
 
     Raises:
         ValueError: `hop_s` is less than a sample. AudioError: while a recording is read, see `Recording`.
@@ -257,7 +257,7 @@ class _Cutter:
         self.block = fitness.block_samples(rate)
         self.gap = round(fitness.GAP_S * rate / self.block)
         self.kept, self.base = np.empty(0, np.float32), 0  # what may still be needed, and where it begins
-        self.first = self.kept  # the first window, for want of a better one
+        self.first = self.kept  # the first window, of which all are copies where nothing ever moves
         self.checked = 0  # blocks that were looked at
         self.last: int | None = None  # the last of them with a sound
         self.begin: int | None = None  # of the piece that is open
@@ -295,13 +295,10 @@ class _Cutter:
     def finish(self) -> Iterator[Window]:
         """The recording is over."""
         end = self.base + len(self.kept)
-        if not len(self.first):
+        if self.last is None:  # so short that it is one piece, or nothing but silence
             self.begin = 0
         if self.begin is not None:
             yield from self._close(end)
-        elif self.last is None:
-            self.kept, self.base = self.first, 0
-            yield self._window(0, self.size)
 
     def _close(self, end: int) -> Iterator[Window]:
         """The piece that is open ends there."""
@@ -317,6 +314,8 @@ class _Cutter:
     def _window(self, start: int, end: int) -> Window:
         """The samples from `start` to `end`, padded with zeros where that is less than 5 s."""
         samples = self.kept[start - self.base : end - self.base]
+        if self.last is None and len(self.first):  # one window of silence is like another
+            samples = self.first
         if len(samples) < self.size:
             samples = np.concatenate([samples, np.zeros(self.size - len(samples), dtype=np.float32)])
         return Window(start / self.rate, end / self.rate, samples, self.rate)

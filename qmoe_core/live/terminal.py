@@ -198,12 +198,7 @@ class Listening:
         """
         size = math.ceil(HOP_S * decode.SAMPLE_RATE)
         with decode.open_recording(source, name=name) as recording:
-            pieces = (
-                block[start : start + size]
-                for block in recording.blocks()
-                for start in range(0, len(block), size)
-            )
-            blocks = _paced(pieces, decode.SAMPLE_RATE, speed)
+            blocks = _paced(_even(recording.blocks(), size), decode.SAMPLE_RATE, speed)
             began = recording.recorded.timestamp() if recording.recorded else None
             pipeline = self._to_blocks(recording.name, decode.SAMPLE_RATE, blocks, began)
             for note in recording.notes:
@@ -258,6 +253,18 @@ class Listening:
     def _tell(self, entries: Iterable[LoggedDetection]) -> None:
         for entry in entries:
             self.tell(entry)
+
+
+def _even(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `size`, the last one shorter."""
+    rest = np.empty(0, np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        whole = len(rest) // size * size
+        yield from rest[:whole].reshape(-1, size)
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
 
 
 def _paced(blocks: Iterable[np.ndarray], rate: int, speed: float | None) -> Iterator[np.ndarray]:
