@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from qmoe_core.audio import decode, pictures
-from qmoe_core.datasets.manifest import Entry, Manifest, Media
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Media
 from qmoe_core.embedders import Embedder
 from qmoe_core.errors import AudioError, DatasetError, StoreError
 from qmoe_core.runtime import executor
@@ -116,7 +116,7 @@ def _fetched(address: str, shape: tuple[int, int], parts: tuple[str, ...]) -> np
 class _Batch:
     start: int
     """Position of the first clip in the dataset."""
-    entries: tuple[Entry, ...]
+    entries: tuple[DatasetClip, ...]
     media: Media
     key: dict[str, object]
 
@@ -195,7 +195,7 @@ def _on_disk(shape: tuple[int, int], store: Store) -> np.ndarray:
     return array
 
 
-def _inputs(entry: Entry, media: Media) -> Iterator[np.ndarray]:
+def _inputs(entry: DatasetClip, media: Media) -> Iterator[np.ndarray]:
     """What the embedder gets of one clip: windows float32 [110250], or a picture uint8 [height, width, 3].
 
     Raises:

@@ -24,7 +24,7 @@ from qmoe_core.audio import decode
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import AudioError, StoreError, UserError
 from qmoe_core.live.detections import Rules
-from qmoe_core.live.log import Entry, Log, append, clock, iso
+from qmoe_core.live.log import Log, LoggedDetection, append, clock, iso
 from qmoe_core.live.pipeline import HOP_S, Pipeline
 from qmoe_core.live.sources import MAX_RATE_HZ, MIN_RATE_HZ, HeldSource, HostSource, Note, Source, devices
 from qmoe_core.routing.mixing import Settings
@@ -116,7 +116,7 @@ class Listening:
     bundle: Bundle
     settings: Settings
     rules: Rules
-    tell: Callable[[Entry], None]
+    tell: Callable[[LoggedDetection], None]
     remark: Callable[[str], None]
     ending: Ending = field(default_factory=Ending)
 
@@ -243,7 +243,7 @@ class Listening:
     def _pipeline(self, source: Source) -> Pipeline:
         return Pipeline(source, self.bundle, self.settings, self.rules, Log(capacity=1))
 
-    def _tell(self, entries: Iterable[Entry]) -> None:
+    def _tell(self, entries: Iterable[LoggedDetection]) -> None:
         for entry in entries:
             self.tell(entry)
 
@@ -284,7 +284,7 @@ def _next(stream: BinaryIO, size: int) -> bytes:
     return b"".join(parts)
 
 
-def text(entry: Entry, *, live: bool) -> str:
+def text(entry: LoggedDetection, *, live: bool) -> str:
     """A detection as a line: times of day from a microphone, seconds from a file."""
     span = (
         f"{clock(entry.start)}–{clock(entry.end)}" if live else f"{entry.start_s:7.1f} –{entry.end_s:7.1f} s"
@@ -296,7 +296,7 @@ def text(entry: Entry, *, live: bool) -> str:
     )
 
 
-def line(entry: Entry) -> bytes:
+def line(entry: LoggedDetection) -> bytes:
     """A detection as a line of JSON: what design.md promises."""
     return msgspec.json.encode(
         {
@@ -357,7 +357,7 @@ def parse_thresholds(texts: Iterable[str], classes: tuple[str, ...]) -> dict[str
     return found
 
 
-def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], None]:
+def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[LoggedDetection], None]:
     """Adds detections to a file of JSON lines as they come; each is on the disk before the next.
 
     A line has what `line` has, and `start` and `end` (times of day, ISO 8601), `source` and `bundle`. The
@@ -373,7 +373,7 @@ def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], N
         raise StoreError(f"{path}: the log cannot be written ({error.strerror or error})") from None
     said: list[str] = []
 
-    def tell(entry: Entry) -> None:
+    def tell(entry: LoggedDetection) -> None:
         more = {"start": iso(entry.start), "end": iso(entry.end)}
         more |= {"source": entry.source, "bundle": entry.bundle}
         try:
@@ -387,10 +387,10 @@ def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], N
     return tell
 
 
-def printing(as_json: bool, live: bool) -> Callable[[Entry], None]:
+def printing(as_json: bool, live: bool) -> Callable[[LoggedDetection], None]:
     """Prints detections as they come, on standard output."""
 
-    def tell(entry: Entry) -> None:
+    def tell(entry: LoggedDetection) -> None:
         data = line(entry) if as_json else text(entry, live=live).encode()
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()

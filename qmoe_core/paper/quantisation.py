@@ -403,9 +403,9 @@ def _judge_compression(v: Values) -> Ruling:
 def _equivalent(m: Materials) -> Figures:
     draws, member = resample_groups(m.sources)
     clips = draws @ np.bincount(member).astype(float)
-    voices, values = m.data.voices, {"margin": MARGIN, "recordings": float(draws.shape[1])}
+    outputs, values = m.data.outputs, {"margin": MARGIN, "recordings": float(draws.shape[1])}
     right = {
-        name: voices.of((name,)).logits[:, 0].argmax(axis=-1) == m.data.labels
+        name: outputs.of((name,)).logits[:, 0].argmax(axis=-1) == m.data.labels
         for name in ("fp32", "q4", "q8")
     }
     for name in ("q4", "q8"):

@@ -30,7 +30,7 @@ from qmoe_core.paper.claim import (
 from qmoe_core.paper.tables import MODELS, table
 from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import curious_routing
-from qmoe_core.routing.mixing import Mixed, Voices
+from qmoe_core.routing.mixing import Mixed, Outputs
 from qmoe_core.routing.uncertainty import disagreement, divergence, entropy, softmax
 
 PAPER_ALPHAS = (0.2, 0.3)
@@ -39,7 +39,7 @@ GRID = tuple(alpha for alpha in ALPHAS if alpha > 0.0)
 
 def _mixed(m: Materials) -> Mixed:
     """The bundle's mixture without curiosity."""
-    return mixing.mix(m.data.voices, m.bundle.settings().without_curiosity())
+    return mixing.mix(m.data.outputs, m.bundle.settings().without_curiosity())
 
 
 def _moved(plain: np.ndarray, curious: np.ndarray) -> float:
@@ -51,37 +51,37 @@ def _mixture(m: Materials) -> str:
     return f"{m.clips}; mixture {'+'.join(m.bundle.settings().experts)}"
 
 
-Route = Callable[[Voices], np.ndarray]
+Route = Callable[[Outputs], np.ndarray]
 """A way to route: what experts and router give for n clips to r, float64 [n, N]."""
 
 
-def as_coded(voices: Voices) -> np.ndarray:
+def as_coded(outputs: Outputs) -> np.ndarray:
     """The routing of the public code at commit dfbb02c."""
-    return reference.logged_only_curiosity(voices.router, voices.router_mc)[0]
+    return reference.logged_only_curiosity(outputs.router, outputs.router_mc)[0]
 
 
-def as_printed(voices: Voices) -> np.ndarray:
+def as_printed(outputs: Outputs) -> np.ndarray:
     """The routing of Eq. 8 at the paper's larger α."""
-    q = softmax(voices.logits)
+    q = softmax(outputs.logits)
     d = divergence(q, q.mean(axis=-2, keepdims=True))
-    return curious_routing(softmax(voices.router), d, max(PAPER_ALPHAS))
+    return curious_routing(softmax(outputs.router), d, max(PAPER_ALPHAS))
 
 
-def sensitivity(route: Route, voices: Voices) -> float:
+def sensitivity(route: Route, outputs: Outputs) -> float:
     """Largest change of a routing probability when MC passes and expert outputs are those of other clips.
 
     The router's own logits stay. A routing that depends on what curiosity is computed of has to change.
     """
-    other = np.random.default_rng(0).permutation(len(voices.router))
-    swapped = replace(voices, logits=voices.logits[other], router_mc=voices.router_mc[:, other])
-    return float(np.abs(route(swapped) - route(voices)).max())
+    other = np.random.default_rng(0).permutation(len(outputs.router))
+    swapped = replace(outputs, logits=outputs.logits[other], router_mc=outputs.router_mc[:, other])
+    return float(np.abs(route(swapped) - route(outputs)).max())
 
 
 def _in_the_code(m: Materials) -> Figures:
-    voices = m.data.voices.of(m.bundle.settings().experts)
+    outputs = m.data.outputs.of(m.bundle.settings().experts)
     values = {
-        "largest_change": sensitivity(as_coded, voices),
-        "largest_change_eq8": sensitivity(as_printed, voices),
+        "largest_change": sensitivity(as_coded, outputs),
+        "largest_change_eq8": sensitivity(as_printed, outputs),
         "alpha": max(PAPER_ALPHAS),
     }
     return Figures(values, f"{_mixture(m)}; the code transcribed, commit dfbb02c")
@@ -104,7 +104,7 @@ def _judge_in_the_code(v: Values) -> Ruling:
 
 
 def _interim(m: Materials) -> Figures:
-    r, mc = _mixed(m).r, m.data.voices.of(m.bundle.settings().experts).router_mc
+    r, mc = _mixed(m).r, m.data.outputs.of(m.bundle.settings().experts).router_mc
     uncertainty = reference.logged_only_curiosity(np.log(r), mc)[1]
     scalar = [reference.scalar_curiosity(r, uncertainty, alpha) for alpha in GRID]
     tempered = [reference.tempered_curiosity(r, alpha) for alpha in GRID]
@@ -176,13 +176,13 @@ def _judge_uniform(v: Values) -> Ruling:
 
 
 def _eq6(m: Materials) -> Figures:
-    voices = m.data.voices.of(m.bundle.settings().experts)
+    outputs = m.data.outputs.of(m.bundle.settings().experts)
     mixed = _mixed(m)
     k = 2
-    as_printed = mixing.mix(voices, m.bundle.settings(curiosity="none", top_k=k)).probabilities
-    as_coded = reference.unnormalised_mixture(voices.logits, mixed.r, k)
-    first = reference.unnormalised_mixture(voices.logits, mixed.r, 1)
-    top1 = mixing.mix(voices, m.bundle.settings(curiosity="none", top_k=1)).probabilities
+    as_printed = mixing.mix(outputs, m.bundle.settings(curiosity="none", top_k=k)).probabilities
+    as_coded = reference.unnormalised_mixture(outputs.logits, mixed.r, k)
+    first = reference.unnormalised_mixture(outputs.logits, mixed.r, 1)
+    top1 = mixing.mix(outputs, m.bundle.settings(curiosity="none", top_k=1)).probabilities
     values = {
         "sum_of_weights": float(np.sort(mixed.r, axis=-1)[:, -1].mean()),
         "confidence_coded": float(first.max(axis=-1).mean()),
@@ -267,9 +267,9 @@ def _judge_eq7(v: Values) -> Ruling:
 
 def _at_the_papers_alpha(m: Materials) -> Figures:
     settings = m.bundle.settings(curiosity="disagreement", normalise=False, top_k=1)
-    sweep = alpha_sweep(m.data.voices, m.data.labels, settings, GRID)
-    ours = alpha_sweep(m.data.voices, m.data.labels, settings, PAPER_ALPHAS)
-    mixed = mixing.mix(m.data.voices, settings)
+    sweep = alpha_sweep(m.data.outputs, m.data.labels, settings, GRID)
+    ours = alpha_sweep(m.data.outputs, m.data.labels, settings, PAPER_ALPHAS)
+    mixed = mixing.mix(m.data.outputs, settings)
     draws, member = resample_groups(m.sources)
     flipped, clips = (
         draws @ np.bincount(member, kind)
@@ -285,7 +285,7 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
         "bonus": float(np.exp(max(PAPER_ALPHAS) * mixed.disagreement.mean())),
         "mean_d": float(mixed.disagreement.mean()),
         "p95_d": float(np.quantile(mixed.disagreement, 0.95)),
-        "moved_at_10": float(alpha_sweep(m.data.voices, m.data.labels, settings, (10.0,)).route_flips[0]),
+        "moved_at_10": float(alpha_sweep(m.data.outputs, m.data.labels, settings, (10.0,)).route_flips[0]),
         "first_percent": float(
             next((a for a, f in zip(GRID, sweep.route_flips, strict=True) if f > 0.01), math.inf)
         ),
@@ -294,9 +294,9 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
     series = [Series("+".join(settings.experts), list(GRID), sweep.route_flips.tolist())]
     if "popcount" in m.bundle.experts:
         with_coarse = m.bundle.settings(curiosity="disagreement", normalise=False, top_k=1, experts=coarse)
-        voices = m.data.voices
-        values["coarse_d"] = float(mixing.mix(voices, with_coarse).disagreement[:, -1].mean())
-        moved = alpha_sweep(voices, m.data.labels, with_coarse, GRID).route_flips
+        outputs = m.data.outputs
+        values["coarse_d"] = float(mixing.mix(outputs, with_coarse).disagreement[:, -1].mean())
+        moved = alpha_sweep(outputs, m.data.labels, with_coarse, GRID).route_flips
         series.append(Series("+".join(coarse), list(GRID), moved.tolist()))
     picture = Picture("lines", "α", "share of clips routed elsewhere", tuple(series), log="x")
     return Figures(values, _mixture(m), picture)

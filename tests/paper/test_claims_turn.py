@@ -14,9 +14,17 @@ import pytest
 
 from qmoe_core import embedders
 from qmoe_core.bundles import BundleDataset
-from qmoe_core.paper import latency, protocol, quantisation, reference, reference_networks, routing, short
+from qmoe_core.paper import (
+    latency,
+    protocol,
+    quantisation,
+    reference,
+    reference_networks,
+    routing,
+    short,
+    tables,
+)
 from qmoe_core.paper import statistics as from_tables
-from qmoe_core.paper import tables
 from qmoe_core.paper.claim import Materials
 from qmoe_core.paper.claims import BY_ID
 from qmoe_core.paper.tables import Cell, full_name
@@ -186,10 +194,14 @@ CHANGES: dict[int, Change] = {
     32: lambda patch, _: print_instead(patch, 4, longer),
     33: lambda patch, _: print_instead(patch, 3, more_with_curiosity),
     34: lambda patch, _: print_instead(patch, 6, as_the_other_table),
-    35: lambda patch, _: patch.setattr(from_tables, "ADVICE", dict.fromkeys(from_tables.ADVICE, ("Q8-Base",) * 2)),
+    35: lambda patch, _: patch.setattr(
+        from_tables, "ADVICE", dict.fromkeys(from_tables.ADVICE, ("Q8-Base",) * 2)
+    ),
     36: lambda patch, _: print_instead(patch, 1, only("Q4-Base", mean="0.840")),
     37: lambda patch, _: patch.setattr(latency, "YEARLY_G", 1e-3),
-    38: lambda patch, _: patch.setattr(embedders, "create", lambda *_, **__: SimpleNamespace(embed=lambda _: None)),
+    38: lambda patch, _: patch.setattr(
+        embedders, "create", lambda *_, **__: SimpleNamespace(embed=lambda _: None)
+    ),
     39: lambda _, m: with_outputs(m, one_in_ten_wrong),
 }
 

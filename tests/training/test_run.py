@@ -15,7 +15,7 @@ from qmoe_core.runtime.store import Store
 from qmoe_core.training import run
 
 
-def figures(report: run.Report) -> dict[str, tuple[float, ...]]:
+def figures(report: run.TrainingReport) -> dict[str, tuple[float, ...]]:
     return {row.name: row.f1_folds for row in report.rows}
 
 

@@ -27,7 +27,7 @@ from qmoe_core.paper.report import (
     writing,
 )
 from qmoe_core.paper.report.costs import Effort, Loaded, Served
-from qmoe_core.paper.report.document import Report, Section
+from qmoe_core.paper.report.document import ReportDocument, Section
 from qmoe_core.paper.report.protocols import Trial
 from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study, named, signed
 from qmoe_core.runtime.executor import Context, Progress
@@ -119,7 +119,7 @@ def reproduce(
     store: Store | None = None,
     progress: Callable[[str], Progress] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Report:
+) -> ReportDocument:
     """Train what is missing, measure what is missing, and write a report.
 
     Args:
@@ -266,7 +266,7 @@ def _study(
     )
 
 
-def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> Report:
+def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> ReportDocument:
     """The report from finished studies."""
     alpha = plan.config.router.alpha
     sections = [
@@ -283,7 +283,7 @@ def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> Report
         cost_tables.table_7(sizes),
     ]
     where = named([study.name for study in studies])
-    return Report(
+    return ReportDocument(
         f"The paper’s tables, from our runs on {where}",
         tuple(_summary(studies)),
         tuple(sections),
