@@ -152,7 +152,6 @@ def _corrections(_: Materials) -> Figures:
         "starred": float(sum(starred)),
         "after_bonferroni": float(sum(s and q < 0.05 for s, q in zip(starred, by_bonferroni, strict=True))),
         "after_holm": float(sum(s and q < 0.05 for s, q in zip(starred, by_holm, strict=True))),
-        "stability_p": by_bonferroni[[row["p"].printed for row in rows].index("0.008")],
         "cohens_d": (two.value - sixteen.value) / float(spread),  # type: ignore[operator]
     }
     names = [row["comparison"].printed for row in rows]
