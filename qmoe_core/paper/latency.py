@@ -311,8 +311,8 @@ def _a_year(_: Materials) -> Figures:
 
 def _judge_a_year(v: Values) -> Ruling:
     ours = (
-        f"2.4 g a year are {v['ratio']:,.0f} times the 22.8 µg of the training. (Both figures are in the "
-        "paper’s units, see claim 21; their ratio does not depend on those.)"
+        f"2.4 g a year are {v['ratio']:,.0f} times the 22.8 µg of the training. Both figures are in the "
+        "paper’s units (claim 21); their ratio does not depend on those."
     )
     return ruling(
         v["ratio"] > v["claimed"],
