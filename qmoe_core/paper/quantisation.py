@@ -126,7 +126,7 @@ def _simulated(m: Materials) -> Figures:
     return Figures(values, basis, picture)
 
 
-def _race(batch: int) -> dict[str, latency.Row]:
+def _race(batch: int) -> dict[str, latency.LatencyRow]:
     """Torch fp32, 4 bits as the code simulates them, and 4 bits packed; by name."""
     import torch
 
