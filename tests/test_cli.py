@@ -127,7 +127,7 @@ EXPERT = {
 }
 UNCERTAINTY = {"total", "aleatoric", "epistemic", "router_variance", "router_mutual_information"}
 # Beyond design.md: what the mixture did, where the window lies, what was noted.
-MORE_OF_RESULT = {"start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
+MORE_OF_RESULT = {"recorded", "start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
 MORE_OF_EXPERT = {"bonus", "router_std", "weight", "in_mixture", "predicted_kl", "needed"}
 
 
