@@ -13,13 +13,13 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
+import safetensors.numpy
 import torch
 from torch import Tensor, nn
 
@@ -74,8 +74,7 @@ class Targets:
     def __init__(self, features: np.ndarray, classifier: dict[str, Tensor]) -> None:
         """
         Args:
-            features: the teacher's, float16 [n, 384, 16].
-            classifier: its tensors, `classifier.2` and `classifier.5`, as its authors' file names them.
+            features: the teacher's, float16 [n, 384, 16]; classifier: see `fit`.
         """
         self.frames = torch.from_numpy(features)
         self._classifier = classifier
@@ -114,12 +113,30 @@ def make(context: Context, teacher: Path, recipe: Recipe) -> DsCnn:
         Cancelled: finished shards and epochs are kept.
     """
     made = clips.make(context, recipe.clips, teacher, recipe.seed)
-    classifier = {k: t for k, t in safetensors.torch.load_file(teacher).items() if k.startswith("classifier")}
-    targets = Targets(made.features, classifier)
-    torch.manual_seed(recipe.seed)
-    student = Student(clips.TEACHER_DIM + len(classifier["classifier.5.bias"]))
+    tensors = safetensors.numpy.load_file(teacher)
+    classifier = {key: tensor for key, tensor in tensors.items() if key.startswith("classifier")}
+    return fit(context, made, classifier, recipe, {"bank": bank.key(recipe.seed)})
+
+
+def fit(
+    context: Context,
+    made: clips.Clips,
+    classifier: Mapping[str, np.ndarray],
+    recipe: Recipe,
+    made_of: Mapping[str, object],
+) -> DsCnn:
+    """Trains on clips.
+
+    Args:
+        classifier: the teacher's, `classifier.2` and `classifier.5`, as its authors' file names them.
+        made_of: what the clips are made of: part of the address of every epoch that is kept.
+    """
+    targets = Targets(made.features, {key: torch.tensor(array) for key, array in classifier.items()})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        student = Student(clips.TEACHER_DIM + len(classifier["classifier.5.bias"]))
     student = student.to(memory_format=torch.channels_last)
-    run = _Run(context, student, made.levels, targets, recipe, {"bank": bank.key(recipe.seed)})
+    run = _Run(context, student, made.levels, targets, recipe, made_of)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -139,7 +156,7 @@ class _Run:
         levels: np.ndarray,
         targets: Targets,
         recipe: Recipe,
-        made_of: dict[str, object],
+        made_of: Mapping[str, object],
     ) -> None:
         self.context, self.student, self.targets, self.recipe = context, student, targets, recipe
         self.levels = torch.from_numpy(levels)
