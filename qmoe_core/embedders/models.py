@@ -163,7 +163,7 @@ def _tensors(file: Path, *, torch_file: bool | None = None) -> dict[str, np.ndar
         ) from None
     if not isinstance(held, dict) or not all(isinstance(t, torch.Tensor) for t in held.values()):
         raise UserError(f"{file.name}: expected a dictionary of tensors by name, as a state_dict is")
-    return {str(key): np.array(tensor) for key, tensor in held.items()}
+    return {str(key): tensor.contiguous().numpy() for key, tensor in held.items()}
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

@@ -22,7 +22,9 @@ def mn04_weights(shared_data: Path) -> Path:
     """The authors' weights; skips where they are missing."""
     path = shared_data.parent / "weights" / "mn04_as.safetensors"
     if not path.is_file():
-        pytest.skip("../shared/weights has no mn04_as.safetensors: mn04 is not compared with its authors' code")
+        pytest.skip(
+            "../shared/weights lacks mn04_as.safetensors: mn04 is not compared with its authors' code"
+        )
     return path
 
 
@@ -52,7 +54,8 @@ def test_mn04_gives_what_its_authors_code_gives(mn04_weights: Path, shared_data:
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "bands", "frames"), [("mn04", networks.Mn04, 128, 70), ("ds-cnn", networks.DsCnn, 64, 50)]
+    ("name", "module", "bands", "frames"),
+    [("mn04", networks.Mn04, 128, 70), ("ds-cnn", networks.DsCnn, 64, 50)],
 )
 def test_the_engine_runs_the_network_that_torch_trains(name: str, module, bands: int, frames: int) -> None:
     network = module().eval()
