@@ -84,7 +84,7 @@ def download(arguments: Arguments) -> int:
 )
 @click.argument("name", metavar="NAME", type=click.Choice(["ds-cnn"]))
 @click.option("--clips", type=click.IntRange(1024), help="sounds to train on (default: 40,000)")
-@click.option("--epochs", type=click.IntRange(1), help="times that each is seen (default: 10)")
+@click.option("--epochs", type=click.IntRange(1), help="times that each is seen (default: 8)")
 @click.option("--seed", type=int, help="of sounds and training (default: 1)")
 @click.option("--workers", type=click.IntRange(0), default=0, help="processes (default: one for each core)")
 @click.option("--out", metavar="FILE", help="where the weights go (default: used from now on)")

@@ -46,7 +46,7 @@ class Recipe:
     """
 
     clips: int = 40_000
-    epochs: int = 10
+    epochs: int = 8
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
