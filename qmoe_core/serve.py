@@ -20,7 +20,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
 from qmoe_core.errors import BundleError
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 
 EMBED_BATCH = 32
 """Windows embedded at a time: bounds the memory that an hour of sound takes."""
@@ -34,7 +34,7 @@ class Observation:
         file: display name; duration_s, sample_rate_hz: of the recording as it came; notes: see `decode.Clip`.
         spans: start and end of each window that was judged, seconds; silent ones are left out.
         embeddings: float32 [W, D].
-        voices: leading axis W.
+        outputs: leading axis W.
     """
 
     file: str
@@ -43,7 +43,7 @@ class Observation:
     notes: tuple[str, ...]
     spans: tuple[tuple[float, float], ...]
     embeddings: np.ndarray
-    voices: Voices
+    outputs: Outputs
     fitness: fitness.Fitness | None = None
     """Of the recording; None of a picture."""
 
@@ -118,7 +118,7 @@ def observe(clip: decode.Clip, bundle: Bundle, *, mc_samples: int | None = None)
         notes=notes,
         spans=tuple((window.start_s, window.end_s) for window in windows),
         embeddings=embeddings,
-        voices=bundle.listen(embeddings, mc_samples=mc_samples),
+        outputs=bundle.outputs(embeddings, mc_samples=mc_samples),
         fitness=whole,
     )
 
@@ -138,7 +138,7 @@ def observe_picture(picture: Picture, bundle: Bundle, *, mc_samples: int | None 
         notes=(f"A picture of {width} × {height} pixels; its duration and sample rate are not known.",),
         spans=((0.0, 0.0),),
         embeddings=embeddings,
-        voices=bundle.listen(embeddings, mc_samples=mc_samples),
+        outputs=bundle.outputs(embeddings, mc_samples=mc_samples),
     )
 
 
@@ -152,22 +152,22 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
         BundleError: curiosity is `distilled`, and the bundle carries nothing that it could learn from.
     """
     scale = bundle.mean_interest(settings) if settings.normalise else 1.0
-    every = [observation.voices.at(i) for i in range(len(observation.spans))]
+    every = [observation.outputs.at(i) for i in range(len(observation.spans))]
     windows = tuple(
         mixing.decide(
-            voices,
+            outputs,
             bundle.classes,
             settings,
             mean_interest=scale,
-            predicted=bundle.predict(voices, settings),
+            predicted=bundle.predict(outputs, settings),
             start_s=start,
             end_s=end,
         )
-        for voices, (start, end) in zip(every, observation.spans, strict=True)
+        for outputs, (start, end) in zip(every, observation.spans, strict=True)
     )
     whole = windows[0]
     if len(windows) > 1:
-        pooled = observation.voices.pooled()
+        pooled = observation.outputs.pooled()
         whole = mixing.decide(
             pooled,
             bundle.classes,

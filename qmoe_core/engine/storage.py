@@ -163,13 +163,7 @@ def save(
     if mean is not None or std is not None:
         tensors |= {"scaler.mean": np.asarray(mean, np.float32), "scaler.std": np.asarray(std, np.float32)}
         _check_scaler(tensors, weights.dim)
-    header = {
-        "kind": KIND,
-        "version": str(VERSION),
-        "name": weights.name,
-        "sha256": _digest(tensors),
-    }
-    _write_whole(Path(path), _in_order(to_safetensors(tensors, header)))
+    _write_whole(Path(path), dump(KIND, weights.name, tensors))
 
 
 def load(path: str | os.PathLike[str]) -> ExpertWeights:
@@ -195,20 +189,39 @@ def load_with_scaler(path: str | os.PathLike[str]) -> ExpertFile:
     return _parse(data, path)
 
 
-def _parse(data: bytes, path: str | os.PathLike[str]) -> ExpertFile:
+def dump(kind: str, name: str, tensors: dict[str, np.ndarray]) -> bytes:
+    """A file of this program: what it is, the name of what it holds, and its tensors with a checksum."""
+    header = {"kind": kind, "version": str(VERSION), "name": name, "sha256": _digest(tensors)}
+    return _in_order(to_safetensors(tensors, header))
+
+
+def undump(
+    kind: str, data: bytes, path: str | os.PathLike[str]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and header of a file that `dump` wrote.
+
+    Raises:
+        BundleError: bytes that are damaged, newer than this program, or something else; named `path`.
+    """
     try:
         tensors = from_safetensors(data)
         header = _header(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: cannot be read as a .safetensors file ({error})") from None
-    if header.get("kind") != KIND:
-        raise BundleError(f"{path}: is not a packed expert; expected a file that this program saved")
+    if header.get("kind") != kind:
+        what = kind.removeprefix("qmoe-")
+        raise BundleError(f"{path}: is not a packed {what}; expected a file that this program saved")
     if header.get("version") != str(VERSION):
         raise BundleError(
             f"{path}: has format version {header.get('version')}, this program reads version {VERSION}"
         )
     if header.get("sha256") != _digest(tensors):
         raise BundleError(f"{path}: is damaged, its checksum does not fit; copy or export it again")
+    return tensors, header
+
+
+def _parse(data: bytes, path: str | os.PathLike[str]) -> ExpertFile:
+    tensors, header = undump(KIND, data, path)
     try:
         weights = from_tensors(tensors, header)
         if not any(key.startswith("scaler.") for key in tensors):

@@ -37,7 +37,8 @@ MAX_WIDTH = 65_536
 """Inputs or outputs of one layer; sums of 8-bit products stay within 32 bits up to twice this."""
 
 
-def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def checked_floats(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The array as float32; BundleError unless it has that shape and is finite."""
     array = np.asarray(array)
     if array.shape != shape or array.dtype.kind != "f":
         raise BundleError(
@@ -49,7 +50,8 @@ def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _levels(array: np.ndarray, layer_format: str) -> np.ndarray:
+def checked_levels(array: np.ndarray, layer_format: str) -> np.ndarray:
+    """The matrix [N, K] as int8 or int16; BundleError unless it holds levels of the format only."""
     array = np.asarray(array)
     bits, low, high = LEVELS[layer_format]
     if array.ndim != 2 or array.dtype.kind not in "iu":
@@ -100,14 +102,16 @@ class HiddenLayer:
         if matrix is None or other is not None:
             raise BundleError(f"{name}: a {self.format} layer has {name}, and nothing else, for its matrix")
         matrix = np.asarray(matrix)
-        matrix = _floats(name, matrix, matrix.shape) if is_float else _levels(matrix, self.format)
+        matrix = (
+            checked_floats(name, matrix, matrix.shape) if is_float else checked_levels(matrix, self.format)
+        )
         if matrix.ndim != 2 or not all(1 <= size <= MAX_WIDTH for size in matrix.shape):
             raise BundleError(
                 f"{name}: expected [outputs, inputs] of 1 to {MAX_WIDTH}, got {list(matrix.shape)}"
             )
         object.__setattr__(self, name, matrix)
         for name in ("scale", "bias", "gamma", "beta"):
-            object.__setattr__(self, name, _floats(name, getattr(self, name), matrix.shape[:1]))
+            object.__setattr__(self, name, checked_floats(name, getattr(self, name), matrix.shape[:1]))
         if not math.isfinite(self.threshold):
             raise BundleError("threshold: must be a finite number")
         if is_float:
@@ -161,8 +165,10 @@ class ExpertWeights:
         classes = np.shape(self.head_weight)[0] if np.ndim(self.head_weight) else 0
         if not 1 <= classes <= MAX_WIDTH:
             raise BundleError(f"{self.name}: the head must have 1 to {MAX_WIDTH} classes, got {classes}")
-        object.__setattr__(self, "head_weight", _floats("head.weight", self.head_weight, (classes, width)))
-        object.__setattr__(self, "head_bias", _floats("head.bias", self.head_bias, (classes,)))
+        object.__setattr__(
+            self, "head_weight", checked_floats("head.weight", self.head_weight, (classes, width))
+        )
+        object.__setattr__(self, "head_bias", checked_floats("head.bias", self.head_bias, (classes,)))
 
     @property
     def dim(self) -> int:

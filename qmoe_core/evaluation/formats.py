@@ -110,11 +110,11 @@ def _fold_f1(bundle: Bundle) -> dict[str, tuple[float, ...]]:
     data = bundle.dataset
     if data is None or bundle.provenance.protocol != "official":
         return {}
-    said = data.voices.logits.argmax(axis=-1)
+    said = data.outputs.logits.argmax(axis=-1)
     clips = [data.folds == fold for fold in np.unique(data.folds)]
     return {
         name: tuple(weighted_f1(data.labels[fold], said[fold, i]) for fold in clips)
-        for i, name in enumerate(data.voices.experts)
+        for i, name in enumerate(data.outputs.experts)
     }
 
 

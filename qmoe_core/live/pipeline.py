@@ -297,14 +297,14 @@ class Pipeline:
         t0 = time.perf_counter()
         embeddings = self._embedder.embed(fitness.prepare(waveform)[None])
         t1 = time.perf_counter()
-        voices = self.bundle.listen(embeddings, mc_samples=settings.mc_samples).at(0)
+        outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples).at(0)
         t2 = time.perf_counter()
         decision = mixing.decide(
-            voices,
+            outputs,
             self.bundle.classes,
             settings,
             mean_interest=scale,
-            predicted=self.bundle.predict(voices, settings),
+            predicted=self.bundle.predict(outputs, settings),
             start_s=start_s,
             end_s=end_s,
         )
@@ -335,12 +335,12 @@ class Pipeline:
         middle = WINDOW_SAMPLES // 2
         filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
-        voices = self.bundle.listen(
+        outputs = self.bundle.outputs(
             self._embedder.embed(np.stack([fitness.prepare(half) for half in audible])),
             mc_samples=settings.mc_samples,
         )
-        predicted = self.bundle.predict(voices, settings)
-        probabilities = mixing.mix(voices, settings, mean_interest=scale, predicted=predicted).probabilities
+        predicted = self.bundle.predict(outputs, settings)
+        probabilities = mixing.mix(outputs, settings, mean_interest=scale, predicted=predicted).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
     def _mean_interest(self, settings: Settings) -> float:

@@ -38,7 +38,7 @@ def test_alpha_over_the_default_bundle(tmp_path: Path) -> None:
 
     loaded = bundles.load()
     clips = judged(loaded)
-    expected = alpha_sweep(clips.voices, clips.labels, loaded.settings())
+    expected = alpha_sweep(clips.outputs, clips.labels, loaded.settings())
     assert found["alphas"] == list(ALPHAS)
     assert found["clips"] == 400
     assert found["f1"] == expected.f1.tolist()
@@ -61,7 +61,7 @@ def test_alpha_with_every_option(tiny_run, tmp_path: Path) -> None:
         experts=("q1", "popcount", "fp32"), curiosity="router-mc", top_k=2, normalise=True, mc_samples=3
     )
     clips = judged(loaded)
-    expected = alpha_sweep(clips.voices, clips.labels, settings, [0.0, 0.3, 1000.0]).to_json()
+    expected = alpha_sweep(clips.outputs, clips.labels, settings, [0.0, 0.3, 1000.0]).to_json()
     assert {**found, "seconds": 0, "bundle": ""} == {**expected, "seconds": 0, "bundle": ""}
 
 

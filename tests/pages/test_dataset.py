@@ -179,7 +179,7 @@ def test_the_order_of_the_list_is_that_of_the_drawer(dataset: Open, bundle: Bund
     assert bundle.dataset is not None
     contender = contenders.parse("q4", bundle)
     assert contender
-    mixed = contender.mixed(bundle, bundle.dataset.voices)
+    mixed = contender.mixed(bundle, bundle.dataset.outputs)
     worst = selective.notable(mixed, bundle.dataset.labels, 400).confidently_wrong
     names = [bundle.dataset.clips[i].name for i in worst[:2]]
     app = dataset(by="q4", order="wrong", clip=names[0])

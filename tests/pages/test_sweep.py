@@ -39,7 +39,7 @@ def text(app: AppTest) -> str:
 @pytest.fixture(scope="module")
 def swept(bundle: Bundle) -> AlphaSweep:
     data = sweeping.dataset(bundle)
-    return sweep.alpha_sweep(data.voices, data.labels, bundle.settings(), sweeping.STOPS)
+    return sweep.alpha_sweep(data.outputs, data.labels, bundle.settings(), sweeping.STOPS)
 
 
 def test_first_visit(swept: AlphaSweep) -> None:
