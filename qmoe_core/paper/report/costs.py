@@ -23,7 +23,7 @@ from qmoe_core.measure import bench, energy, latency, memory, peers, size
 from qmoe_core.measure.kept import Measured, measured
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.routing.router import Router
-from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.executor import Context, Progress
 from qmoe_core.runtime.store import Store
 
 
@@ -202,9 +202,7 @@ def _contestants(loaded: Loaded) -> list[Contestant]:
     return made + bench.mixture_contestants(loaded.weights, clips, loaded.routers)
 
 
-def _race(
-    loaded: Loaded, effort: Effort, show: bench.Progress, cancelled: Callable[[], bool] | None
-) -> Measured:
+def _race(loaded: Loaded, effort: Effort, show: Progress, cancelled: Callable[[], bool] | None) -> Measured:
     contestants = _contestants(loaded)
     times = latency.race(contestants, n=effort.calls, progress=show, cancelled=cancelled)
     rows = latency.summarise(contestants, times, baseline="fp32")
@@ -212,7 +210,7 @@ def _race(
     return Measured(times, {"rows": documents})
 
 
-def _peaks(loaded: Loaded, effort: Effort, show: bench.Progress) -> Measured:
+def _peaks(loaded: Loaded, effort: Effort, show: Progress) -> Measured:
     members = {name: (name,) for name in loaded.weights} | {"+".join(m): m for m in loaded.routers}
     peaks, files = {}, {}
 
@@ -255,9 +253,7 @@ def _power(loaded: Loaded, effort: Effort) -> Measured:
     )
 
 
-def _blocks(
-    loaded: Loaded, effort: Effort, show: bench.Progress, cancelled: Callable[[], bool] | None
-) -> Measured:
+def _blocks(loaded: Loaded, effort: Effort, show: Progress, cancelled: Callable[[], bool] | None) -> Measured:
     contestants = [c for c in _contestants(loaded) if not c.name.endswith("router-mc")]
     made = energy.run_blocks(
         contestants,

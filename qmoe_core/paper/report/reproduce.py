@@ -31,7 +31,7 @@ from qmoe_core.paper.report.costs import Effort, Loaded, Served
 from qmoe_core.paper.report.document import ReportDocument, Section
 from qmoe_core.paper.report.protocols import Trial
 from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study, named, signed
-from qmoe_core.runtime.executor import Context, Progress
+from qmoe_core.runtime.executor import Context, Progress, silent
 from qmoe_core.runtime.identity import described
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
@@ -118,7 +118,7 @@ def reproduce(
     fresh: bool = False,
     effort: Effort | None = None,
     store: Store | None = None,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Callable[[str], Progress] = silent,
     cancelled: Callable[[], bool] | None = None,
 ) -> ReportDocument:
     """Train what is missing, measure what is missing, and write a report.
@@ -155,7 +155,7 @@ def reproduce(
         tuple(config.seed + i for i in range(count)),
         effort or (costs.QUICK if quick else Effort()),
     )
-    context = Context.of(store or Store(), workers, progress, cancelled)
+    context = Context(store or Store(), progress=progress, cancelled=cancelled).with_workers(workers)
     if quick and not names:
         studies = [_of_bundle(bundles.load(), plan, context, fresh)]
     else:
