@@ -105,7 +105,7 @@ def make(arguments: Arguments) -> int:
     for licence in (*bank.LICENCES, f"teacher: mn04 ({weights.MN04['licence']})"):
         print(licence, file=sys.stderr)
     epochs: list[dict] = []
-    context = Context.of(Store(), arguments.workers, ProgressBar, observe=epochs.append)
+    context = Context(Store(), progress=ProgressBar, observe=epochs.append).with_workers(arguments.workers)
     network = training.make(context, teacher, recipe)
     path = weights.keep_made(training.to_tensors(network), training.about(recipe), arguments.out)
     if arguments.json:
