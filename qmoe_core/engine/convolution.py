@@ -93,9 +93,6 @@ FLOAT = Product(
 class Target(NamedTuple):
     """What a processor gets."""
 
-    name: str
-    size: int
-    """Bytes of a vector."""
     product: Product
     tiles: tuple[int, int, int]
     """Pixels of a tile that is one, two or three vectors of output channels wide."""
@@ -103,21 +100,19 @@ class Target(NamedTuple):
     """Pixels of a depthwise tile."""
 
 
-AVX512 = Target("avx512", 64, VNNI, (16, 12, 8), 8)
 TARGETS = {
-    "avx512": AVX512,
-    "vnni": Target("vnni", 32, VNNI, (8, 4, 4), 4),
-    "avx2": Target("avx2", 32, AVX2, (8, 4, 2), 4),
-    "portable": Target("portable", 32, PORTABLE, (4, 2, 2), 4),
+    "avx512": Target(VNNI, (16, 12, 8), 8),
+    "vnni": Target(VNNI, (8, 4, 4), 4),
+    "avx2": Target(AVX2, (8, 4, 2), 4),
+    "portable": Target(PORTABLE, (4, 2, 2), 4),
 }
-assert all(max(*t.tiles, t.abreast) <= plan.TILE for t in TARGETS.values())
 
 
 class _Emitting:
     """The vector code of one target, for float or for quantized networks: what `operation` is given."""
 
-    def __init__(self, target: Target, *, quantized: bool) -> None:
-        self.target, self.quantized, self.size = target, quantized, target.size
+    def __init__(self, target: Target, size: int, *, quantized: bool) -> None:
+        self.quantized, self.size, self.abreast = quantized, size, target.abreast
         self.product = target.product if quantized else FLOAT
 
     def tile(self, pixels: int, wide: int) -> Callable:
@@ -158,7 +153,7 @@ class _Emitting:
         (x, bytes from pixel to pixel, groups of rows, bytes from group to group, columns, bytes from column
         to column, weights, parameters, sums)
         """
-        size, product, pixels = self.size, self.product, self.target.abreast
+        size, product, pixels = self.size, self.product, self.abreast
 
         def emit(
             e: Emitter, x: Value, stride: Value, groups: Value, far: Value, columns: Value, near: Value,
@@ -247,7 +242,7 @@ class _Emitting:
         return emit
 
     def over_pixels(self, *, largest: bool) -> Callable:
-        """Sum or maximum over pixels, one vector of channels wide: (x, pixels, bytes from pixel to pixel, to)."""
+        """Sum or maximum over pixels of one vector of channels: (x, pixels, bytes from pixel to pixel, to)."""
 
         def emit(e: Emitter, x: Value, pixels: Value, stride: Value, to: Value) -> None:
             if largest:
@@ -255,7 +250,9 @@ class _Emitting:
             else:
                 combine = e.add32 if self.quantized else e.add_f32
             first = self._load(e, x) if largest else e.zero()
-            (total,) = e.loop(pixels, [first], lambda p, t: [combine(t[0], self._load(e, e.step(x, stride, p)))])
+            (total,) = e.loop(
+                pixels, [first], lambda p, t: [combine(t[0], self._load(e, e.step(x, stride, p)))]
+            )
             e.store(to, total)
 
         return emit
@@ -325,12 +322,13 @@ class _Emitting:
 # --- The loops ------------------------------------------------------------------------------------
 
 
-def _run_of(target: Target, *, quantized: bool) -> Any:
+def _run_of(name: str, *, quantized: bool) -> Any:
     """The compiled function that runs a program for one spectrogram."""
-    emitting = _Emitting(target, quantized=quantized)
-    size, lanes, element, four = target.size, target.size // 4, 1 if quantized else 4, 4 if quantized else 1
+    target, size = TARGETS[name], plan.VECTOR_BYTES[name]
+    emitting = _Emitting(target, size, quantized=quantized)
+    lanes, element, four = size // 4, 1 if quantized else 4, 4 if quantized else 1
     abreast = target.abreast
-    label = f"{target.name}_{'quantized' if quantized else 'float'}"
+    label = f"{name}_{'quantized' if quantized else 'float'}"
 
     def made(emit: Callable, count: int) -> Any:
         return operation(nothing, *[address] * count, size=size)(emit)
@@ -370,7 +368,8 @@ def _run_of(target: Target, *, quantized: bool) -> Any:
 
         def group(
             x: int, stride: int, count: int, segments: int, far: int, depth: int, weights: int,
-            parameters: int, constants: int, activation: int, out: int, out_stride: int, other: int, sums: int,
+            parameters: int, constants: int, activation: int, out: int, out_stride: int, other: int,
+            sums: int,
         ) -> None:  # fmt: skip
             for p in range(0, count, pixels):
                 tile(x + p * stride, stride, segments, far, depth, weights, parameters, sums)
@@ -467,9 +466,7 @@ def _run_of(target: Target, *, quantized: bool) -> Any:
                 here, p = phase * lanes * element, parameters + phase * plan.PARAMETERS * size
                 for t in range(0, row[plan.REPEATS], abreast):
                     first = line + phase * size + t * 4 * across * period
-                    depthwise_tile(
-                        first, 4 * across * period, groups, far, columns, 4 * channels, w, p, sums
-                    )
+                    depthwise_tile(first, 4 * across * period, groups, far, columns, 4 * channels, w, p, sums)
                     onto = here + t * period * element
                     finish(
                         row[plan.ACTIVATION], sums, abreast, p, constants, to + onto, period * element,
@@ -580,10 +577,7 @@ def _run_of(target: Target, *, quantized: bool) -> Any:
                     y = floats(workspace, sums, lanes)[lane]
                 if activation == plan.SIGMOID:
                     exact = 1 / (1 + np.exp(-np.float64(y)))
-                    if quantized:
-                        y = exact / np.float64(step) + zero
-                    else:
-                        y = np.float32(exact)
+                    y = exact / np.float64(step) + zero if quantized else np.float32(exact)
                 elif activation == plan.HARDSWISH or activation == plan.HARDSIGMOID:
                     six = min(max(y + np.float32(3), np.float32(0)), np.float32(6))
                     y = (y * six if activation == plan.HARDSWISH else six) * constants[plan.SIXTH] + zero
@@ -614,7 +608,12 @@ def _run_of(target: Target, *, quantized: bool) -> Any:
 
     @function
     def run(
-        x: int, arena: np.ndarray, steps: np.ndarray, places: np.ndarray, workspace: np.ndarray, out: np.ndarray
+        x: int,
+        arena: np.ndarray,
+        steps: np.ndarray,
+        places: np.ndarray,
+        workspace: np.ndarray,
+        out: np.ndarray,
     ) -> None:
         base, work = arena.ctypes.data, workspace.ctypes.data
         take, give = places[plan.FIRST_VECTOR], places[plan.SECOND_VECTOR]
@@ -649,7 +648,7 @@ def entry(name: str, *, quantized: bool) -> Callable[[int], Callable]:
     workspace of the size that the program says, one caller at a time; out, float32 [B · D], which gets the
     embeddings; and the number of clips, B.
     """
-    run = _run_of(TARGETS[name], quantized=quantized)
+    run = _run_of(name, quantized=quantized)
 
     def make(fingerprint: int) -> Callable:
         def forward(

@@ -18,6 +18,8 @@ from qmoe_core.engine.arena import ALIGNMENT, aligned, round_up
 from qmoe_core.engine.network import Block, ConvLayer, Levels, Network, SqueezeExcite
 from qmoe_core.engine.weights import LEVELS
 
+VECTOR_BYTES = {"avx512": 64, "vnni": 32, "avx2": 32, "portable": 32}
+"""Of each kernel's vectors."""
 TILE = 16
 """No tile has more pixels."""
 WIDEST = 3
@@ -167,7 +169,13 @@ class _Packer:
         self.step(MEAN, {CHANNELS: channels, ZERO: zero, CONSTANT: mean})
         for layer, levels in ((squeeze.reduce, pooled), (squeeze.expand, squeeze.reduce.output)):
             self.step(DENSE, {**self.matrix(layer, levels), CONSTANT: self.constants_of(layer, None)})
-        numbers = {CHANNELS: channels, OUTPUTS: channels, ZERO: zero, LOWEST_LEVEL: gate_zero, CONSTANT: scale}
+        numbers = {
+            CHANNELS: channels,
+            OUTPUTS: channels,
+            ZERO: zero,
+            LOWEST_LEVEL: gate_zero,
+            CONSTANT: scale,
+        }
         self.step(SCALE, numbers, keep)
         return out
 
@@ -274,11 +282,13 @@ def groups(blocks: int, widest: int) -> Iterator[tuple[int, int]]:
 
 
 def _fields(vectors: np.ndarray, fields: int, lowest: int) -> np.ndarray:
-    """Several vectors of levels in one, counted from the lowest: the first in the lowest bits of each byte."""
+    """Several vectors of levels in one, counted from the lowest; the first is in the lowest bits."""
     if fields == 1:
         return vectors
     spacing = 2 if fields == 8 else 1
-    counted = ((vectors.view(np.int8) - lowest) // spacing).astype(np.uint8).reshape(-1, fields, vectors.shape[1])
+    counted = (
+        ((vectors.view(np.int8) - lowest) // spacing).astype(np.uint8).reshape(-1, fields, vectors.shape[1])
+    )
     shifts = np.arange(fields, dtype=np.uint8) * np.uint8(8 // fields)
     return np.bitwise_or.reduce(counted << shifts[:, None], axis=1)
 

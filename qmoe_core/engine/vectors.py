@@ -255,9 +255,7 @@ class Emitter:
 
     def max32(self, x: Value, y: Value) -> Value:
         name = f"llvm.smax.v{self._v32.count}i32"
-        return self._as(
-            self._v8, self._call(name, self._v32, self._as(self._v32, x), self._as(self._v32, y))
-        )
+        return self._as(self._v8, self._call(name, self._v32, self._as(self._v32, x), self._as(self._v32, y)))
 
     def abs8(self, x: Value) -> Value:
         """|x|; |−128| is 128 if what follows takes the bytes as unsigned."""
@@ -458,9 +456,7 @@ class Emitter:
             for i in (0, 2)
         )
         order = [i % 4 * quarter + i // 4 for i in range(self.size)]
-        return self.builder.shuffle_vector(
-            first, second, ir.Constant(ir.VectorType(_I32, self.size), order)
-        )
+        return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, self.size), order))
 
     def halves(self, x: Value, signed: bool) -> tuple[Value, Value]:
         """Even and odd bytes, each widened to 16 bits."""
