@@ -242,7 +242,7 @@ class _Emitting:
         return emit
 
     def over_pixels(self, *, largest: bool) -> Callable:
-        """Sum or maximum over pixels of one vector of channels: (x, pixels, bytes from pixel to pixel, to)."""
+        """Sum or maximum over pixels of a vector of channels: (x, pixels, bytes from pixel to pixel, to)."""
 
         def emit(e: Emitter, x: Value, pixels: Value, stride: Value, to: Value) -> None:
             if largest:
