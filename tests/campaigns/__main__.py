@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, cluster, disk, fuzz, hostile, kill, sessions
 
 CAMPAIGNS = {
     "fuzz": fuzz,
     "kill": kill,
     "disk": disk,
     "sessions": sessions,
+    "hostile": hostile,
     "cluster": cluster,
     "arm": arm,
 }
