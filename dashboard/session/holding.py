@@ -12,14 +12,14 @@ from qmoe_core import datasets
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import ood
-from qmoe_core.evaluation.ood import Report
+from qmoe_core.evaluation.ood import UnknownClassesResult
 from qmoe_core.evaluation.selective import Detection
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import HoldOut, Job
 from qmoe_core.runtime.store import Store
 
 
-def kept(bundle: Bundle) -> list[Report]:
+def kept(bundle: Bundle) -> list[UnknownClassesResult]:
     """Every set of classes that was held out with this bundle's embedder: own ones, then those that ship."""
     embedder_id, classes = bundle.manifest.embedder_id, bundle.classes
     try:
@@ -31,11 +31,13 @@ def kept(bundle: Bundle) -> list[Report]:
 
 
 @st.cache_data(max_entries=16, show_spinner="Resampling clips …")
-def _reports(found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]) -> list[Report]:
+def _reports(
+    found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]
+) -> list[UnknownClassesResult]:
     return [ood.report(held) for held in ood.kept(Store(), embedder_id, classes)] if found else []
 
 
-def together(reports: Sequence[Report]) -> dict[str, Detection]:
+def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Detection]:
     """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
     if len(reports) == 1:
         return reports[0].detection

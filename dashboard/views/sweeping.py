@@ -47,7 +47,7 @@ class Interest:
 
 
 def sweeps(bundle: Bundle, settings: Settings, alphas: tuple[float, ...]) -> dict[Curiosity, AlphaSweep]:
-    """Every strategy with the same experts, k and normalisation, over the bundle's out-of-fold voices."""
+    """Every strategy with the same experts, k and normalisation, over the bundle's out-of-fold outputs."""
     return {
         strategy: _sweep(bundle.digest, replace(settings, alpha=0.0, curiosity=strategy), alphas, bundle)
         for strategy in STRATEGIES
@@ -58,7 +58,7 @@ def sweeps(bundle: Bundle, settings: Settings, alphas: tuple[float, ...]) -> dic
 def _sweep(digest: str, settings: Settings, alphas: tuple[float, ...], _bundle: Bundle) -> AlphaSweep:
     data = dataset(_bundle)
     predicted = _bundle.predict_out_of_fold(settings)
-    return sweep.alpha_sweep(data.voices, data.labels, settings, alphas, predicted)
+    return sweep.alpha_sweep(data.outputs, data.labels, settings, alphas, predicted)
 
 
 def interest(bundle: Bundle, settings: Settings) -> Interest:
@@ -69,7 +69,7 @@ def interest(bundle: Bundle, settings: Settings) -> Interest:
 @st.cache_data(max_entries=96, show_spinner=False)
 def _interest(digest: str, settings: Settings, _bundle: Bundle) -> Interest:
     mixed = mixing.mix(
-        dataset(_bundle).voices,
+        dataset(_bundle).outputs,
         settings,
         mean_interest=_bundle.mean_interest(settings),
         predicted=_bundle.predict_out_of_fold(settings),

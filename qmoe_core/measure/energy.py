@@ -51,7 +51,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Row:
+class EnergyRow:
     """Energy of one inference; mJ, and µg of CO2 for the chosen grid.
 
     gross: all that was drawn while it ran. net: less what the idle machine draws in that time.
@@ -191,7 +191,9 @@ def _work(call: Callable[[], object] | None, seconds: float) -> int:
     return calls
 
 
-def summarise(contestants: Sequence[Contestant], blocks: Sequence[Block], *, baseline: str) -> list[Row]:
+def summarise(
+    contestants: Sequence[Contestant], blocks: Sequence[Block], *, baseline: str
+) -> list[EnergyRow]:
     """Energy of one inference of each contestant, and its ratio to the baseline's."""
     idle = [block for block in blocks if block.name == IDLE]
     idle_kw = sum(b.gross_kwh for b in idle) / (sum(b.wall_s for b in idle) / 3600.0) if idle else 0.0
@@ -204,7 +206,7 @@ def summarise(contestants: Sequence[Contestant], blocks: Sequence[Block], *, bas
         gross = sum(b.gross_kwh for b in found)
         ratios = per_call[baseline] / per_call[contestant.name]
         rows.append(
-            Row(
+            EnergyRow(
                 name=contestant.name,
                 source=found[0].source,
                 n=calls,
@@ -223,6 +225,28 @@ def summarise(contestants: Sequence[Contestant], blocks: Sequence[Block], *, bas
             )
         )
     return rows
+
+
+def intensities(countries: Sequence[str]) -> dict[str, float]:
+    """Mean carbon intensity of countries' grids, g CO2/kWh, by the country's name; from codecarbon's data.
+
+    Args:
+        countries: three-letter codes (ISO 3166).
+
+    Raises:
+        ConfigError: codecarbon does not know one, or is not installed.
+    """
+    try:
+        from codecarbon.input import DataSource
+    except ImportError:
+        raise ConfigError(
+            "grid intensities need codecarbon, which is not installed: pip install 'qmoe-lab[lab]'"
+        ) from None
+    known = DataSource().get_global_energy_mix_data()
+    missing = [code for code in countries if code not in known]
+    if missing:
+        raise ConfigError(f"codecarbon knows no grid of {missing[0]}; accepted are codes such as FRA or USA")
+    return {str(known[c]["country_name"]): float(known[c]["carbon_intensity"]) for c in countries}
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,13 @@ def subject() -> Subject:
     )
 
 
-def voices():
+def outputs():
     """What three experts and a router give for eight clips of four classes, made up."""
-    from qmoe_core.routing.mixing import Voices
+    from qmoe_core.routing.mixing import Outputs
 
     rng = np.random.default_rng(7)
     logits, routing = rng.normal(size=(8, 3, 4)) * 2.0, rng.normal(size=(8, 3))
-    return Voices(("q4", "q8", "bitnet"), logits, routing, routing + 0.3 * rng.normal(size=(5, 8, 3)))
+    return Outputs(("q4", "q8", "bitnet"), logits, routing, routing + 0.3 * rng.normal(size=(5, 8, 3)))
 
 
 def embedding(home: Path) -> Results:
@@ -99,7 +99,7 @@ def joint(home: Path) -> Results:
     data = subject()
     task = crossval.joint_tasks_of(data, ("fp32", "q8"), settings(), [0])[0]
     result = crossval.run_joint(task, Store(home).address)
-    return {"logits": result.voices.logits[:4], "router": result.voices.router[:4]}
+    return {"logits": result.outputs.logits[:4], "router": result.outputs.router[:4]}
 
 
 def mixture(home: Path) -> Results:
@@ -114,7 +114,7 @@ def mixture(home: Path) -> Results:
     made = Router(("q4", "q8", "bitnet"), weights, biases, 0.3, 4)
     z = rng.normal(size=(3, 6)).astype(np.float32)
     found = {"router": made.logits(z), "masks": made.masks(4), "thinned": made.mc_logits(z, 4)}
-    said = voices()
+    said = outputs()
     for curiosity in ("none", "disagreement", "router-mc"):
         for mix in ("probabilities", "logits"):
             chosen = Settings(said.experts, alpha=3.0, top_k=2, curiosity=curiosity, mix=mix)
@@ -162,8 +162,41 @@ def ternary(home: Path) -> Results:
     return {"f1": np.array(code._last_and_best({"one": split}, "one", data, made.expert))}
 
 
+def sounds(home: Path) -> Results:
+    from qmoe_core.embedders.distil.sounds import Maker
+
+    bank = [np.round(20_000 * np.sin(np.arange(9_000) / 20)).astype(np.int16)]
+    maker = Maker(np.random.default_rng(3), bank)
+    return {f"clip {number}": maker.clip()[::16_000] for number in range(6)}
+
+
+def student(home: Path) -> Results:
+    from qmoe_core.embedders.distil import clips, training
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+
+    rng = np.random.default_rng(17)
+    levels = rng.integers(-60, 61, (training.HELD_OUT + 8, 64, 216)).astype(np.int8)
+    features = rng.normal(size=(len(levels), 384, 16)).astype(np.float16)
+    classifier = {
+        f"classifier.{layer}.{part}": rng.normal(size=shape).astype(np.float32) / 8
+        for layer, part, shape in (
+            (2, "weight", (16, 384)),
+            (2, "bias", (16,)),
+            (5, "weight", (9, 16)),
+            (5, "bias", (9,)),
+        )
+    }
+    recipe = training.Recipe(epochs=1, batch=4)
+    network = training.fit(Context(Store(home)), clips.Clips(levels, features), classifier, recipe, {})
+    tensors = training.to_tensors(network)
+    return {name: tensors[f"features.{name}.0.weight"].reshape(-1)[:20] for name in ("0", "8", "16")}
+
+
 COMPUTE: dict[str, Callable[[Path], Results]] = {
     "embedding": embedding,
+    "sounds": sounds,
+    "student": student,
     "expert": expert,
     "router": router,
     "joint": joint,
@@ -173,7 +206,15 @@ COMPUTE: dict[str, Callable[[Path], Results]] = {
     "projection": projection,
     "ternary": ternary,
 }
-TOLERANCE = {"expert": TRAINED, "router": TRAINED, "joint": TRAINED, "ternary": TRAINED, "embedding": 1e-3}
+TOLERANCE = {
+    "expert": TRAINED,
+    "router": TRAINED,
+    "joint": TRAINED,
+    "ternary": TRAINED,
+    "embedding": 1e-3,
+    "sounds": 1e-3,
+    "student": TRAINED,
+}
 
 
 def problem(part: str, home: Path, kept: Mapping[str, object] | None, version: int) -> str | None:
