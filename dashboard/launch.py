@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
         module.open_visitors()
         options += module.LIMITS.streamlit
         # Pages decode in this process alone, and hold what they decode in memory.
-        import_module("qmoe_core.audio.decode").MAX_DURATION_S = module.LIMITS.duration_s
+        decode: Any = import_module("qmoe_core.audio.decode")
+        decode.MAX_DURATION_S = module.LIMITS.duration_s
         token, bounds = None, guard.Bounds()
         turns.install(turns.Turns())
     shown = "localhost" if address in guard.WILDCARDS else address

@@ -178,6 +178,8 @@ def test_only_so_many_jobs(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> Non
         other = tiny_training(visit())
         assert "1 job of all visitors wait" in text(other)
         monkeypatch.setattr(public, "LIMITS", Limits(address_jobs=1))
+        monkeypatch.setitem(public._addresses, root_of(one).name, "10.0.0.1")
+        monkeypatch.setattr(public, "address", lambda: "10.0.0.1")
         assert "1 job from your network wait" in text(tiny_training(other, "again"))
         assert jobs.list_jobs(Store(root_of(other))) == []
 
