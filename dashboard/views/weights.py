@@ -1,4 +1,4 @@
-"""The weights of an embedder that is not on this machine: what they are, their licence, and a button for them."""
+"""The weights of an embedder that is not on this machine: what they are, their licence, a button for them."""
 
 from __future__ import annotations
 
