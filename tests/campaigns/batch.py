@@ -1,4 +1,4 @@
-"""`qmoe classify FOLDER --out` killed at random moments: in the end complete, nothing twice, read back exactly.
+"""`qmoe classify FOLDER --out` killed at random moments: in the end complete, nothing twice, read back.
 
     python -m tests.campaigns batch --windows 10000 --kills 20
 
@@ -101,7 +101,7 @@ def wrong(expected: dict[str, list[float]], out: Path, kind: str) -> Iterator[st
     separator, path, start = "\t", "Begin Path", "File Offset (s)"
     if kind == "csv":
         separator, path, start = ",", "path", "start_s"
-    files = [out] if out.suffix else [file for file in out.rglob("*.txt")]
+    files = [out] if out.suffix else list(out.rglob("*.txt"))
     table = pd.concat(pd.read_csv(file, sep=separator) for file in files)
     found = {str(name): sorted(rows[start].astype(float)) for name, rows in table.groupby(path)}
     for name, starts in expected.items():
