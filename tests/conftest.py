@@ -89,11 +89,10 @@ class TinyRun(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_dataset: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     from qmoe_core.runtime.store import Store
-    from qmoe_core.training import run
 
     home = tmp_path_factory.mktemp("run")
     store = Store(home / "store")
-    report = run.train(
+    report = tiny.train(
         tiny_dataset,
         mixtures=[("bitnet", "q4", "q8"), ("fp32", "popcount")],
         config=tiny_config,

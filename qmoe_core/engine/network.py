@@ -24,14 +24,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from qmoe_core.engine.weights import MAX_WIDTH, Format, checked_floats, checked_levels
+from qmoe_core.engine.weights import MAX_WIDTH, checked_floats, checked_levels
 from qmoe_core.errors import BundleError
+from qmoe_core.experts import spec
 
 Kind = Literal["full", "depthwise", "pointwise", "dense"]
 """`dense` is a pointwise convolution of a squeeze-excite, where each clip has one pixel."""
 Activation = Literal["none", "relu", "hardswish", "sigmoid", "hardsigmoid"]
 Pool = Literal["mean", "mean+max"]
-FORMATS = tuple(name for name in get_args(Format) if name != "sign")
+FORMATS = tuple(name for name in spec.FORMATS if name != "sign")
 """Weight formats of a layer; `sign` is one of heads only."""
 
 MAX_KERNEL = 7
@@ -85,7 +86,7 @@ class ConvLayer:
 
     name: str
     kind: Kind
-    format: Format = "float"
+    format: str = "float"
     codes: np.ndarray | None = None
     weight: np.ndarray | None = None
     scale: np.ndarray | None = None

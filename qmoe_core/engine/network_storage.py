@@ -33,8 +33,8 @@ from qmoe_core.engine.network import (
     Network,
     SqueezeExcite,
 )
-from qmoe_core.engine.weights import LEVELS
 from qmoe_core.errors import BundleError
+from qmoe_core.experts.spec import LEVELS
 
 KIND = "qmoe-network"
 MAX_STRUCTURE = 1 << 20
@@ -73,7 +73,7 @@ def to_tensors(network: Network, prefix: str = "") -> dict[str, np.ndarray]:
         if layer.format == "float":
             numbers.append(rows.reshape(-1))
         else:
-            codes.append(bits.pack(rows, LEVELS[layer.format][0]).reshape(-1))
+            codes.append(bits.pack(rows, LEVELS[layer.format].bits).reshape(-1))
             numbers.append(layer.scale)
         numbers.append(layer.bias)
     structure = json.dumps(_structure(network), separators=(",", ":"), ensure_ascii=False).encode()
@@ -213,7 +213,7 @@ class _Parts:
         rows, inputs = shape[0], math.prod(shape[1:])
         if layer_format == "float":
             return {"weight": self.numbers.take(*shape), "bias": self.numbers.take(rows)}
-        width = LEVELS[layer_format][0]
+        width = LEVELS[layer_format].bits
         packed = self.codes.take(rows, bits.row_bytes(inputs, width))
         codes = bits.unpack(packed, inputs, width)
         if not np.array_equal(bits.pack(codes, width), packed):

@@ -23,7 +23,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -31,8 +31,9 @@ from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
 from qmoe_core.engine import bits
-from qmoe_core.engine.weights import LEVELS, MAX_LAYERS, MAX_WIDTH, ExpertWeights, Format, HiddenLayer
+from qmoe_core.engine.weights import MAX_LAYERS, MAX_WIDTH, ExpertWeights, HiddenLayer
 from qmoe_core.errors import BundleError
+from qmoe_core.experts.spec import FORMATS, LEVELS
 from qmoe_core.runtime.files import named
 
 KIND = "qmoe-expert"
@@ -49,7 +50,7 @@ def to_tensors(weights: ExpertWeights, prefix: str = "") -> dict[str, np.ndarray
         if layer.format == "float":
             tensors[at + "weight"] = layer.matrix
         else:
-            tensors[at + "codes"] = bits.pack(layer.matrix, LEVELS[layer.format][0])
+            tensors[at + "codes"] = bits.pack(layer.matrix, LEVELS[layer.format].bits)
             tensors[at + "scale"] = layer.scale
         if layer.format == "sign":
             tensors[at + "threshold"] = np.array([layer.threshold], np.float32)
@@ -88,10 +89,10 @@ def from_tensors(
 def _layer(tensors: Mapping[str, np.ndarray], at: str) -> HiddenLayer:
     """The hidden layer whose tensors' names begin with `at`."""
     written = tensors.get(at + "format")
-    names = {name.encode(): name for name in get_args(Format)}
+    names = {name.encode(): name for name in FORMATS}
     layer_format = None if written is None else names.get(written.tobytes())
     if layer_format is None:
-        raise BundleError(f"tensor {at}format: expected one of {', '.join(get_args(Format))}, in ASCII")
+        raise BundleError(f"tensor {at}format: expected one of {', '.join(FORMATS)}, in ASCII")
     inputs = int(_take(tensors, at + "inputs", "int32", (1,))[0])
     if not 1 <= inputs <= MAX_WIDTH:
         raise BundleError(f"tensor {at}inputs: expected 1 to {MAX_WIDTH}, got {inputs}")
@@ -107,7 +108,7 @@ def _layer(tensors: Mapping[str, np.ndarray], at: str) -> HiddenLayer:
         parts["weight"] = _take(tensors, at + "weight", "float32", (*rows, inputs))
         parts["scale"] = np.ones(rows, np.float32)
     else:
-        width = LEVELS[layer_format][0]
+        width = LEVELS[layer_format].bits
         packed = _take(tensors, at + "codes", "uint8", (*rows, bits.row_bytes(inputs, width)))
         parts["codes"] = bits.unpack(packed, inputs, width)
         if not np.array_equal(bits.pack(parts["codes"], width), packed):

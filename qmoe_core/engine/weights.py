@@ -4,7 +4,7 @@ This is what training hands over and what every kernel and file format is made f
 Linear → LayerNorm → ReLU; only the Linear differs between formats:
 
 - `float`: y = W x + b.
-- `int1 int2 int4 int8 int16 ternary`: activations are quantized per sample to 8 bits, x̂ = round(127 x / m)
+- `int1` to `int16` and `ternary`: activations are quantized per sample to 8 bits, x̂ = round(127 x / m)
   with m = max|x|, and y = (Σ levels · x̂) · (scale · m / 127) + bias.
 - `sign` (the paper's Eq. 4): activations become bits x > τ, y = (K − 2 popcount(x XOR w)) · scale + bias.
 """
@@ -13,24 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from qmoe_core.errors import BundleError
-
-Format = Literal["float", "int1", "int2", "int4", "int8", "int16", "ternary", "sign"]
-
-LEVELS: dict[str, tuple[int, int, int]] = {
-    "int1": (1, -1, 1),
-    "sign": (1, -1, 1),
-    "ternary": (2, -1, 1),
-    "int2": (2, -2, 1),
-    "int4": (4, -8, 7),
-    "int8": (8, -128, 127),
-    "int16": (16, -32768, 32767),
-}
-"""Of each integer format: bits of a packed level, lowest level, highest level. 1-bit formats have no zero."""
+from qmoe_core.experts.spec import FORMATS, LEVELS
 
 MAX_LAYERS = 4
 MAX_WIDTH = 65_536
@@ -81,7 +68,7 @@ class HiddenLayer:
         BundleError: an array of another shape or kind, a value that is not finite, a level out of range.
     """
 
-    format: Format
+    format: str
     codes: np.ndarray | None = None
     weight: np.ndarray | None = None
     scale: np.ndarray
@@ -93,8 +80,8 @@ class HiddenLayer:
     elsewhere."""
 
     def __post_init__(self) -> None:
-        if self.format not in get_args(Format):
-            raise BundleError(f"format: {self.format!r} is none of {', '.join(get_args(Format))}")
+        if self.format not in FORMATS:
+            raise BundleError(f"format: {self.format!r} is none of {', '.join(FORMATS)}")
         is_float = self.format == "float"
         name, matrix, other = (
             ("weight", self.weight, self.codes) if is_float else ("codes", self.codes, self.weight)
