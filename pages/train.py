@@ -21,8 +21,8 @@ from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
 from qmoe_core.runtime import jobs, system
 from qmoe_core.runtime.jobs import Job, Plan, Story, Train
+from qmoe_core.runtime.requests import DEFAULT_MIXTURE
 from qmoe_core.runtime.store import default_root
-from qmoe_core.training.run import DEFAULT_MIXTURE
 
 PAGE = "train"
 PROTOCOLS = {"official": "the data’s own", "random": "random", "grouped": "grouped by recording"}

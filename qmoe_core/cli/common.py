@@ -44,6 +44,7 @@ Arguments = SimpleNamespace
 """What a command was given: one attribute for each of its options and arguments."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class _Documented(click.Command):
@@ -204,6 +205,27 @@ def mixing_settings(arguments: Arguments, loaded: Any) -> Any:
     if arguments.experts is not None:
         changes["experts"] = parse_names(arguments.experts, setting="--experts")
     return loaded.settings(**changes)
+
+
+def request_of(kind: type[R], arguments: Arguments, **given: Any) -> R:
+    """A request made of the options that have the names of its fields, and of what is given besides.
+
+    What was neither given nor typed keeps the request's default. A configuration is read from `--config` and
+    `--set`, experts from their names.
+
+    Raises:
+        ConfigError: an expert or a setting that does not exist.
+    """
+    from qmoe_core import config
+    from qmoe_core.experts.spec import parse_names
+
+    typed = {name: getattr(arguments, name, None) for name in kind.__struct_fields__} | given
+    fields = {name: value for name, value in typed.items() if value is not None}
+    if "experts" in fields:
+        fields["experts"] = parse_names(fields["experts"], setting="--experts")
+    if hasattr(arguments, "set") and "config" not in given:
+        fields["config"] = config.load(arguments.config, arguments.set)
+    return kind(**fields)
 
 
 class ProgressBar:

@@ -32,6 +32,8 @@ class Part:
 
 PARTS = {
     "embedding": Part(2, ("numpy", "soundfile", "soxr")),  # decoding, windows, log-mel, statistics, pooling
+    "sounds": Part(1, ("numpy", "scipy", "soxr")),  # the bank and the synthetic sounds made of it
+    "student": Part(1, ("numpy", "torch")),  # the training of ds-cnn on them
     "expert": Part(1, ("numpy", "torch")),  # formats, networks, the training of one expert
     "router": Part(1, ("numpy", "torch")),  # the training of the router alone
     "joint": Part(1, ("numpy", "torch")),  # the training of router and experts together
@@ -46,6 +48,9 @@ PARTS = {
 
 KINDS = {
     "embeddings": ("embedding",),
+    "sound-bank": ("sounds",),
+    "synthetic-clips": ("embedding", "sounds"),
+    "students": ("embedding", "sounds", "student"),
     "experts": ("expert", "scores"),
     "final-experts": ("expert",),
     "routers": ("router", "mixture", "scores"),
