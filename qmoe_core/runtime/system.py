@@ -373,6 +373,12 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def flush_all() -> None:
+    """Bring everything that was written to the disk; nothing happens where the system cannot (Windows)."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def content(path: Path, most: int, *, links: bool = True) -> bytes:
     """The bytes of a file, if it is one: a pipe would be waited for, and a device read, for ever.
 
