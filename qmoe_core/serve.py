@@ -120,7 +120,7 @@ def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = N
             parts.append(embedder.embed(np.stack(waiting)))
             waiting.clear()
     whole = fitness.combine(fit)
-    fitness.refuse_unfit(clip.name, whole)
+    fitness.refuse_unfit(clip.name, whole, clip.duration_s)
     if waiting:
         parts.append(embedder.embed(np.stack(waiting)))
     embeddings = np.concatenate(parts)

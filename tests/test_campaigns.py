@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, hostile, kill, sessions
 from tests.campaigns.inputs import TARGETS
 
 
@@ -24,6 +25,13 @@ def test_killed_at_any_moment():
 
     assert [failure for one in tallies for failure in one.failures] == []
     assert [one.kills for one in tallies] == [1, 1, 1, 1]
+
+
+def test_a_batch_killed_at_any_moment():
+    outcomes = batch.campaign(windows=30, kills=2)
+
+    assert [failure for one in outcomes for failure in one.failures] == []
+    assert all(one.windows >= 30 for one in outcomes)
 
 
 def test_stores_in_bad_condition():
@@ -61,6 +69,16 @@ def test_sessions_at_once():
         sessions.LISTENING,
     }
     assert outcome.threads["closed"] <= outcome.threads["idle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address for this machine")
+def test_hostile_visitors():
+    outcome = hostile.campaign(8, minutes=0.1, pace_s=0.5, freed_s=0.0)
+
+    assert outcome.failures == []
+    assert outcome.took
+    assert outcome.most < hostile.LIMIT_MB
+    assert len(outcome.came) >= 4
 
 
 @pytest.mark.slow

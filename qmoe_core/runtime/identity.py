@@ -41,6 +41,7 @@ PARTS = {
     "scores": Part(1),  # weighted F1 and accuracy
     "engine": Part(1, ("llvmlite", "numba", "numpy")),  # packed experts and their kernels
     "projection": Part(1, ("numpy", "scikit-learn")),  # the map of embeddings
+    "quantization": Part(1, ("numpy", "torch")),  # embedders in number formats: calibration and training
     "ternary": Part(1, ("numpy", "torch")),  # the BitNet of the paper's code
 }
 """Every part; see `Part`."""
@@ -56,6 +57,8 @@ KINDS = {
     "joint-mixtures": ("expert", "router", "joint", "mixture", "scores"),
     "held-out": ("expert", "router", "mixture"),
     "trials": ("expert", "router", "joint", "mixture", "scores"),
+    "embedder-inputs": ("embedding", "sounds"),
+    "quantized-embedders": ("quantization",),
     "paper-code-ternary": ("expert", "ternary", "scores"),
     "measurements": ("engine",),
     "projections": ("projection",),

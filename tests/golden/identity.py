@@ -83,6 +83,22 @@ def expert(home: Path) -> Results:
     return found
 
 
+def quantization(home: Path) -> Results:
+    from qmoe_core.embedders.quantization import making
+    from qmoe_core.embedders.quantization.inputs import STEP
+    from qmoe_core.engine import network_reference
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from tests.embedders import tiny_network
+
+    store, network = Store(home), tiny_network.network()
+    recipe = making.Recipe(effort=0.25, shards=1, batch=8)
+    keys = tiny_network.kept(store, 2, 16)
+    x = tiny_network.inputs(2, 5).astype(np.float32) / STEP
+    made = making.make(Context(store), network, ("q2", "q4", "bitnet"), keys, recipe)
+    return {name: network_reference.forward(found, x) for name, (found, _) in made.items()}
+
+
 def router(home: Path) -> Results:
     from qmoe_core.training.routers import fit_router
 
@@ -204,9 +220,11 @@ COMPUTE: dict[str, Callable[[Path], Results]] = {
     "scores": scores,
     "engine": engine,
     "projection": projection,
+    "quantization": quantization,
     "ternary": ternary,
 }
 TOLERANCE = {
+    "quantization": TRAINED,
     "expert": TRAINED,
     "router": TRAINED,
     "joint": TRAINED,
