@@ -1,10 +1,10 @@
 """The ONNX form: one graph from a waveform to the mixture's answer, for machines without this program.
 
 The embedder (log-mel statistics, `ds-cnn` or `mn04`), the scaler, every expert, the router, curiosity by
-disagreement (Eq. 8) and the top-k mixture are all in it. Integer formats keep their integers: activations are quantized per sample
-to 8 bits as here, products are those of `MatMulInteger` (8 bits) or `MatMulNBits` (4 and 2 bits, ternary; one
-bit and signs in 2 bits, because ONNX has nothing smaller), 16-bit weights are stored as such and multiplied
-as float32, which holds them exactly.
+disagreement (Eq. 8) and the top-k mixture are all in it. Integer formats keep their integers: activations are
+quantized per sample to 8 bits as here, products are those of `MatMulInteger` (8 bits) or `MatMulNBits` (4 and
+2 bits, ternary; one bit and signs in 2 bits, because ONNX has nothing smaller), 16-bit weights are stored as
+such and multiplied as float32, which holds them exactly.
 
 What ONNX has no place for is refused: curiosity that samples the router (`router-mc`) or runs experts one
 after the other (`distilled`), and backbones, which have their own exporters.
@@ -54,7 +54,8 @@ def export_onnx(
     """Write a bundle as an ONNX graph.
 
     Input `waveform`, float32 [B, n] (5 s at the embedder's sample rate, mono). Outputs, float32:
-    `probabilities` [B, C], `expert_probabilities` [B, N, C], `routing` [B, N], `epistemic` [B], and `embedding` [B, D]. The metadata
+    `probabilities` [B, C], `expert_probabilities` [B, N, C], `routing` [B, N], `epistemic` [B], and
+    `embedding` [B, D]. The metadata
     of the file name classes, experts, front end and the bundle's digest, and carry its card.
 
     Args:
