@@ -99,8 +99,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return decode.from_samples(np.full(2048, 0.1, np.float32), decode.SAMPLE_RATE, name=name)
 
-    for cache in (hearing._hear, hearing._content_key):
-        cache.clear()
+    session = f"of {id(names)}"  # the caches are a session's own
+    monkeypatch.setattr("streamlit.runtime.caching.cache_data_api.get_session_id_or_throw", lambda: session)
     monkeypatch.setattr(hearing.decode, "load", load)
     monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle: clip.name)
     return names
