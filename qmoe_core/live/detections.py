@@ -84,7 +84,8 @@ class Judged:
         halves: what was said of each audible half; empty where nobody asked.
         peak, rms: of the waveform, 1 is full scale; clipped: share of samples at full scale.
         missing_s: seconds of it that never arrived.
-        embed_s, experts_s, mix_s: what judging took; waited_s: from its last sample's arrival to the answer.
+        embed_s, experts_s: what the embedder took, and experts and mixture.
+        waited_s: from its last sample's arrival to the answer.
         stale: windows that were left out before this one because it was newer.
     """
 
@@ -99,7 +100,6 @@ class Judged:
     missing_s: float = 0.0
     embed_s: float = 0.0
     experts_s: float = 0.0
-    mix_s: float = 0.0
     waited_s: float = 0.0
     stale: int = 0
 
@@ -110,7 +110,7 @@ class Judged:
     @property
     def judge_s(self) -> float:
         """What the paper calls latency: from samples to a decision."""
-        return self.embed_s + self.experts_s + self.mix_s
+        return self.embed_s + self.experts_s
 
 
 @dataclass(frozen=True)
