@@ -67,11 +67,9 @@ def page() -> None:
     if not chosen:
         ledger.empty("No claim fits this filter.")
         st.button("Show all", on_click=linked.set_to, args=(PAGE,), kwargs=dict.fromkeys(values, ""))
-    for key, title in THEMES.items():
-        of_theme = [claim for claim in chosen if claim.theme == key]
-        if of_theme:
-            st.subheader(title, anchor=False)
-        for claim in of_theme:
+    for title, listed in claims_views.grouped(chosen, findings).items():
+        st.subheader(title, anchor=False)
+        for claim in listed:
             the_claim(claim, findings.get(claim.id), job)
 
 
@@ -113,7 +111,7 @@ def the_run(findings: claims_views.Findings, job: Job | None) -> None:
                 on_click=submit,
                 args=(left,),
             )
-        st.button("Run all 31 again", icon=":material/refresh:", on_click=submit, args=(None,))
+        st.button(f"Run all {len(CLAIMS)} again", icon=":material/refresh:", on_click=submit, args=(None,))
 
 
 def submit(only: tuple[int, ...] | None) -> None:
@@ -169,6 +167,15 @@ def the_downloads(shown: Sequence[Finding]) -> None:
             type="tertiary",
             icon=":material/download:",
         )
+        st.download_button(
+            "Document for the authors",
+            lambda: claims.markdown(shown),
+            "qmoe-claims.md",
+            "text/markdown",
+            on_click="ignore",
+            type="tertiary",
+            icon=":material/download:",
+        )
 
 
 @st.fragment
@@ -187,6 +194,7 @@ def the_claim(claim: Claim, finding: Finding | None, job: Job | None) -> None:
         left, right = st.columns([1, 1], gap="large") if picture else (st.container(), None)
         with left:
             st.markdown(widgets.plain(claim.test))
+            st.markdown(widgets.plain(f"What would change the verdict: {claim.turns}"))
             st.caption(widgets.plain(basis(claim, finding)))
             again = "Run this check again" if finding else "Run this check"
             st.button(

@@ -15,8 +15,7 @@ from qmoe_core.audio.mel import hz_to_mel
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
-
-FORMATS = {"2": ("q1", "q2", "q4", "q8", "q16"), "3": ("bitnet",), "4": ("popcount", "ptq8")}
+from qmoe_core.experts.spec import EXPERTS
 
 
 def method() -> None:
@@ -88,7 +87,7 @@ def numbers(number: str, example: Example) -> str:
             f"1,000 Hz is {hz_to_mel(1000):,.0f} mel, and {top:,.0f} Hz, the top, {hz_to_mel(top):,.0f} mel. "
             f"This sound became {bands} bands × {frames:,} frames."
         )
-    if number in FORMATS:
+    if number in {spec.equation for spec in EXPERTS.values()}:
         rows = [
             (
                 e.name,
@@ -97,7 +96,7 @@ def numbers(number: str, example: Example) -> str:
                 f"{e.disagreement_kl:.4f}",
             )
             for e in decision.experts
-            if e.name in FORMATS[number]
+            if EXPERTS[e.name].equation == number
         ]
         return _table(("expert", "says", "with", "d, nats"), rows)
     if number == "5":

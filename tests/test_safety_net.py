@@ -102,7 +102,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for cache in (hearing._hear, hearing._content_key):
         cache.clear()
     monkeypatch.setattr(hearing.decode, "load", load)
-    monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle: clip.name)
+    monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle, run_all: clip.name)
     return names
 
 

@@ -184,21 +184,26 @@ class Listening:
         return None
 
     def to_file(self, source: str | bytes, speed: float | None, *, name: str | None = None) -> Pipeline:
-        """Listen to a file as if it were a microphone.
+        """Listen to a file as if it were a microphone, one of any length.
+
+        Times of day are the recording's, where its header or its name tells when it began; a time without a
+        zone counts as this machine's.
 
         Args:
             source: its path, or its bytes; name: what to call it, by default as the path says.
             speed: 1 is as it was recorded; None as fast as it goes.
 
         Raises:
-            AudioError: see `decode.load`.
+            AudioError: see `decode.open_recording`; also in the middle.
         """
-        clip = decode.load(source, name=name)
-        for note in clip.notes:
-            self.remark(f"{clip.name}: {note}")
         size = math.ceil(HOP_S * decode.SAMPLE_RATE)
-        blocks = (clip.samples[i : i + size] for i in range(0, len(clip.samples), size))
-        return self._to_blocks(clip.name, decode.SAMPLE_RATE, _paced(blocks, decode.SAMPLE_RATE, speed))
+        with decode.open_recording(source, name=name) as recording:
+            blocks = _paced(_even(recording.blocks(), size), decode.SAMPLE_RATE, speed)
+            began = recording.recorded.timestamp() if recording.recorded else None
+            pipeline = self._to_blocks(recording.name, decode.SAMPLE_RATE, blocks, began)
+            for note in recording.notes:
+                self.remark(f"{recording.name}: {note}")
+        return pipeline
 
     def to_stream(self, stream: BinaryIO, rate: int | None, kind: str) -> Pipeline:
         """Listen to raw mono samples until there are no more.
@@ -219,8 +224,10 @@ class Listening:
             )
         return self._to_blocks("standard input", rate, _raw(stream, round(HOP_S * rate), kind))
 
-    def _to_blocks(self, name: str, rate: int, blocks: Iterable[np.ndarray]) -> Pipeline:
-        source = HeldSource(name, rate)
+    def _to_blocks(
+        self, name: str, rate: int, blocks: Iterable[np.ndarray], began: float | None = None
+    ) -> Pipeline:
+        source = HeldSource(name, rate, began)
         if source.state.sentence:
             self.remark(source.state.sentence)
         pipeline = self._pipeline(source)
@@ -246,6 +253,18 @@ class Listening:
     def _tell(self, entries: Iterable[LoggedDetection]) -> None:
         for entry in entries:
             self.tell(entry)
+
+
+def _even(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `size`, the last one shorter."""
+    rest = np.empty(0, np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        whole = len(rest) // size * size
+        yield from rest[:whole].reshape(-1, size)
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
 
 
 def _paced(blocks: Iterable[np.ndarray], rate: int, speed: float | None) -> Iterator[np.ndarray]:

@@ -33,6 +33,18 @@ THEMES: dict[Theme, str] = {
 }
 """Each theme's title, in the order of reading."""
 
+Ground = Literal["arithmetic", "code", "reproduction"]
+GROUNDS: dict[Ground, str] = {
+    "arithmetic": "Arithmetic of the printed tables",
+    "code": "The text against the published code",
+    "reproduction": "Not reproduced here",
+}
+"""What a check compares the statement with; each title, in the order of reading."""
+HOLDS = "What holds"
+"""The title above all statements that hold; it is read first."""
+
+COMMIT = "public code, commit dfbb02c (later versions exist and were not examined)"
+
 Cost = Literal["arithmetic", "bundle", "experiment"]
 COSTS: dict[Cost, str] = {
     "arithmetic": "arithmetic on the paper’s tables, instant",
@@ -100,11 +112,13 @@ class Claim:
     """A statement and its check.
 
     Attributes:
-        id: 1 to 31.
+        id: 1 and up.
+        ground: what the statement is compared with.
         claim: the statement that is judged, in one sentence.
         source: where it stands.
         test: how it is tested.
         paper: the figure that the paper prints, or what its code does.
+        turns: what would change the verdict, in one sentence.
         cost: what the check costs, one of `COSTS`.
         measure: gives the figures; what it raises (a `UserError`, a package that is missing) makes the claim
             not testable here.
@@ -113,10 +127,12 @@ class Claim:
 
     id: int
     theme: Theme
+    ground: Ground
     claim: str
     source: str
     test: str
     paper: str
+    turns: str
     cost: Cost
     measure: Callable[[Materials], Figures] = field(repr=False)
     judge: Callable[[Values], Ruling] = field(repr=False)
@@ -133,7 +149,7 @@ def percent(share: float, digits: int = 0) -> str:
     >>> percent(0.984, 1)
     '98.4\\xa0%'
     """
-    return f"{100.0 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    return f"{100.0 * share:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def scientific(value: float) -> str:

@@ -116,11 +116,13 @@ CLAIMS = (
     Claim(
         10,
         "features",
+        "code",
         "The embeddings are 1,024 numbers from the penultimate layer of EfficientNet-B3.",
         "§3.1, §4.2, §4.3",
         "Build both backbones and ask for the size of what they give; pass the default bundle’s "
         "embeddings twice through an unseeded linear layer and compare nearest neighbours.",
         "1,024",
+        "An EfficientNet-B3 whose penultimate layer has 1,024 numbers.",
         "experiment",
         _embeddings,
         _judge_embeddings,
@@ -128,10 +130,12 @@ CLAIMS = (
     Claim(
         11,
         "features",
+        "arithmetic",
         "The classifier has hidden layers of 256, 128 and 64 and a dropout of 0.3.",
         "§4.2; against §4.3",
         "Count the parameters of the two networks that the text describes and compare with Table 7.",
         "[256, 128, 64] with 0.3 in §4.2, [640, 320] with 0.195 in §4.3",
+        "A parameter count in Table 7 that is that of the network of §4.2.",
         "arithmetic",
         _architecture,
         _judge_architecture,

@@ -105,8 +105,8 @@ class Outputs:
         logits: the experts' class logits, float64 [..., N, C]; NaN where an expert was not run.
         router: g(z), float64 [..., N].
         router_mc: g(z) of S thinned routers, float64 [S, ..., N].
-        run: given an expert's place, computes its logits for the clips of a mask [...] that lack them; None
-            where nothing can be computed.
+        run: given an expert's place, computes its logits for the clips of a mask [...]; None where nothing
+            can be computed.
     """
 
     experts: tuple[str, ...]
@@ -133,9 +133,8 @@ class Outputs:
         logits = np.full((router.shape[1], len(names), classes), np.nan)
 
         def run(place: int, where: np.ndarray) -> None:
-            clips = np.flatnonzero(where & np.isnan(logits[:, place, 0]))
-            if clips.size:
-                logits[clips, place] = logits_of(names[place], clips)
+            clips = np.flatnonzero(where)
+            logits[clips, place] = logits_of(names[place], clips)
 
         return Outputs(names, logits, router[0], router[1:], run)
 
@@ -157,8 +156,10 @@ class Outputs:
         if self.run is None:
             return
         for i, name in enumerate(names):
-            if where[..., i].any():
-                self.run(self.experts.index(name), where[..., i])
+            place = self.experts.index(name)
+            lacking = where[..., i] & np.isnan(self.logits[..., place, 0])
+            if lacking.any():
+                self.run(place, lacking)
 
     def all(self) -> Outputs:
         """The same after every expert was run on every clip."""
@@ -176,18 +177,17 @@ class Outputs:
 
     def at(self, clip: int) -> Outputs:
         """One clip of a leading axis."""
-        whole, place = self.run, np.arange(len(self.router)) == clip
-        run = None if whole is None else lambda expert, where: whole(expert, place & where)
+        whole = self.run
+        run = None if whole is None else lambda expert, _: whole(expert, np.arange(len(self.router)) == clip)
         return Outputs(self.experts, self.logits[clip], self.router[clip], self.router_mc[:, clip], run)
 
     def pooled(self) -> Outputs:
         """The clips of the first axis (windows of one recording) as one: mean distributions."""
         whole, logits = self.run, _pool(self.logits, 0)
 
-        def run(expert: int, where: np.ndarray) -> None:
-            if whole is not None and where and np.isnan(logits[expert, 0]):
-                whole(expert, np.ones(len(self.router), bool))
-                logits[expert] = _pool(self.logits[:, expert], 0)
+        def run(expert: int, _: np.ndarray) -> None:
+            self.ask((self.experts[expert],), np.ones((len(self.router), 1), bool))
+            logits[expert] = _pool(self.logits[:, expert], 0)
 
         return Outputs(self.experts, logits, _pool(self.router, 0), _pool(self.router_mc, 1), whole and run)
 
@@ -280,7 +280,7 @@ def mix(
     guess = judged = None
     if settings.curiosity == "disagreement":
         outputs.ask(settings.experts, np.ones(r.shape, bool))
-        judged = _judge(outputs, places)
+        judged = _judge(outputs, places, np.ones(r.shape))
         interest = judged[2]
     elif settings.curiosity == "distilled":
         scale = max(mean_interest, 1e-12) if settings.normalise else 1.0
@@ -300,7 +300,9 @@ def mix(
     if asked.shape != ran.shape[:-1]:
         asked = np.broadcast_to(asked, ran.shape[:-1])
     outputs.ask(settings.experts, ran)
-    q, mean, d, total, aleatoric = judged or _judge(outputs, places)
+    # Lazy outputs may hold more, run for other settings: what they say now depends on these settings alone.
+    known = ran if outputs.run else ~np.isnan(outputs.logits[..., places, 0])
+    q, mean, d, total, aleatoric = judged or _judge(outputs, places, known)
     if settings.mix == "logits":
         probabilities = softmax(weighted(weights, outputs.logits[..., places, :]))
     else:
@@ -326,11 +328,10 @@ def mix(
     )
 
 
-def _judge(outputs: Outputs, places: Any) -> tuple[np.ndarray, ...]:
-    """q_i, q̄, d_i, H(q̄) and mean H(q_i) of the experts that were run."""
-    logits = outputs.logits[..., places, :]
-    q = softmax(logits)
-    return q, *opinions(q, ~np.isnan(logits[..., 0]))
+def _judge(outputs: Outputs, places: Any, known: np.ndarray) -> tuple[np.ndarray, ...]:
+    """q_i, and q̄, d_i, H(q̄) and mean H(q_i) of the experts of a mask [..., N]."""
+    q = softmax(outputs.logits[..., places, :])
+    return q, *opinions(q, known)
 
 
 def _predict(
@@ -369,7 +370,7 @@ def decide(
     """One clip's decision.
 
     Args:
-        outputs: one clip's (no leading axis); whatever was run is reported, outside the mixture too.
+        outputs: one clip's (no leading axis); experts outside the mixture are reported if none is lazy.
         classes: names of the C classes.
         settings: how to mix.
         mean_interest, predicted: see `mix`.
@@ -381,9 +382,11 @@ def decide(
     place = {name: i for i, name in enumerate(settings.experts)}
     experts = []
     for row, name in enumerate(outputs.experts):
-        if np.isnan(outputs.logits[row, 0]):
+        i = place.get(name)
+        needed = bool(mixed.ran[i]) if i is not None else bool(mixed.asked) and name == settings.cheap_expert
+        if outputs.run and not needed:
             continue
-        q, i = softmax(outputs.logits[row]), place.get(name)
+        q = softmax(outputs.logits[row])
         experts.append(
             ExpertOpinion(
                 name=name,
@@ -398,9 +401,7 @@ def decide(
                 in_mixture=i is not None,
                 selected=i is not None and bool(mixed.weights[i] > 0.0),
                 predicted_kl=None if i is None or np.isnan(mixed.predicted[i]) else float(mixed.predicted[i]),
-                needed=bool(mixed.asked) and name == settings.cheap_expert
-                if i is None
-                else bool(mixed.ran[i]),
+                needed=needed,
             )
         )
     best = int(mixed.probabilities.argmax())

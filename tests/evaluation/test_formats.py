@@ -142,8 +142,8 @@ def test_one_bit_has_no_zero_and_two_bits_have_most_there(loaded: Bundle) -> Non
 
 
 def test_grids_that_are_not_there(loaded: Bundle) -> None:
-    with pytest.raises(BundleError, match="no expert 'q3'; there are fp32"):
-        weight_grid(loaded, "q3")
+    with pytest.raises(BundleError, match="no expert 'q5'; there are fp32"):
+        weight_grid(loaded, "q5")
     with pytest.raises(BundleError, match="no hidden layer 2; accepted is 0 to 1"):
         weight_grid(loaded, "q4", 2)
 

@@ -124,7 +124,7 @@ def test_ood(tiny_dataset: Path, tiny_settings: tuple[str, ...], tmp_path: Path)
     [
         (["alpha", "--alphas", "0,much"], "--alphas 0,much: expected numbers with commas between"),
         (["alpha", "--alphas", "0,1001"], "alphas: accepted is one or more numbers from 0 to 1000"),
-        (["alpha", "--experts", "q3"], "--experts: there is no expert 'q3'"),
+        (["alpha", "--experts", "q5"], "--experts: there is no expert 'q5'"),
         (["alpha", "--bundle", "nothing"], "nothing: not a bundle"),
         (
             ["alpha", "--curiosity", "cat"],

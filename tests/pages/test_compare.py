@@ -108,7 +108,7 @@ def test_every_view_says_what_it_was_drawn_from(compare: Open, view: str) -> Non
 @pytest.mark.parametrize(
     ("link", "sentence"),
     [
-        ({"show": "q3"}, "show = “q3”; accepted is up to 12 of fp32, q1"),
+        ({"show": "q5"}, "show = “q5”; accepted is up to 12 of fp32, q1"),
         ({"show": "q4@banana"}, "show = “q4@banana”"),
         ({"show": ","}, "show = “,”"),
         ({"view": "truth"}, "accepted is errors, agreement"),

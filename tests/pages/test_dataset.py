@@ -111,7 +111,7 @@ def test_every_order(dataset: Open, bundle: Bundle, order: str) -> None:
 @pytest.mark.parametrize(
     ("link", "sentence"),
     [
-        ({"by": "q3"}, "accepted is an expert or a mixture such as q4+q8@0.3"),
+        ({"by": "q5"}, "accepted is an expert or a mixture such as q4+q8@0.3"),
         ({"class": "cat"}, "class = “cat”; accepted is dog, rooster, rain"),
         ({"called": "cat"}, "It is left out."),
         ({"fold": "6"}, "accepted is 1, 2, 3, 4 and 5"),
