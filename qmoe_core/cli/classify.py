@@ -75,16 +75,16 @@ def _print_classification(result: Classification) -> None:
     print(f"{result.file}: {whole.label}, {whole.probability:.0%}")
     agreeing = len(whole.agreeing)
     print(
-        f"  {agreeing} of {len(whole.experts)} experts say {whole.label}; uncertainty {u.total:.3f} nats "
+        f"  {agreeing} of {len(whole.known)} experts say {whole.label}; uncertainty {u.total:.3f} nats "
         f"(aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})"
     )
     rows = [("  expert", "label", "probability", "KL", "routing", "chosen")]
     rows += [
         (
             f"  {expert.name}",
-            expert.label,
-            f"{expert.probabilities.max():.3f}",
-            f"{expert.disagreement_kl:.4f}",
+            expert.label or "not run",
+            f"{expert.probabilities.max():.3f}" if expert.label else "–",
+            f"{expert.disagreement_kl:.4f}" if expert.label else "–",
             f"{expert.routing_probability:.3f}" if expert.in_mixture else "–",
             "yes" if expert.selected else "",
         )

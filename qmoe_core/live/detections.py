@@ -123,7 +123,8 @@ class Detection:
         label: the answer; probability: the mixture's, mean over the stretch.
         epistemic: mean over the stretch, nats.
         expert: the one that was given most of the answer.
-        routed: each expert's share of the answer; agreeing: share of windows in which it said the same.
+        routed: each expert's share of the answer; agreeing: share of the windows that it ran on in which it said
+            the same.
         accepted; reason: why not, one of `REASONS`, or empty.
         windows: how many it rests on.
         best: the five seconds it was surest of, float32 [110250].
@@ -182,7 +183,8 @@ class _Stretch:
         self.labels[label] += 1
         for expert in judged.decision.experts:
             self.routed[expert.name] = self.routed.get(expert.name, 0.0) + expert.weight
-            self.said.setdefault(expert.name, Counter())[expert.label] += 1
+            if expert.label:  # it was run
+                self.said.setdefault(expert.name, Counter())[expert.label] += 1
         if probability > self.best_probability:
             self.best_probability, self.best, self.best_start_s = probability, samples, judged.start_s
 
@@ -200,7 +202,7 @@ class _Stretch:
             epistemic=self.epistemic / self.windows,
             expert=max(routed, key=routed.__getitem__, default=""),
             routed=MappingProxyType(routed),
-            agreeing=MappingProxyType({n: said[label] / self.windows for n, said in self.said.items()}),
+            agreeing=MappingProxyType({n: said[label] / said.total() for n, said in self.said.items()}),
             accepted=not reason,
             reason=reason,
             windows=self.windows,

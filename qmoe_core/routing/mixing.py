@@ -384,13 +384,14 @@ def decide(
     for row, name in enumerate(outputs.experts):
         i = place.get(name)
         needed = bool(mixed.ran[i]) if i is not None else bool(mixed.asked) and name == settings.cheap_expert
-        if outputs.run and not needed:
+        known = needed or outputs.run is None
+        if i is None and not known:
             continue
-        q = softmax(outputs.logits[row])
+        q = softmax(outputs.logits[row]) if known else np.full(len(classes), np.nan)
         experts.append(
             ExpertOpinion(
                 name=name,
-                label=classes[int(q.argmax())],
+                label=classes[int(q.argmax())] if known else "",
                 probabilities=q,
                 disagreement_kl=float(divergence(q, mixed.mean) if i is None else mixed.disagreement[i]),
                 bonus=1.0 if i is None else float(factor[i]),
