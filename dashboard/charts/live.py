@@ -32,7 +32,7 @@ TITLES = {
     "spectrogram": "Log-mel spectrogram, Hz",
     "level": "Peak level, dB below full scale",
     "answers": "What the mixture says: the darker, the surer",
-    "lanes": "What each expert says where it had to run, in the colour of the class; underlined: it was routed to",
+    "lanes": "What each expert that had to run says, in the colour of the class; underlined: it was chosen",
     "uncertainty": "Epistemic uncertainty, nats; dashed: the abstain line",
 }
 _FILES = Path(__file__).with_name("live_picture")

@@ -123,8 +123,8 @@ class Detection:
         label: the answer; probability: the mixture's, mean over the stretch.
         epistemic: mean over the stretch, nats.
         expert: the one that was given most of the answer.
-        routed: each expert's share of the answer; agreeing: share of the windows that it ran on in which it said
-            the same.
+        routed: each expert's share of the answer.
+        agreeing: of the windows that it ran on, the share in which an expert said the same.
         accepted; reason: why not, one of `REASONS`, or empty.
         windows: how many it rests on.
         best: the five seconds it was surest of, float32 [110250].
