@@ -21,7 +21,7 @@ import soxr
 
 from qmoe_core import serve
 from qmoe_core.audio import fitness, mel
-from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
+from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, resample
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection, Judged, Rules, Tracker
@@ -292,7 +292,7 @@ class Pipeline:
         end_s = start_s + WINDOW_S
         settings = self.settings
         t0 = time.perf_counter()
-        embeddings = self._embedder.embed(fitness.prepare(waveform)[None])
+        embeddings = self._embed(waveform[None])
         t1 = time.perf_counter()
         outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples)
         decision = self.bundle.decide(outputs.at(0), settings, start_s, end_s)
@@ -323,11 +323,18 @@ class Pipeline:
         filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
         outputs = self.bundle.outputs(
-            self._embedder.embed(np.stack([fitness.prepare(half) for half in audible])),
+            self._embed(audible),
             mc_samples=settings.mc_samples,
         )
         probabilities = self.bundle.mix(outputs, settings).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
+
+    def _embed(self, windows: np.ndarray) -> np.ndarray:
+        """Windows float32 [B, 110250] at 22,050 Hz, as the history holds them, to embeddings [B, D]."""
+        rate = self._embedder.sample_rate
+        return self._embedder.embed(
+            np.stack([resample(fitness.prepare(window), SAMPLE_RATE, rate) for window in windows])
+        )
 
     def _flush(self) -> list[LoggedDetection]:
         with self._lock:
