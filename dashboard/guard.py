@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import json
 import os
 import secrets
 import socket
@@ -48,6 +49,15 @@ HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 )
+OTHER_NAME = """<script>
+if (location.host !== HOST) addEventListener("load", () => {
+  document.body.textContent = `This page was opened as ${location.host}, and the lab was asked as ${HOST}, \
+so it does not answer: let the proxy between them pass the Host on, and name it when the lab is started, \
+with qmoe app --host ${location.hostname}, or --address where there is no proxy.`;
+});
+</script>"""
+"""Said where a page would stay empty: the WebSocket of a page with another name is refused."""
+_NOT_FOR_PAGES = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
 NO_ROOM = (413, "These are more files than visitors may have here at once; try again later.")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -131,7 +141,7 @@ class Guard:
         if not self._ours(host):
             return 403, (
                 f"This lab does not answer to the name {host[:80]!r}; "
-                "name it when the lab is started: qmoe app --host NAME"
+                "name it when the lab is started: qmoe app --host NAME, or --address NAME to listen there"
             )
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE
         if (writes and origin is None) or (origin is not None and not _same(origin, host)):
@@ -177,11 +187,27 @@ class Guard:
             await _answer(scope, send, 303, "", [(b"location", where), (b"set-cookie", cookie.encode())])
             return
 
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        page = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
+        if page:  # as it is, for something is written into it
+            plain = [pair for pair in scope["headers"] if pair[0].lower() not in _NOT_FOR_PAGES]
+            scope = {**scope, "headers": plain}
+
         async def with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal page
             if message["type"] == "http.response.start":
                 ours = {name for name, _ in HEADERS}
                 kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in ours]
+                page = page and any(
+                    name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in kept
+                )
+                if page:
+                    kept = [pair for pair in kept if pair[0].lower() not in (b"content-length", b"etag")]
                 message = {**message, "headers": [*kept, *HEADERS]}
+            elif page and b"<head>" in message.get("body", b""):
+                asked = json.dumps(headers.get(b"host", b"").decode("latin-1")).replace("<", "\\u003c")
+                script = OTHER_NAME.replace("HOST", asked).encode()
+                message = {**message, "body": message["body"].replace(b"<head>", b"<head>" + script, 1)}
             await send(message)
 
         await self.app(scope, receive, with_headers)

@@ -42,8 +42,8 @@ class Recipe:
 
     Attributes:
         clips, batch: how much it is trained on.
-        epochs: of each cycle of the learning rate, which rises and falls to nothing (warm restarts: Loshchilov
-            and Hutter 2017).
+        epochs: of each cycle of the learning rate, which rises and falls to nothing (warm restarts:
+            Loshchilov and Hutter 2017).
         learning_rate: the highest of the first cycle; each other one's is half of that before.
         seed: of sounds, first weights and order.
     """
