@@ -46,7 +46,7 @@ def read(
     try:
         if (root / table).stat().st_size > MAX_BYTES:
             return refuse(f"larger than {MAX_BYTES // 2**20} MiB; one row a clip is expected")
-        text, encoding = _decoded((root / table).read_bytes())
+        text, encoding = _decoded(system.content(root / table, MAX_BYTES))
         header = text.partition("\n")[0].lower()
         delimiter = max(_DELIMITERS, key=lambda mark: len({*columns} & {*_split(header, mark)}))
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
