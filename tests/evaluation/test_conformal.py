@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
-from qmoe_core import bundles
+from qmoe_core import bundles, cli
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.evaluation.conformal import limits, quantile, risk_limit, scores
 
@@ -107,14 +109,16 @@ def test_without_out_of_fold_predictions_nothing_can_be_promised() -> None:
         limits(bare, bare.settings(), risk=0.05)
 
 
-def test_the_command_withholds_an_answer_in_doubt(qmoe, tmp_path) -> None:
-    import soundfile
+def test_the_command_withholds_an_answer_in_doubt(tmp_path, capfd) -> None:
+    sound = str(tmp_path / "noise.wav")
+    soundfile.write(sound, 0.1 * np.random.default_rng(0).normal(size=22_050 * 5), 22_050)
 
-    noise = 0.1 * np.random.default_rng(0).normal(size=22_050 * 5)
-    soundfile.write(tmp_path / "noise.wav", noise, 22_050)
+    def classify(*options: str) -> str:
+        assert cli.main(["classify", sound, *options]) == 0
+        return capfd.readouterr().out
 
-    plain = qmoe("classify", tmp_path / "noise.wav", "--json").document
-    asked = qmoe("classify", tmp_path / "noise.wav", "--coverage", "0.05", "--json").document
+    plain = json.loads(classify("--json"))
+    asked = json.loads(classify("--coverage", "0.05", "--json"))
 
     assert (plain["abstained"], plain["reason"], plain["prediction_set"]["coverage"]) == (False, None, 0.9)
     assert plain["doubt"] == pytest.approx(1.0 - plain["prediction"]["probability"])
@@ -122,4 +126,4 @@ def test_the_command_withholds_an_answer_in_doubt(qmoe, tmp_path) -> None:
     assert asked["abstained"]
     assert asked["reason"].startswith("The doubt, ")
     assert len(asked["prediction_set"]["labels"]) <= len(plain["prediction_set"]["labels"])
-    assert "no answer; " in qmoe("classify", tmp_path / "noise.wav", "--coverage", "0.05").out
+    assert "no answer; " in classify("--coverage", "0.05")
