@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import streamlit as st
 
 from dashboard.session import linked, public
@@ -13,7 +11,6 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import ood
 from qmoe_core.evaluation.ood import Report
-from qmoe_core.evaluation.selective import Detection
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import HoldOut, Job
 from qmoe_core.runtime.store import Store
@@ -33,24 +30,6 @@ def kept(bundle: Bundle) -> list[Report]:
 @st.cache_data(max_entries=16, show_spinner="Resampling clips …")
 def _reports(found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]) -> list[Report]:
     return [ood.report(held) for held in ood.kept(Store(), embedder_id, classes)] if found else []
-
-
-def together(reports: Sequence[Report]) -> dict[str, Detection]:
-    """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
-    if len(reports) == 1:
-        return reports[0].detection
-    found = {}
-    for name in reports[0].detection:
-        each = [one.detection[name] for one in reports if name in one.detection]
-        values = [one.auroc for one in each]
-        found[name] = Detection(
-            auroc=sum(values) / len(values),
-            low=min(values),
-            high=max(values),
-            positives=sum(one.positives for one in each),
-            negatives=sum(one.negatives for one in each),
-        )
-    return found
 
 
 def offer(bundle: Bundle, *, first: bool) -> None:

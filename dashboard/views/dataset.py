@@ -11,11 +11,11 @@ import streamlit as st
 from dashboard.charts import dataset as dataset_charts
 from dashboard.session import linked
 from dashboard.views import compare as compare_views
-from dashboard.views import contenders, tables, widgets, words
+from dashboard.views import tables, widgets, words
 from dashboard.views.dataset_shown import COLOURS, MAPS, PAGE, Shown, first_page, open_clip
 from dashboard.views.tables import Column, decimals
 from qmoe_core.errors import StoreError, UserError
-from qmoe_core.evaluation import projection
+from qmoe_core.evaluation import contenders, projection
 from qmoe_core.evaluation.projection import Projection
 from qmoe_core.runtime.store import Store
 
@@ -179,8 +179,6 @@ CLASSES = (
         "Mean total uncertainty of the class, H(q̄) = −Σ q̄_c log q̄_c, nats.",
     ),
 )
-
-
 FOLDS = (
     Column("fold", "fold", number=False),
     Column("clips", "clips"),

@@ -14,7 +14,6 @@ from dashboard.components.gallery import Card
 from dashboard.session import linked, recordings
 from dashboard.views import compare as compare_views
 from dashboard.views import tables, widgets, words
-from dashboard.views.contenders import Contender
 from dashboard.views.dataset_shown import CARDS, ORDERS, PAGE, Shown, first_page, open_clip
 from dashboard.views.tables import Column
 from dashboard.views.words import Verdict
@@ -22,6 +21,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import selective
+from qmoe_core.evaluation.contenders import Contender
 
 CLIPS = (
     Column("clip", ""),

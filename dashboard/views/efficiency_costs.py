@@ -74,7 +74,6 @@ LATENCY_COLUMNS = (
     ),
 )
 
-
 VARIANCE_COLUMNS = (
     Column("name", "Expert or engine", ledger.expert, number=False),
     Column("std_us", "deviation, µs", _us, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
@@ -303,7 +302,6 @@ MEMORY_COLUMNS = (
         "From start to the first answer, imports included.",
     ),
 )
-
 
 SIZE_COLUMNS = (
     Column("name", "Expert", ledger.expert, words.FORMATS, number=False),

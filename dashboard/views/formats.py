@@ -24,17 +24,10 @@ from qmoe_core.evaluation.pareto import Budget, Cost, amount
 from qmoe_core.runtime.jobs import Bench
 
 PAGE = "formats"
-
-
 NO_LIMIT = math.inf
-
-
 KEEPS = (0.0, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999, 1.0)
-
-
 DEADLINES = (2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 200.0, 500.0, 1000.0, NO_LIMIT)
 """Stops of the deadline, µs."""
-
 
 SIZES = (
     100.0,
@@ -53,21 +46,11 @@ SIZES = (
     NO_LIMIT,
 )
 """Stops of the size budget, kB."""
-
-
 ENERGIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, NO_LIMIT)
 """Stops of the energy budget, mJ."""
-
-
 CALLS = {"p50_us": "50 %", "p95_us": "95 %", "p99_us": "99 %"}
-
-
 CHEAPEST = {"size": "smallest", "latency": "fastest", "energy": "thriftiest"}
-
-
 QUICK_N, FULL_N = 300, 2000
-
-
 SQUEEZE = 0.95
 """Formats that keep less than this stand on the lower edge of the figure, unless the budget is lower."""
 

@@ -52,7 +52,6 @@ COLUMNS = (
     Column("fits", "fits", number=False, meaning="Whether it keeps to your budget, and if not, why."),
 )
 
-
 MORE = ("f1_std", "n", "energy_source", "co2_ug", "std_us", *(f"f1_fold_{i}" for i in range(1, 6)))
 """What the CSV has beside the columns on screen."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import streamlit as st
@@ -12,8 +12,7 @@ from dashboard.views.words import NBSP, Verdict
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation import sweep
-from qmoe_core.evaluation.sweep import AlphaSweep, Flip
-from qmoe_core.routing import mixing
+from qmoe_core.evaluation.sweep import AlphaSweep, Flip, Interest
 from qmoe_core.routing.curiosity import bonus
 from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
@@ -28,22 +27,6 @@ STRATEGIES: dict[Curiosity, str] = {
     "none": "nothing",
 }
 """What α can reward, as the page calls it."""
-
-
-@dataclass(frozen=True)
-class Interest:
-    """What α multiplies, over n clips: d_i, d̂_i or σ_i of each expert of the mixture.
-
-    Attributes:
-        low, middle, high: [N], 5th, 50th and 95th percentile of each expert.
-        least, most: of all clips and experts.
-    """
-
-    low: np.ndarray
-    middle: np.ndarray
-    high: np.ndarray
-    least: float
-    most: float
 
 
 def sweeps(bundle: Bundle, settings: Settings, alphas: tuple[float, ...]) -> dict[Curiosity, AlphaSweep]:
@@ -61,21 +44,14 @@ def _sweep(digest: str, settings: Settings, alphas: tuple[float, ...], _bundle: 
     return sweep.alpha_sweep(data.voices, data.labels, settings, alphas, predicted)
 
 
+@st.cache_data(max_entries=96, show_spinner=False)
+def _interest(digest: str, settings: Settings, _bundle: Bundle) -> Interest:
+    return sweep.interest(_bundle, settings)
+
+
 def interest(bundle: Bundle, settings: Settings) -> Interest:
     """What α multiplies under these settings."""
     return _interest(bundle.digest, replace(settings, alpha=0.0), bundle)
-
-
-@st.cache_data(max_entries=96, show_spinner=False)
-def _interest(digest: str, settings: Settings, _bundle: Bundle) -> Interest:
-    mixed = mixing.mix(
-        dataset(_bundle).voices,
-        settings,
-        mean_interest=_bundle.mean_interest(settings),
-        predicted=_bundle.predict_out_of_fold(settings),
-    )
-    low, middle, high = np.quantile(mixed.interest, [0.05, 0.5, 0.95], axis=0)
-    return Interest(low, middle, high, float(mixed.interest.min()), float(mixed.interest.max()))
 
 
 def dataset(bundle: Bundle) -> BundleDataset:

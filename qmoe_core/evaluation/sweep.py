@@ -250,3 +250,35 @@ def flips(sweep: AlphaSweep, labels: np.ndarray, index: int) -> list[Flip]:
         for clip in moved
     ]
     return sorted(found, key=lambda flip: flip.label[0] == flip.label[1])
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What α multiplies, over n clips: d_i, d̂_i or σ_i of each expert of the mixture.
+
+    Attributes:
+        low, middle, high: [N], 5th, 50th and 95th percentile of each expert.
+        least, most: of all clips and experts.
+    """
+
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+    least: float
+    most: float
+
+
+def interest(bundle: Bundle, settings: Settings) -> Interest:
+    """What α multiplies for the bundle's data set under these settings.
+
+    Raises:
+        BundleError: the bundle carries no data set.
+    """
+    mixed = mixing.mix(
+        judged(bundle).voices,
+        settings,
+        mean_interest=bundle.mean_interest(settings),
+        predicted=bundle.predict_out_of_fold(settings),
+    )
+    low, middle, high = np.quantile(mixed.interest, [0.05, 0.5, 0.95], axis=0)
+    return Interest(low, middle, high, float(mixed.interest.min()), float(mixed.interest.max()))

@@ -131,7 +131,7 @@ def test_a_bundle_without_its_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     st.cache_resource.clear()
     monkeypatch.setattr(Bundle, "dataset", None)
     app = visit()
-    assert "carries no data set" in text(app)
+    assert "carries no data set" in app.info[0].value
     assert not app.get("plotly_chart")
 
 
