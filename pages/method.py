@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard.session import switch
 from dashboard.views import equations, tables, widgets, words
 from dashboard.views.method import step, the_example
+from qmoe_core import numbers
 from qmoe_core.errors import UserError
 
 
@@ -22,7 +23,7 @@ def method() -> None:
     except UserError as error:
         st.error(widgets.plain(str(error)))
         return
-    answer = f"{words.readable(example.decision.label)}, {words.percent(example.decision.probability)}"
+    answer = f"{words.readable(example.decision.label)}, {numbers.percent(example.decision.probability)}"
     st.markdown(
         f"The paper’s equations, next to what this lab computes; what the paper calls p is r for the routing "
         f"and q "

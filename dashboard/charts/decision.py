@@ -21,10 +21,11 @@ from dashboard.charts.base import (
     small,
 )
 from dashboard.charts.palette import Theme, class_colour, expert_colour
-from dashboard.views.words import capital, clock, drawn, factor, percent, readable
+from dashboard.views.words import capital, drawn, readable
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S
 from qmoe_core.audio.mel import HOP, hz_to_mel
 from qmoe_core.decision import Decision
+from qmoe_core.numbers import clock, factor, percent
 
 SHOWN_DB = 80
 """Range of the spectrogram's colours below its loudest point."""

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboard.charts.base import CLEAR, Trace, axis_title, dots, figure, lines, round_values, rule, small
 from dashboard.charts.palette import Theme, expert_colour
 from qmoe_core.evaluation.formats import Format, WeightGrid
-from qmoe_core.evaluation.pareto import amount
+from qmoe_core.numbers import amount
 
 COSTS = {
     "bytes": "size of its files",

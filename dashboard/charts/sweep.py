@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 
 from dashboard.charts.base import SHARES, axis_title, figure, lines
 from dashboard.charts.palette import Theme, expert_colour
-from dashboard.views.words import percent
 from qmoe_core.evaluation.sweep import AlphaSweep
+from qmoe_core.numbers import percent
 
 MARGIN = {"l": 46, "r": 10, "t": 8, "b": 30}
 """Of every figure here, px; `css` and the line that it places depend on them."""

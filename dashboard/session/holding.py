@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.session import linked, public
 from dashboard.views import job_panel, widgets, words
-from qmoe_core import datasets
+from qmoe_core import datasets, numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import ood
@@ -70,7 +70,8 @@ def offer(bundle: Bundle, *, first: bool) -> None:
                 st.rerun()
         st.caption(
             widgets.plain(
-                f"{words.capital(words.listed(bundle.settings().experts))} are trained on every fold, in the "
+                f"{words.capital(numbers.listed(bundle.settings().experts))} are trained on every fold, in "
+                f"the "
                 "background; a minute or two."
             )
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from dashboard.charts.palette import Theme
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
+from qmoe_core.numbers import NBSP
 from qmoe_core.paper.claim import THEMES, Claim
 from qmoe_core.paper.claims import Finding, tally
 

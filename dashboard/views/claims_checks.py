@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.charts import claims as claims_charts
-from dashboard.session import linked, measured, public
+from dashboard.session import linked, public
 from dashboard.session.linked import Control, widget
 from dashboard.views import claims as claims_views
 from dashboard.views import job_panel, ledger, widgets, words
 from dashboard.views.claims import STATES
+from qmoe_core import numbers
 from qmoe_core.paper import claims
 from qmoe_core.paper.claim import COSTS, THEMES, Claim
 from qmoe_core.paper.claims import CLAIMS, Finding
@@ -168,7 +169,7 @@ def basis(claim: Claim, finding: Finding | None) -> str:
     """n, threads, machine, and when; or what running it would cost."""
     if finding is None or finding.figures is None:
         return f"{words.capital(COSTS[claim.cost])}."
-    cost = words.seconds(finding.seconds)
+    cost = numbers.seconds(finding.seconds)
     return (
-        f"{finding.figures.basis}. {words.capital(measured.ago(finding.at))} in {cost} on {finding.machine}."
+        f"{finding.figures.basis}. {words.capital(numbers.ago(finding.at))} in {cost} on {finding.machine}."
     )

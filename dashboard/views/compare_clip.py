@@ -14,17 +14,19 @@ from dashboard.charts.palette import Look
 from dashboard.session import linked, recordings
 from dashboard.views import tables, widgets, words
 from dashboard.views.compare import PAGE
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation.contenders import Contender
+from qmoe_core.numbers import decimals, percents
 
 LAST_HEARD = "heard on Listen"
 
 ANSWERS = (
     Column("name", "Format or mixture", number=False),
     Column("label", "says", number=False),
-    Column("probability", "with", lambda v: f"{100 * v:.0f} %", "Probability of its answer: max p."),
+    Column("probability", "with", percents(0), "Probability of its answer: max p."),
     Column(
         "right",
         "right",
@@ -118,7 +120,7 @@ def answer_row(contender: Contender, decision: Any, truth: str | None) -> dict[s
         "right": None if truth is None else decision.label == truth,
         "total": decision.uncertainty.total,
         "epistemic": None if contender.single else decision.uncertainty.epistemic,
-        "answers": None if contender.single else words.listed(chosen),
+        "answers": None if contender.single else numbers.listed(chosen),
     }
 
 

@@ -13,10 +13,12 @@ from dashboard.charts.palette import Look
 from dashboard.session import linked
 from dashboard.views import tables, widgets, words
 from dashboard.views.compare import PAGE, basis, legend, link_of, titled
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import classification, contenders
 from qmoe_core.evaluation.contenders import Judged
+from qmoe_core.numbers import decimals, percents
 
 
 def errors(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle, values: dict[str, Any]) -> None:
@@ -179,7 +181,7 @@ def agreement(judged: Sequence[Judged], bundle: Bundle, values: dict[str, Any]) 
         all_wrong = int(np.all([~one.correct for one in judged], axis=0).sum())
         some = int(np.any([one.correct for one in judged], axis=0).sum())
         st.markdown(
-            f"All {words.number(len(judged))} say the same of **{same}** of {n} clips. "
+            f"All {numbers.number(len(judged))} say the same of **{same}** of {n} clips. "
             f"**{all_wrong}** clips are wrong by all of them: no choice among these would answer those. "
             f"A choice that always knew who is right would reach **{100 * some / n:.1f} %**."
         )
@@ -201,7 +203,7 @@ AGREEMENT = (
     Column(
         "share",
         "alike",
-        lambda v: f"{100 * v:.1f} %",
+        percents(1),
         "Share of clips both call the same: mean of [ŷ_a = ŷ_b].",
     ),
     Column(

@@ -14,11 +14,12 @@ from dashboard.session.state import ALPHAS, stops
 from dashboard.views import tables, widgets, words
 from dashboard.views.compare import MEASURES, PAGE, basis
 from dashboard.views.compare_clip import LAST_HEARD
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.evaluation import contenders, selective
 from qmoe_core.evaluation.calibration import BINS
 from qmoe_core.evaluation.contenders import Contender, Judged
+from qmoe_core.numbers import decimals, percents
 
 VIEWS = {
     "errors": "Errors",
@@ -145,9 +146,7 @@ OVERVIEW = (
         meaning="The same on each fold and seed by itself: mean ± deviation (n − 1); only for what the "
         "bundle recorded when it was made.",
     ),
-    Column(
-        "accuracy", "Right", lambda v: f"{100 * v:.1f} %", "Share of clips called right: mean of [ŷ = y]."
-    ),
+    Column("accuracy", "Right", percents(1), "Share of clips called right: mean of [ŷ = y]."),
     Column("errors", "Errors", meaning="Number of clips called wrong."),
     Column(
         "ece",

@@ -12,12 +12,13 @@ from dashboard.charts.palette import Theme, expert_colour
 from dashboard.session import linked, switch
 from dashboard.views import tables, widgets
 from dashboard.views.compare import PAGE
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
 from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import formats, runs
 from qmoe_core.measure import bench
+from qmoe_core.numbers import decimals
 from qmoe_core.runtime.store import Store, default_root
 
 RUNS = (

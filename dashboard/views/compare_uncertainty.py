@@ -13,12 +13,14 @@ from dashboard.charts.palette import Look
 from dashboard.session import holding, linked
 from dashboard.views import tables, widgets, words
 from dashboard.views.compare import MEASURES, PAGE, basis, legend
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import ood, selective
 from qmoe_core.evaluation.calibration import BINS
 from qmoe_core.evaluation.contenders import Judged
 from qmoe_core.evaluation.selective import Detection
+from qmoe_core.numbers import decimals, percents
 
 CALIBRATION = (
     Column("name", "Format or mixture", number=False),
@@ -34,13 +36,13 @@ CALIBRATION = (
     Column(
         "stated",
         "stated",
-        lambda v: f"{100 * v:.1f} %",
+        percents(1),
         "Mean stated probability of the answer: mean of max p.",
     ),
     Column(
         "right",
         "right",
-        lambda v: f"{100 * v:.1f} %",
+        percents(1),
         "Share of clips called right; below the stated one it is overconfident.",
     ),
 )
@@ -67,8 +69,8 @@ def calibration(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle
     worst = int(np.argmax(np.abs(gaps)))
     way = "claims more than it keeps" if gaps[worst] > 0 else "is better than it claims"
     sentence = (
-        f"{rows[worst]['name']} {way}: {words.percent(rows[worst]['stated'])} stated, "
-        f"{words.percent(rows[worst]['right'])} right."
+        f"{rows[worst]['name']} {way}: {numbers.percent(rows[worst]['stated'])} stated, "
+        f"{numbers.percent(rows[worst]['right'])} right."
     )
     with left:
         legend(judged, looks)
@@ -150,7 +152,7 @@ EFFECT = (
         "wrong",
         meaning="Errors among the answered clips; clips that are equally sure share theirs.",
     ),
-    Column("risk", "risk", lambda v: f"{100 * v:.1f} %", "Errors among the answered / answered."),
+    Column("risk", "risk", percents(1), "Errors among the answered / answered."),
     Column(
         "threshold", "unsure above", lambda v: f"{v:.3g}", "Clips with a larger uncertainty are not answered."
     ),
@@ -253,14 +255,14 @@ def strange(bundle: Bundle, measure: str, asked: str) -> None:
             ["", *tried],
             key=key,
             format_func=lambda name: (
-                words.listed(map(words.readable, tried[name].held_out))
+                numbers.listed(map(words.readable, tried[name].held_out))
                 if name
                 else f"each of {len(tried)} sets in turn"
             ),
             width=320,
         )
         chosen = [tried[asked]] if asked else list(tried.values())
-        held = f"never heard {words.listed(map(words.readable, chosen[0].held_out))}"
+        held = f"never heard {numbers.listed(map(words.readable, chosen[0].held_out))}"
         if len(chosen) > 1:
             held = "have never heard some classes"
         st.markdown(f"Experts that **{widgets.plain(held)}** listen to them among known sounds.")

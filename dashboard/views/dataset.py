@@ -13,10 +13,12 @@ from dashboard.session import linked
 from dashboard.views import compare as compare_views
 from dashboard.views import tables, widgets, words
 from dashboard.views.dataset_shown import COLOURS, MAPS, PAGE, Shown, first_page, open_clip
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.errors import StoreError, UserError
 from qmoe_core.evaluation import contenders, projection
 from qmoe_core.evaluation.projection import Projection
+from qmoe_core.numbers import decimals
 from qmoe_core.runtime.store import Store
 
 
@@ -108,7 +110,7 @@ def the_map(shown: Shown, values: dict[str, Any]) -> None:
         config={"displayModeBar": False, "scrollZoom": False},
         alt=f"Map of the embeddings of {len(names)} clips; {int(shown.wrong.sum())} of them are errors.",
     )
-    held = "" if drawn.explained is None else f", {words.percent(drawn.explained)} of the variance"
+    held = "" if drawn.explained is None else f", {numbers.percent(drawn.explained)} of the variance"
     st.caption(
         widgets.plain(
             f"{MAPS[drawn.method]} of standardised {shown.bundle.embedder} embeddings "

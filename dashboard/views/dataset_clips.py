@@ -17,6 +17,7 @@ from dashboard.views import tables, widgets, words
 from dashboard.views.dataset_shown import CARDS, ORDERS, PAGE, Shown, first_page, open_clip
 from dashboard.views.tables import Column
 from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
@@ -126,7 +127,7 @@ def card(shown: Shown, index: int, at_hand: dict[str, Any]) -> Card:
     picture = recordings.thumbnail(at_hand[clip.name], theme) if clip.name in at_hand else None
     if picture is None:
         picture = recordings.embedding_picture(shown.bundle.digest, index, theme, shown.data.embeddings)
-    share = words.percent(shown.probability(index))
+    share = numbers.percent(shown.probability(index))
     wrong = bool(shown.wrong[index])
     return Card(
         id=clip.name,
@@ -162,7 +163,7 @@ def one_clip(shown: Shown) -> None:
     around(shown, index)
     decision = Contender("", bundle.settings()).decision(bundle, data.voices.at(index))
     truth = shown.truth(index)
-    share = words.percent(shown.probability(index))
+    share = numbers.percent(shown.probability(index))
     said = f"{shown.judged.contender.title} calls it {shown.called(index)}, {share}"
     verdict = "Wrong" if shown.wrong[index] else "Right"
     widgets.verdict_block(
@@ -210,14 +211,13 @@ def who_says(decision: Decision) -> str:
     for expert in decision.experts:
         said.setdefault(words.readable(expert.label), []).append(expert.name)
     if len(said) == 1:
-        return f"All {words.number(len(decision.experts))} experts say {next(iter(said))}."
+        return f"All {numbers.number(len(decision.experts))} experts say {next(iter(said))}."
     ranked = sorted(said.items(), key=lambda item: -len(item[1]))
     first, names = ranked[0]
-    rest = "".join(f", {words.listed(others)} {label}" for label, others in ranked[1:])
+    rest = "".join(f", {numbers.listed(others)} {label}" for label, others in ranked[1:])
     verb = "says" if len(names) == 1 else "say"
-    return (
-        f"Of {words.number(len(decision.experts))} experts, {words.number(len(names))} {verb} {first}{rest}."
-    )
+    n = len(decision.experts)
+    return f"Of {numbers.number(n)} experts, {numbers.number(len(names))} {verb} {first}{rest}."
 
 
 def around(shown: Shown, index: int) -> None:

@@ -18,6 +18,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.evaluation.scenarios import Answer, answers
 from qmoe_core.measure import environment
+from qmoe_core.numbers import decimals
 
 
 @st.cache_data(ttl=5, show_spinner=False)
@@ -110,9 +111,7 @@ def the_paper(answer: Answer) -> None:
 SCENARIO_COLUMNS = (
     Column("scenario", "When it must be", number=False),
     Column("format", "ours", ledger.expert, number=False),
-    Column(
-        "f1", "F1", lambda value: f"{value:.3f}", r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."
-    ),
+    Column("f1", "F1", decimals(3), r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."),
     Column(
         "p50_us",
         "median, µs",

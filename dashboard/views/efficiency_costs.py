@@ -13,11 +13,12 @@ from dashboard.session.measured import Kept
 from dashboard.views import ledger, widgets, words
 from dashboard.views.efficiency_controls import KINDS, PAGE
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.measure.energy import QUOTABLE_BLOCK_S
 from qmoe_core.measure.peers import TORCH_FP32
+from qmoe_core.numbers import NBSP, decimals, p_value, three
 from qmoe_core.runtime.jobs import Bench
 
 LEVEL = 0.05
@@ -36,22 +37,14 @@ def latency_panel(bundle: Bundle, *, cold: bool = False, primary: bool = False) 
     measured.panel(choices, primary=primary)
 
 
-def _us(value: float) -> str:
-    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
 LATENCY_COLUMNS = (
     Column("name", "Expert or engine", ledger.expert, words.FORMATS, number=False),
     Column("n", "n", lambda n: f"{n:,}", "Timed calls."),
-    Column("p50_us", "median, µs", _us, "Half of the calls take at most so long, $t_{0.5}$."),
-    Column("p95_us", "p95", _us, "95 % of the calls take at most so long, $t_{0.95}$."),
-    Column("p99_us", "p99", _us, "99 % of the calls take at most so long, $t_{0.99}$."),
-    Column("mean_us", "mean", _us, r"$\bar t = \frac{1}{n}\sum_j t_j$."),
-    Column("std_us", "deviation", _us, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
+    Column("p50_us", "median, µs", three, "Half of the calls take at most so long, $t_{0.5}$."),
+    Column("p95_us", "p95", three, "95 % of the calls take at most so long, $t_{0.95}$."),
+    Column("p99_us", "p99", three, "99 % of the calls take at most so long, $t_{0.99}$."),
+    Column("mean_us", "mean", three, r"$\bar t = \frac{1}{n}\sum_j t_j$."),
+    Column("std_us", "deviation", three, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
     Column(
         "speedup_vs_fp32",
         f"speed-up on {TORCH_FP32}",
@@ -76,7 +69,7 @@ LATENCY_COLUMNS = (
 
 VARIANCE_COLUMNS = (
     Column("name", "Expert or engine", ledger.expert, number=False),
-    Column("std_us", "deviation, µs", _us, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
+    Column("std_us", "deviation, µs", three, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
     Column(
         "variance_ratio",
         f"variance, to {TORCH_FP32}",
@@ -86,11 +79,13 @@ VARIANCE_COLUMNS = (
     Column(
         "brown_forsythe_p",
         "p",
-        _p,
+        p_value,
         "Brown–Forsythe test of equal variances: Levene’s $W$ on $|t_j - \\mathrm{median}|$, two-sided.",
     ),
-    Column("p_holm", "Holm", _p, "The p after Holm’s correction: $\\max_{i \\le j} (m - i + 1)\\,p_{(i)}$."),
-    Column("p_bonferroni", "Bonferroni", _p, "The p times the number of tests, $\\min(1, m\\,p)$."),
+    Column(
+        "p_holm", "Holm", p_value, "The p after Holm’s correction: $\\max_{i \\le j} (m - i + 1)\\,p_{(i)}$."
+    ),
+    Column("p_bonferroni", "Bonferroni", p_value, "The p times the number of tests, $\\min(1, m\\,p)$."),
 )
 
 
@@ -134,7 +129,9 @@ def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     theme = widgets.theme()
     with left:
         st.subheader("Distributions", anchor=False)
-        said = "; ".join(f"{row['name']} {_us(row['p50_us'])} µs, p95 {_us(row['p95_us'])}" for row in rows)
+        said = "; ".join(
+            f"{row['name']} {three(row['p50_us'])} µs, p95 {three(row['p95_us'])}" for row in rows
+        )
         widgets.figure(
             efficiency_charts.distributions(rows, theme),
             alt=f"Share of calls against time. {said}.",
@@ -173,9 +170,9 @@ def the_variances(kept: Kept) -> None:
     differing = [row for row in tested if row["p_holm"] < LEVEL]
     steadier = sum(row["variance_ratio"] < 1 for row in differing)
     st.markdown(
-        f"**{words.capital(words.number(len(differing)))} of {len(tested)}** differ in variance from "
+        f"**{words.capital(numbers.number(len(differing)))} of {len(tested)}** differ in variance from "
         f"{TORCH_FP32} "
-        f"at {100 * LEVEL:.0f} % after Holm’s correction, {words.number(steadier)} of them steadier. The "
+        f"at {100 * LEVEL:.0f} % after Holm’s correction, {numbers.number(steadier)} of them steadier. The "
         "paper’s "
         "“82 %, p = 0.008” compares a curious mixture with FP32 rather than with the same mixture without "
         "curiosity, is a ratio of deviations, and was not corrected."
@@ -207,10 +204,6 @@ def energy_panel(bundle: Bundle, *, primary: bool = False) -> None:
     measured.panel(choices, primary=primary)
 
 
-def _mj(value: float) -> str:
-    return f"{value:.3g}"
-
-
 ENERGY_COLUMNS = (
     Column("name", "Expert or engine", ledger.expert, words.FORMATS, number=False),
     Column("source", "how", number=False, meaning="By a meter, or modelled from load and time."),
@@ -218,13 +211,13 @@ ENERGY_COLUMNS = (
     Column(
         "gross_mj",
         "energy, mJ",
-        _mj,
+        three,
         r"All that was drawn meanwhile, a call: $E = (P_{cpu} + P_{ram})\,t / n$.",
     ),
-    Column("cpu_mj", "processor", _mj, r"$P_{cpu}\,t/n$: a meter’s, or thermal design power times load."),
-    Column("ram_mj", "memory", _mj, r"$P_{ram}\,t/n$, with $P_{ram}$ always a constant."),
-    Column("net_mj", "net of idling", _mj, r"$E - P_{idle}\,t/n$."),
-    Column("co2_ug", "CO₂, µg", _mj, r"$E \cdot$ g/kWh of the grid."),
+    Column("cpu_mj", "processor", three, r"$P_{cpu}\,t/n$: a meter’s, or thermal design power times load."),
+    Column("ram_mj", "memory", three, r"$P_{ram}\,t/n$, with $P_{ram}$ always a constant."),
+    Column("net_mj", "net of idling", three, r"$E - P_{idle}\,t/n$."),
+    Column("co2_ug", "CO₂, µg", three, r"$E \cdot$ g/kWh of the grid."),
     Column("cpu_s_per_million", "CPU-s a million", lambda v: f"{v:,.3g}", r"$10^6\,t_{cpu}/n$."),
     Column(
         "ratio_vs_fp32",
@@ -260,7 +253,7 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
             if modelled
             else ""
         )
-        + f"The memory’s share, always a constant times the time, is {words.percent(memory)} of the total: "
+        + f"The memory’s share, always a constant times the time, is {numbers.percent(memory)} of the total: "
         "energy "
         "mostly restates latency, here as in the paper (76 %)."
     )
@@ -272,7 +265,7 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
     widgets.figure(
         efficiency_charts.energy(rows, widgets.theme()),
         alt=f"Energy of a call, {word}: "
-        + "; ".join(f"{r['name']} {_mj(r['gross_mj'])} mJ" for r in rows)
+        + "; ".join(f"{r['name']} {three(r['gross_mj'])} mJ" for r in rows)
         + ".",
         key="energy",
     )
@@ -298,7 +291,7 @@ MEMORY_COLUMNS = (
     Column(
         "seconds",
         "first answer, s",
-        lambda v: f"{v:.2f}",
+        decimals(2),
         "From start to the first answer, imports included.",
     ),
 )
@@ -336,7 +329,8 @@ def the_memory(bundle: Bundle, values: dict[str, Any]) -> None:
         share = rows[0]["experts_bytes"] / rows[0]["peak_bytes"]
         st.caption(
             widgets.plain(
-                f"The experts are {words.percent(share)} of the peak; the rest is Python and its libraries, "
+                f"The experts are {numbers.percent(share)} of the peak; the rest is Python and its "
+                f"libraries, "
                 "which is "
                 f"why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} processes. "
                 f"{kept.basis(bundle)}"

@@ -11,13 +11,13 @@ from dashboard.session import fragments, linked, measured
 from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
 from dashboard.session.state import stops
-from dashboard.views import ledger, widgets, words
+from dashboard.views import ledger, widgets
 from dashboard.views.efficiency_controls import PAGE, PER_DAY, controls
 from dashboard.views.efficiency_costs import energy_panel
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure.energy import Deployment, deployment
+from qmoe_core.numbers import days, grams
 
 
 def the_emissions(bundle: Bundle, values: dict[str, Any]) -> None:
@@ -117,24 +117,3 @@ def the_balance(kept: Kept, found: Deployment, trained: dict[str, Any], bundle: 
             f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"
         )
     )
-
-
-def grams(value: float) -> str:
-    """A mass of CO2 with a fitting unit.
-
-    >>> grams(2.5e-6), grams(55_000)
-    ('2.5\\xa0µg', '55\\xa0kg')
-    """
-    for limit, unit in ((1e-6, "ng"), (1e-3, "µg"), (1.0, "mg"), (1e3, "g"), (1e6, "kg")):
-        if value < limit:
-            return f"{1e3 * value / limit:.3g}{NBSP}{unit}"
-    return f"{value / 1e6:,.3g}{NBSP}t"
-
-
-def days(value: float) -> str:
-    """A stretch of time in words."""
-    if value < 1 / 24:
-        return words.seconds(86400 * value)
-    if value < 2:
-        return f"{24 * value:.1f} hours"
-    return f"{value:,.0f} days" if value < 730 else f"{value / 365:,.1f} years"

@@ -16,11 +16,13 @@ from dashboard.session.measured import Kept
 from dashboard.session.state import stops
 from dashboard.views import ledger, widgets, words
 from dashboard.views.formats_weights import the_table
-from dashboard.views.words import NBSP, Verdict
+from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import pareto
 from qmoe_core.evaluation.formats import YARDSTICK, Format
-from qmoe_core.evaluation.pareto import Budget, Cost, amount
+from qmoe_core.evaluation.pareto import Budget, Cost
+from qmoe_core.numbers import NBSP, amount
 from qmoe_core.runtime.jobs import Bench
 
 PAGE = "formats"
@@ -240,7 +242,7 @@ def the_trade(
             floor=min(wanted, SQUEEZE * yardstick) if wanted and yardstick else 0.0,
             theme=widgets.theme(),
         ),
-        alt=f"F1 against {pareto.COSTS[cost][1]}: {said}. On the front: {words.listed(sorted(on_front))}.",
+        alt=f"F1 against {pareto.COSTS[cost][1]}: {said}. On the front: {numbers.listed(sorted(on_front))}.",
         key="trade",
     )
     kept = {"latency": latency, "energy": energy}.get(pareto.COSTS[cost][1])

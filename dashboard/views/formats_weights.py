@@ -13,19 +13,15 @@ from dashboard.session.measured import Kept
 from dashboard.views import ledger, widgets, words
 from dashboard.views.ledger import Html
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import pareto
 from qmoe_core.evaluation.formats import Format, WeightGrid, weight_grids
-from qmoe_core.evaluation.pareto import Budget, amount
+from qmoe_core.evaluation.pareto import Budget
+from qmoe_core.numbers import amount, decimals, percents, three
 
 PAPER_SHARES = {"q1": 98.3, "q2": 95.5, "q4": 99.9, "q8": 99.8, "q16": 100.0}
 """Per cent of the 16-bit F1 on ESC-50, the paper's Table 2."""
-
-
-def _us(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
 
 
 COLUMNS = (
@@ -36,13 +32,13 @@ COLUMNS = (
     Column(
         "paper_share",
         "paper’s, %",
-        lambda v: f"{v:.1f}",
+        decimals(1),
         r"The paper’s $F_1 / F_1^{16}$ on ESC-50, per cent.",
     ),
     Column("bytes", "size", lambda v: amount("bytes", v), "Bytes of the files that must be carried."),
-    Column("p50_us", "median, µs", _us, r"Half of the calls take at most so long, $t_{0.5}$."),
-    Column("p95_us", "p95, µs", _us, r"95 % of the calls take at most so long, $t_{0.95}$."),
-    Column("p99_us", "p99, µs", _us, r"99 % of the calls take at most so long, $t_{0.99}$."),
+    Column("p50_us", "median, µs", three, r"Half of the calls take at most so long, $t_{0.5}$."),
+    Column("p95_us", "p95, µs", three, r"95 % of the calls take at most so long, $t_{0.95}$."),
+    Column("p99_us", "p99, µs", three, r"99 % of the calls take at most so long, $t_{0.99}$."),
     Column(
         "energy_mj",
         "energy, mJ",
@@ -78,7 +74,7 @@ def the_table(candidates: Sequence[Format], budget: Budget, choice: pareto.Choic
     forms: dict[str, Callable[[Any], str]] = {
         "f1": lambda pair: Html(f"{pair[0]:.3f} <small>± {pair[1]:.3f}</small>"),
         "energy_mj": lambda pair: Html(f"{pair[0]:.3g} <small>{escape(pair[1])}</small>"),
-        "share_of_16bit": lambda share: f"{100 * share:.1f}{NBSP}%",
+        "share_of_16bit": percents(1),
     }
     columns = [
         Column(c.key, c.title, forms.get(c.key, c.form), c.meaning, c.number)

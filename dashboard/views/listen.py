@@ -17,6 +17,7 @@ from dashboard.views.listen_input import (
     Judged,
     Shown,
 )
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 
 ZOOM_ABOVE_S = 60.0  # of a longer recording, the spectrogram shows the minute around the chosen window
@@ -60,7 +61,8 @@ def the_experts(shown: Shown, bundle: Bundle) -> None:
     st.subheader("What each expert says", anchor=False)
     experts = shown.decision.experts
     said = (
-        f"{e.name}: {words.readable(e.label)} {words.percent(float(e.probabilities.max()))}." for e in experts
+        f"{e.name}: {words.readable(e.label)} {numbers.percent(float(e.probabilities.max()))}."
+        for e in experts
     )
     widgets.figure(
         charts.opinions(shown.decision, widgets.theme()),
@@ -80,7 +82,7 @@ def the_answer(shown: Shown) -> None:
     st.subheader("The five likeliest", anchor=False)
     likeliest = np.argsort(decision.probabilities)[::-1][:5]
     shares = [(words.readable(decision.classes[i]), float(decision.probabilities[i])) for i in likeliest]
-    said = words.listed(f"{label} {words.percent(share)}" for label, share in shares)
+    said = numbers.listed(f"{label} {numbers.percent(share)}" for label, share in shares)
     widgets.figure(charts.likeliest(decision, widgets.theme()), alt=f"Likeliest classes: {said}.")
     st.caption(widgets.plain(f"The mixture’s probabilities; {shown.basis}."))
 
@@ -92,7 +94,8 @@ def the_mixture(shown: Shown, bundle: Bundle, controls: Controls) -> None:
     widgets.mixture_controls(bundle, controls)
     st.markdown(f"**{widgets.plain(words.curiosity(decision, shown.plain))}**")
     routed = (
-        f"{e.name} {words.percent(e.router_probability)} before, {words.percent(e.routing_probability)} after"
+        f"{e.name} {numbers.percent(e.router_probability)} before, {numbers.percent(e.routing_probability)} "
+        f"after"
         for e in decision.experts
         if e.in_mixture
     )
@@ -141,12 +144,12 @@ def take_away(judged: Sequence[Judged], heard: Heard, bundle: Bundle) -> None:
         st.download_button("CSV", lambda: export.as_csv(results), "qmoe.csv", "text/csv", on_click="ignore")
         for sound in (one.sound for one in judged if one.sound.origin == hearing.RECORDED):
             st.download_button("The recording", sound.playable, sound.name, "audio/wav", on_click="ignore")
-    whole = words.seconds(heard.decode_s + heard.observe_s)
+    whole = numbers.seconds(heard.decode_s + heard.observe_s)
     st.caption(
         widgets.plain(
             f"The address of this page restores the controls. Heard in {whole} (decoding "
-            f"{words.seconds(heard.decode_s)}; embedding, experts and router "
-            f"{words.seconds(heard.observe_s)}), once, on {os.cpu_count()} cores: an impression, not a "
+            f"{numbers.seconds(heard.decode_s)}; embedding, experts and router "
+            f"{numbers.seconds(heard.observe_s)}), once, on {os.cpu_count()} cores: an impression, not a "
             f"benchmark. "
             f"{words.capital(widgets.how(bundle))}."
         )

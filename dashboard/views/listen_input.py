@@ -15,6 +15,7 @@ from dashboard.session import hearing, linked, public
 from dashboard.session.hearing import Heard, Sound
 from dashboard.session.state import Controls
 from dashboard.views import widgets, words
+from qmoe_core import numbers
 from qmoe_core.audio import containers, synth
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
@@ -86,7 +87,7 @@ def uploaded() -> Sequence[Any]:
     most = len(files) if public.LIMITS is None else public.LIMITS.files
     if len(files) > most:
         st.warning(
-            f"The first {words.number(most)} of {len(files)} files are judged: this lab is open to the "
+            f"The first {numbers.number(most)} of {len(files)} files are judged: this lab is open to the "
             "public, and takes no more at once."
         )
     st.caption("Files stay in memory while this page is open, and go with it; nothing of them is kept.")
@@ -136,12 +137,12 @@ def choose_sound(judged: Sequence[Judged]) -> Judged:
 
     def line(index: int) -> str:
         whole = judged[index].result.whole
-        answer = f"{words.readable(whole.label)}, {words.percent(whole.probability)}"
+        answer = f"{words.readable(whole.label)}, {numbers.percent(whole.probability)}"
         return f"{widgets.plain(judged[index].sound.name)}: **{widgets.plain(answer)}**"
 
     many = len(judged) > 7
     with st.container(height=260 if many else "content", border=many):
-        title = f"{words.capital(words.number(len(judged)))} files"
+        title = f"{words.capital(numbers.number(len(judged)))} files"
         return judged[st.radio(title, range(len(judged)), format_func=line)]
 
 
@@ -151,7 +152,7 @@ def choose_part(judged: Judged) -> Shown:
     n = len(result.windows)
     if n == 1:
         return Shown(result.whole, plain.whole, None, "n = 1 clip")
-    names = ["whole", *(words.clock(w.start_s, w.end_s) for w in result.windows)]
+    names = ["whole", *(numbers.clock(w.start_s, w.end_s) for w in result.windows)]
     chosen = st.select_slider(
         f"Part of the recording: {n:,} windows of {WINDOW_S:g} s",
         range(n + 1),

@@ -15,6 +15,7 @@ from dashboard.session import linked, live_state, public
 from dashboard.session.live_state import Live
 from dashboard.session.state import LIMITS
 from dashboard.views import widgets, words
+from qmoe_core import numbers
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
@@ -154,7 +155,7 @@ def the_rules(bundle: Bundle) -> None:
         "Epistemic uncertainty of at most",
         [None, *LIMITS["epistemic"]],
         key="live_abstain",
-        format_func=lambda value: "any" if value is None else words.nats(value),
+        format_func=lambda value: "any" if value is None else numbers.nats(value),
         help="The abstain line: a window about which the experts differ more than this is not accepted.",
     )
 
@@ -187,11 +188,11 @@ def now(view: View, bundle: Bundle, running: bool) -> None:
         elif view.stream:
             headline, sentence = "Not listening", "Below is what was heard last."
     elif current.reason:
-        guess = f"{words.readable(current.label)}, {words.percent(current.probability)}"
+        guess = f"{words.readable(current.label)}, {numbers.percent(current.probability)}"
         sentence = UNHEARD.get(current.reason, f"The best guess is {guess}: {current.reason}.")
         kind, headline = "qm-refused", "I would rather not say"
     else:
-        headline = f"{words.capital(words.readable(current.label))}, {words.percent(current.probability)}"
+        headline = f"{words.capital(words.readable(current.label))}, {numbers.percent(current.probability)}"
         sentence = f"For {current.end_s - current.start_s:.0f} s; {current.expert} answers."
         kind, colour = "", palette.class_colour(bundle.classes, current.label)
     # When the newest window ended, for those who measure how long sound takes to the screen.
@@ -212,13 +213,9 @@ def health(listening: Live) -> None:
     if len(view.judge_s):
         st.html(live_charts.latency(view.judge_s))
     st.markdown(
-        f"{counted(view.judged, 'window')} judged, {view.stale:,} left out. {view.lost_s:.2f} s of sound "
-        f"lost in {counted(view.gaps, 'gap')}; {counted(view.overflows, 'overflow')}."
+        f"{numbers.counted(view.judged, 'window')} judged, {view.stale:,} left out. {view.lost_s:.2f} s of "
+        f"sound "
+        f"lost in {numbers.counted(view.gaps, 'gap')}; {numbers.counted(view.overflows, 'overflow')}."
     )
     for note in view.notes[-3:]:
         st.caption(widgets.plain(f"{logs.clock(note.at)}: {note.text}"))
-
-
-def counted(n: int, thing: str) -> str:
-    """How many there are of it."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"

@@ -10,6 +10,7 @@ from dashboard.session import linked, public
 from dashboard.session.live_state import Live
 from dashboard.views import tables, widgets, words
 from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.live import log as logs
 from qmoe_core.live.log import Entry
 
@@ -65,8 +66,8 @@ def table(entries: list[Entry]) -> str:
                 "from": f"{'' if on == today else f'{on} '}{logs.clock(entry.start)}",
                 "to": logs.clock(entry.end),
                 "sound": words.readable(entry.label),
-                "probability": words.percent(entry.probability),
-                "epistemic": words.nats(entry.epistemic),
+                "probability": numbers.percent(entry.probability),
+                "epistemic": numbers.nats(entry.epistemic),
                 "answered by": routed(entry),
                 "agree": f"{sum(share >= 0.5 for share in entry.agreeing.values())} of {len(entry.agreeing)}",
                 "accepted": "yes" if entry.accepted else f"no: {entry.reason}",
@@ -81,7 +82,7 @@ def routed(entry: Entry) -> str:
     shares = sorted(entry.routed.items(), key=lambda item: -item[1])
     if len(shares) == 1:
         return shares[0][0]
-    return ", ".join(f"{name} {words.percent(share)}" for name, share in shares if share >= 0.05)
+    return ", ".join(f"{name} {numbers.percent(share)}" for name, share in shares if share >= 0.05)
 
 
 def listen_again(log: logs.Log, entries: list[Entry]) -> None:
@@ -90,7 +91,9 @@ def listen_again(log: logs.Log, entries: list[Entry]) -> None:
 
     def line(entry_id: str) -> str:
         entry = by_id[entry_id]
-        return f"{logs.clock(entry.start)} {words.readable(entry.label)}, {words.percent(entry.probability)}"
+        return (
+            f"{logs.clock(entry.start)} {words.readable(entry.label)}, {numbers.percent(entry.probability)}"
+        )
 
     chosen = st.selectbox("Listen again to", list(by_id), format_func=line, key="live_chosen")
     if chosen is None:

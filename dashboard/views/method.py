@@ -10,6 +10,7 @@ from dashboard.session import hearing, state
 from dashboard.session.hearing import Example
 from dashboard.views import equations, widgets, words
 from dashboard.views.equations import Equation
+from qmoe_core import numbers
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import hz_to_mel
 from qmoe_core.bundles import Bundle
@@ -54,10 +55,10 @@ def step(equation: Equation, example: Example) -> None:
                 st.caption(widgets.plain(found.place))
                 st.code(found.text, language="python", wrap_lines=True)
     with right:
-        st.markdown(numbers(equation.number, example))
+        st.markdown(computed(equation.number, example))
 
 
-def numbers(number: str, example: Example) -> str:
+def computed(number: str, example: Example) -> str:
     """What an equation comes to for the example, in Markdown."""
     if number == "1":
         bands, frames = example.frames
@@ -68,7 +69,7 @@ def numbers(number: str, example: Example) -> str:
         )
     if number in FORMATS:
         return of_formats(example.decision, FORMATS[number])
-    computed = {
+    of_decision = {
         "5": routing,
         "6": mixture,
         "7": entropy,
@@ -76,7 +77,7 @@ def numbers(number: str, example: Example) -> str:
         "8": curiosity,
         "8a": predicted,
     }
-    return computed[number](example.decision)
+    return of_decision[number](example.decision)
 
 
 def mixed(decision: Decision) -> list[ExpertOpinion]:
@@ -90,7 +91,7 @@ def of_formats(decision: Decision, names: tuple[str, ...]) -> str:
         (
             e.name,
             widgets.plain(words.readable(e.label)),
-            words.percent(float(e.probabilities.max())),
+            numbers.percent(float(e.probabilities.max())),
             f"{e.disagreement_kl:.4f}",
         )
         for e in decision.experts
@@ -121,8 +122,8 @@ def mixture(decision: Decision) -> str:
 def entropy(decision: Decision) -> str:
     """Eq. 7: the entropy of the experts' mean, and the most that it could be."""
     most = math.log(len(decision.classes))
-    total = words.nats(decision.uncertainty.total)
-    return f"H(q̄) = {total}, of at most ln {len(decision.classes)} = {words.nats(most)}."
+    total = numbers.nats(decision.uncertainty.total)
+    return f"H(q̄) = {total}, of at most ln {len(decision.classes)} = {numbers.nats(most)}."
 
 
 def parts_of_entropy(decision: Decision) -> str:
@@ -144,7 +145,7 @@ def curiosity(decision: Decision) -> str:
             e.name,
             f"{e.router_probability:.4f}",
             f"{e.disagreement_kl:.4f}",
-            words.factor(e.bonus),
+            numbers.factor(e.bonus),
             f"{e.routing_probability:.4f}",
         )
         for e in mixed(decision)

@@ -13,10 +13,11 @@ from dashboard.charts import sweep as sweep_charts
 from dashboard.charts.sweep import Curve, Scale
 from dashboard.views import widgets, words
 from dashboard.views.sweeping import STRATEGIES
-from dashboard.views.words import NBSP
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation.sweep import AlphaSweep
+from qmoe_core.numbers import decimals, percents
 from qmoe_core.routing.mixing import Settings
 
 Sweeps = Mapping[Curiosity, AlphaSweep]
@@ -52,20 +53,12 @@ class Tile:
         return Scale(found.low, found.high, shares=self.shares)
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}{NBSP}%"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3f}"
-
-
 TILES = (
     Tile(
         "f1",
         "F1, weighted",
         r"Per class $F_1 = \frac{2\,TP}{2\,TP + FP + FN}$, averaged with the classes’ shares of the clips.",
-        _three,
+        decimals(3),
         0.06,
         ceiling=1.0,
     ),
@@ -73,7 +66,7 @@ TILES = (
         "accuracy",
         "Accuracy",
         r"Share of clips with the right label, $\frac{1}{n}\sum_j [\hat y_j = y_j]$.",
-        _three,
+        decimals(3),
         0.06,
         ceiling=1.0,
     ),
@@ -82,7 +75,7 @@ TILES = (
         "Labels that change",
         r"Share of clips that get another label than with $α = 0$, "
         r"$\frac{1}{n}\sum_j [\hat y_j(α) \ne \hat y_j(0)]$.",
-        _share,
+        percents(1),
         0.05,
         ceiling=1.0,
         shares=True,
@@ -92,7 +85,7 @@ TILES = (
         "Routes that change",
         r"Share of clips with another leading expert than with $α = 0$, "
         r"$\arg\max_i r_i e^{α d_i} \ne \arg\max_i r_i$, or with others among the top k.",
-        _share,
+        percents(1),
         0.05,
         ceiling=1.0,
         shares=True,
@@ -102,7 +95,7 @@ TILES = (
         "Calibration error",
         r"ECE: how far stated probability and accuracy lie apart, "
         r"$\sum_b \frac{n_b}{n}\,|\mathrm{acc}_b - \mathrm{conf}_b|$ over 15 bins.",
-        _three,
+        decimals(3),
         0.03,
     ),
     Tile(
@@ -110,7 +103,7 @@ TILES = (
         "Epistemic, as routed",
         r"How much the experts that are listened to differ, mean of $H(\sum_i r_i q_i) - \sum_i r_i H(q_i)$. "
         r"With equal weights it is the epistemic uncertainty of the other pages, which α cannot move.",
-        words.nats,
+        numbers.nats,
         0.002,
     ),
     Tile(
@@ -118,7 +111,7 @@ TILES = (
         "Evenness of use",
         r"Entropy of the experts’ mean shares, $-\sum_i u_i \ln u_i$: 0 when one does all, "
         r"$\ln N$ when all do alike.",
-        words.nats,
+        numbers.nats,
         0.2,
     ),
     Tile(
@@ -126,7 +119,7 @@ TILES = (
         "Bonus ratio",
         r"Largest over smallest bonus, median over clips of $\max_i e^{α d_i} / \min_i e^{α d_i}$: at 1 "
         "nothing moves.",
-        words.factor,
+        numbers.factor,
         0.0,
         log=True,
     ),
@@ -179,7 +172,7 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
 def the_curves(found: Sweeps, chosen: Curiosity, slots: dict[str, DeltaGenerator]) -> dict[str, Scale]:
     """A small figure for each quantity, with an empty place for its value at the slider's α."""
     theme = widgets.theme()
-    others = words.listed(name for strategy, name in STRATEGIES.items() if strategy != chosen)
+    others = numbers.listed(name for strategy, name in STRATEGIES.items() if strategy != chosen)
     st.html(
         f'<p class="qm-key"><span><i></i>{STRATEGIES[chosen]}</span>'
         f'<span><i class="qm-dotted"></i>{others}</span>'

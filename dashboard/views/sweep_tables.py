@@ -19,9 +19,11 @@ from dashboard.views.ledger import Html
 from dashboard.views.sweep_curves import TILES, Sweeps
 from dashboard.views.sweeping import STRATEGIES
 from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.bundles import DEFAULT_NAME, Bundle
 from qmoe_core.evaluation import contenders
 from qmoe_core.evaluation.sweep import AlphaSweep, Flip, flips
+from qmoe_core.numbers import decimals
 from qmoe_core.routing.curiosity import bonus
 from qmoe_core.routing.mixing import Settings
 
@@ -83,7 +85,7 @@ STRATEGY_COLUMNS = (
     Column(
         "runs",
         "Experts run",
-        lambda value: f"{value:.2f}",
+        decimals(2),
         "Experts that have to run for a clip, on average. With predicted disagreement those that answer, and "
         "the cheapest where its answer could change who does.",
     ),
@@ -109,9 +111,9 @@ EXPERT_COLUMNS = (
         lambda value: f"{value:.2g}",
         r"What α multiplies, its median over clips: $d_i = \mathrm{KL}(q_i \,\|\, \bar q)$, or d̂ or σ.",
     ),
-    Column("bonus", "bonus", words.factor, r"Of that median, $e^{α d_i}$."),
-    Column("before", "share at 0", words.percent, r"Its mean share of the answers, $u_i$, at $α = 0$."),
-    Column("after", "at α", words.percent, "The same at the slider’s α."),
+    Column("bonus", "bonus", numbers.factor, r"Of that median, $e^{α d_i}$."),
+    Column("before", "share at 0", numbers.percent, r"Its mean share of the answers, $u_i$, at $α = 0$."),
+    Column("after", "at α", numbers.percent, "The same at the slider’s α."),
 )
 
 
@@ -222,7 +224,7 @@ def take_away(bundle: Bundle, settings: Settings, found: Sweeps, moved: list[Fli
     st.caption(
         widgets.plain(
             f"{len(chosen.alphas)} values of α, {chosen.predicted.shape[1]:,} clips, "
-            f"{words.number(len(found))} strategies; one sweep took {words.seconds(chosen.seconds)}. No "
+            f"{numbers.number(len(found))} strategies; one sweep took {numbers.seconds(chosen.seconds)}. No "
             "expert is trained, only the heads that predict disagreement: what the experts said out of "
             "fold is mixed again. The address of this page restores the controls."
         )

@@ -8,11 +8,13 @@ import numpy as np
 import streamlit as st
 
 from dashboard.views import words
-from dashboard.views.words import NBSP, Verdict
+from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation import sweep
 from qmoe_core.evaluation.sweep import AlphaSweep, Flip, Interest
+from qmoe_core.numbers import NBSP
 from qmoe_core.routing.curiosity import bonus
 from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
@@ -78,7 +80,7 @@ def verdict(found: AlphaSweep, flips: list[Flip], index: int) -> Verdict:
         return Verdict(
             f"α = {alpha:g} changes nothing",
             f"All {n:,} clips keep their expert and their label: in the median clip the largest bonus is "
-            f"{words.factor(float(found.bonus[index]))} the smallest. {now}",
+            f"{numbers.factor(float(found.bonus[index]))} the smallest. {now}",
             False,
         )
     change = found.f1[index] - found.f1[at(found, 0.0)]
@@ -87,12 +89,12 @@ def verdict(found: AlphaSweep, flips: list[Flip], index: int) -> Verdict:
     if not turned:
         return Verdict(moved, f"Other experts answer them, and every label stays. {now}", False)
     effects = [(effect, sum(flip.effect == effect for flip in turned)) for effect in EFFECTS]
-    counted = words.listed(f"{words.number(count)} {effect}" for effect, count in effects if count)
+    counted = numbers.listed(f"{numbers.number(count)} {effect}" for effect, count in effects if count)
     labels = "label changes" if len(turned) == 1 else "labels change"
     direction = "stays at" if abs(change) < 5e-4 else "rises to" if change > 0 else "falls to"
     return Verdict(
         moved,
-        f"{words.capital(words.number(len(turned)))} {labels}: {counted}. F1 {direction} "
+        f"{words.capital(numbers.number(len(turned)))} {labels}: {counted}. F1 {direction} "
         f"{found.f1[index]:.3f}, accuracy is {found.accuracy[index]:.3f}.",
         False,
     )
@@ -107,6 +109,6 @@ def bonus_range(settings: Settings, found: Interest, alpha: float) -> str:
     )
     symbol = words.REWARDED[settings.curiosity]
     return (
-        f"The bonus exp(α · {symbol}) runs from {words.factor(least)} to {words.factor(most)}; "
-        f"typically {words.factor(typical)}."
+        f"The bonus exp(α · {symbol}) runs from {numbers.factor(least)} to {numbers.factor(most)}; "
+        f"typically {numbers.factor(typical)}."
     )

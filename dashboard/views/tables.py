@@ -41,11 +41,6 @@ class Column:
     number: bool = True
 
 
-def decimals(digits: int) -> Callable[[Any], str]:
-    """Numbers with so many decimals."""
-    return lambda value: f"{value:.{digits}f}"
-
-
 class Html(str):
     """Text that is HTML already."""
 

@@ -14,7 +14,7 @@ from dashboard.session.training import Outline
 from dashboard.views import tables, widgets, words
 from dashboard.views.tables import Column
 from dashboard.views.train_job import PAGE, colour, submit
-from qmoe_core import bundles, datasets
+from qmoe_core import bundles, datasets, numbers
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
 from qmoe_core.runtime import jobs, system
@@ -328,7 +328,7 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
         st.caption(widgets.plain(f"The bundle {name} is there already, and will be replaced."))
     active = sum(job.active for job in listed)
     if active:
-        running = f"{words.number(active)} job{'s' * (active != 1)}"
+        running = f"{numbers.number(active)} job{'s' * (active != 1)}"
         st.caption(
             f"{words.capital(running)} {'is' if active == 1 else 'are'} before it: one runs at a time."
         )
@@ -372,7 +372,7 @@ def the_plan(found: Plan) -> None:
         about = (
             ""
             if found.seconds is None
-            else f", about {training.duration(found.seconds)} on {cores} cores here"
+            else f", about {numbers.duration(found.seconds)} on {cores} cores here"
         )
         training_ = f"{missing} of {found.total} folds will be trained{about}."
     st.markdown(widgets.plain(f"{embedding} {training_}"))

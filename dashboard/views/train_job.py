@@ -12,10 +12,11 @@ from dashboard.charts import palette
 from dashboard.charts import train as train_charts
 from dashboard.session import linked, public, switch, training
 from dashboard.views import job_panel, tables, widgets, words
-from dashboard.views.tables import Column, decimals
-from qmoe_core import bundles, datasets
+from dashboard.views.tables import Column
+from qmoe_core import bundles, datasets, numbers
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.numbers import decimals
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Job, Story, Train
 
@@ -113,7 +114,7 @@ def bar(job: Job, story: Story) -> None:
     text, share = job_panel.progress(job, time.time(), story)
     if job.state == "running" and not isinstance(job.request, jobs.Bench | jobs.Claims):
         left = training.time_left(events_of(job.id), time.time())
-        text += "" if left is None else f", about {training.duration(left)} left of it"
+        text += "" if left is None else f", about {numbers.duration(left)} left of it"
     st.progress(share, widgets.plain(text))
     if story.message and job.state == "running":
         st.caption(widgets.plain(story.message))

@@ -18,9 +18,11 @@ from dashboard.charts import palette
 from dashboard.charts.palette import Theme
 from dashboard.session.state import ABSTAINS, ALPHAS, CURIOSITIES, LIMITS, Controls, stops
 from dashboard.views import words
-from dashboard.views.words import NBSP, Verdict
+from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
+from qmoe_core.numbers import NBSP
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
 _STYLE = Path(__file__).with_name("style.css")
@@ -188,7 +190,7 @@ def abstain_controls(controls: Controls) -> None:
             "Below" if probability else "Above",
             stops(LIMITS[controls.abstain], controls.limit),
             key=f"limit_{controls.abstain}",
-            format_func=words.percent if probability else lambda value: f"{value:g}{NBSP}nats",
+            format_func=numbers.percent if probability else lambda value: f"{value:g}{NBSP}nats",
         )
 
 
@@ -198,9 +200,8 @@ def refusals(controls: Controls, reference: Mapping[str, np.ndarray]) -> str:
         return ""
     values = reference[controls.abstain]
     refused = values < controls.limit if controls.abstain == "probability" else values > controls.limit
-    return (
-        f"It would refuse {words.percent(float(refused.mean()))} of the default set’s {len(values):,} clips."
-    )
+    share = numbers.percent(float(refused.mean()))
+    return f"It would refuse {share} of the default set’s {len(values):,} clips."
 
 
 _MEASURES = (
@@ -242,7 +243,7 @@ def uncertainties(decision: Decision, reference: Mapping[str, np.ndarray], contr
     rows = []
     for name, title, equation, meaning in _MEASURES:
         value = getattr(decision.uncertainty, name)
-        shown = words.nats(value) if name != "router_variance" else f"{value:.2g}"
+        shown = numbers.nats(value) if name != "router_variance" else f"{value:.2g}"
         limit = controls.limit if controls.abstain == name else None
         place = _strip(value, reference[name], limit) if name in reference else ""
         rows.append(

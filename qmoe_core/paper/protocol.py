@@ -12,6 +12,7 @@ import numpy as np
 
 from qmoe_core.datasets import splits
 from qmoe_core.evaluation.significance import bootstrap_interval
+from qmoe_core.numbers import signed
 from qmoe_core.paper import reference, short
 from qmoe_core.paper.claim import (
     Claim,
@@ -22,7 +23,6 @@ from qmoe_core.paper.claim import (
     Series,
     Values,
     ruling,
-    signed,
 )
 from qmoe_core.paper.tables import MODELS, table
 from qmoe_core.training.crossval import KIND

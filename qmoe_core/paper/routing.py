@@ -11,6 +11,7 @@ import numpy as np
 
 from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep
+from qmoe_core.numbers import percent, scientific
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
@@ -20,9 +21,7 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
-    scientific,
 )
 from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import curious_routing
@@ -99,9 +98,9 @@ def _judge_interim(v: Values) -> Ruling:
     ours = (
         f"Over {v['values_of_alpha']:.0f} values of α the scalar version changes a routing probability by "
         f"at most {scientific(v['scalar_change'])} (rounding) and the leading expert on "
-        f"{percent(v['scalar_moved'])} of the clips; its fix equals a temperature of 1/(1+α) to "
+        f"{percent(v['scalar_moved'], 0)} of the clips; its fix equals a temperature of 1/(1+α) to "
         f"{scientific(v['tempered_against_temperature'])} and changes the leading expert on "
-        f"{percent(v['tempered_moved'])}."
+        f"{percent(v['tempered_moved'], 0)}."
     )
     return ruling(
         max(v["scalar_moved"], v["tempered_moved"]) > 0.0,
@@ -144,8 +143,9 @@ def _uniform(m: Materials) -> Figures:
 
 def _judge_uniform(v: Values) -> Ruling:
     ours = (
-        f"The learned top-1 router sends {percent(v['least'])} to {percent(v['most'])} of the clips to an "
-        f"expert where uniform is {percent(v['uniform'])} (χ², p = {scientific(v['p'])}); its largest "
+        f"The learned top-1 router sends {percent(v['least'], 0)} to {percent(v['most'], 0)} of the clips to "
+        f"an "
+        f"expert where uniform is {percent(v['uniform'], 0)} (χ², p = {scientific(v['p'])}); its largest "
         f"probability is {v['largest_r']:.2f} on average."
     )
     return ruling(
@@ -234,7 +234,7 @@ def _judge_eq7(v: Values) -> Ruling:
         f"{v['rank_correlation']:.2f}), but three copies of one expert keep an entropy of "
         f"{v['copies_entropy']:.2f} nats with a disagreement of {v['copies_disagreement']:.0f}. On the "
         f"{v['disputed']:.0f} clips that only some experts get right, the most deviant is right on "
-        f"{percent(v['deviant_right'])}, an expert on average on {percent(v['others_right'])}."
+        f"{percent(v['deviant_right'], 0)}, an expert on average on {percent(v['others_right'], 0)}."
     )
     return ruling(
         v["share"] > 0.5 and v["copies_entropy"] < 1e-3,

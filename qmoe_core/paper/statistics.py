@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qmoe_core.evaluation.significance import bonferroni, holm
+from qmoe_core.numbers import percent
 from qmoe_core.paper.claim import (
     Claim,
     Figures,
@@ -13,7 +14,6 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
 )
 from qmoe_core.paper.tables import DATASETS, MODELS, full_name, table
@@ -54,8 +54,8 @@ def _latency_spread(_: Materials) -> Figures:
 def _judge_latency_spread(v: Values) -> Ruling:
     fits = any(abs(v["claimed"] - v[key]) < 0.015 for key in ("of_deviation", "of_variance"))
     ours = (
-        f"230 → 29 ms is {percent(v['of_deviation'])} less deviation and {percent(v['of_variance'], 1)} "
-        f"less variance; Q8-Base, a single model without curiosity, gets {percent(v['q8_claimed'])} by "
+        f"230 → 29 ms is {percent(v['of_deviation'], 0)} less deviation and {percent(v['of_variance'], 1)} "
+        f"less variance; Q8-Base, a single model without curiosity, gets {percent(v['q8_claimed'], 0)} by "
         "the same test (Table 5)."
     )
     return ruling(
@@ -100,8 +100,8 @@ def _like_for_like(_: Materials) -> Figures:
 def _judge_like_for_like(v: Values) -> Ruling:
     ours = (
         f"The two models have {v['experts_before']:.0f} and {v['experts_after']:.0f} experts. Between "
-        f"mixtures of the same experts the deviation falls by {percent(v['least'])} to "
-        f"{percent(v['most'])} ({v['pairs']:.0f} pairs)."
+        f"mixtures of the same experts the deviation falls by {percent(v['least'], 0)} to "
+        f"{percent(v['most'], 0)} ({v['pairs']:.0f} pairs)."
     )
     return ruling(
         v["same_experts"] == 1.0,

@@ -17,12 +17,13 @@ from streamlit.testing.v1 import AppTest
 from dashboard.charts import compare as compare_charts
 from dashboard.charts.palette import DARK, LIGHT, Look, Theme, expert_colour, looks
 from dashboard.views import tables
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
 from qmoe_core import bundles, datasets
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import calibration, contenders, ood, runs, selective
 from qmoe_core.evaluation.contenders import Contender
 from qmoe_core.evaluation.selective import Detection
+from qmoe_core.numbers import decimals
 from qmoe_core.runtime.store import Store, default_root
 
 Open = Callable[..., AppTest]

@@ -24,7 +24,7 @@ from dashboard.charts import train as train_charts
 from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from dashboard.session import public, training
 from dashboard.session.training import Cell
-from qmoe_core import bundles
+from qmoe_core import bundles, numbers
 from qmoe_core.errors import ConfigError, DatasetError, UserError
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, HoldOut, Job, Story, Train
@@ -467,7 +467,7 @@ def test_columns_of_random_folds_and_seeds(request_: Train) -> None:
     ("seconds", "said"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (95, "1 min 35 s"), (7300, "2 h 1 min")]
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert training.duration(seconds).replace("\xa0", " ") == said
+    assert numbers.duration(seconds).replace("\xa0", " ") == said
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])

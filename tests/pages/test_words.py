@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.views import widgets, words
+from qmoe_core import numbers
 from qmoe_core.decision import Classification, Decision
 
 REFERENCE = np.linspace(0.0, 1.0, 101)
@@ -122,7 +123,7 @@ def test_curiosity(decision: Decision) -> None:
     [(0, "0 %"), (0.004, "under 1 %"), (0.005, "0 %"), (0.93, "93 %"), (0.9951, "over 99 %"), (1.0, "100 %")],
 )
 def test_percent(share: float, said: str) -> None:
-    assert words.percent(share).replace("\xa0", " ") == said
+    assert numbers.percent(share).replace("\xa0", " ") == said
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_percent(share: float, said: str) -> None:
     [(1.0, "× 1.000"), (1.0034, "× 1.003"), (20.1, "× 20"), (13843.2, "× 13,843"), (2.5e43, "× 2.5·10⁴³")],
 )
 def test_factor(value: float, said: str) -> None:
-    assert words.factor(value).replace("\xa0", " ") == said
+    assert numbers.factor(value).replace("\xa0", " ") == said
 
 
 @given(st.floats(0, 10), st.lists(st.floats(0, 10), min_size=1).map(sorted))
