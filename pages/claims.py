@@ -40,7 +40,7 @@ def page() -> None:
     try:
         findings = found()
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     job = running()
     st.markdown(f"{widgets.plain(claims_views.summary(CLAIMS, findings))} {FAIRNESS}")

@@ -30,14 +30,7 @@ def compare() -> None:
     judged = [contenders.judge(contender, bundle, data) for contender in compared]
     looks = palette.looks([one.name for one in compared], widgets.theme())
     overview(judged, looks, bundle)
-    st.segmented_control(
-        "What to compare",
-        list(VIEWS),
-        key=linked.widget(PAGE, "view"),
-        format_func=VIEWS.__getitem__,
-        required=True,
-        wrap=True,
-    )
+    widgets.one_of(PAGE, "view", "What to compare", VIEWS)
     view = values["view"]
     if view == "errors":
         errors(judged, looks, bundle, values)

@@ -23,7 +23,7 @@ def page() -> None:
         latency, energy = measured.latest("latency", bundle), measured.latest("energy", bundle)
         found = formats(bundle, latency and latency.report, energy and energy.report)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     values = linked.controls(PAGE, controls(latency))
     if not found:

@@ -33,7 +33,7 @@ def listen() -> None:
         return
     controls, problems = state.controls(bundle)
     for problem in problems:
-        st.warning(widgets.plain(problem))
+        widgets.warning(problem)
 
     sounds = choose_sounds(controls)
     if not sounds:

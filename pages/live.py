@@ -23,10 +23,10 @@ def live() -> None:
         controls, problems = state.controls(bundle)
         listening = live_state.mine(bundle, controls.settings(bundle), chosen_rules(bundle))
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     for problem in problems:
-        st.warning(widgets.plain(problem))
+        widgets.warning(problem)
     listening.shown_running = listening.running
 
     left, right = st.columns([5, 2], gap="large")

@@ -21,7 +21,7 @@ def method() -> None:
     try:
         example = the_example(bundle)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     answer = f"{words.readable(example.decision.label)}, {numbers.percent(example.decision.probability)}"
     st.markdown(

@@ -23,7 +23,7 @@ def page() -> None:
     bundle, _ = found
     controls, problems = state.controls(bundle)
     for problem in problems:
-        st.warning(widgets.plain(problem))
+        widgets.warning(problem)
     settings = controls.settings(bundle)
     top, right = st.columns(2, gap="large")
     with right:

@@ -20,7 +20,7 @@ def train() -> None:
     if st.session_state.pop(GONE, False):
         st.warning("The job that was shown here was removed meanwhile; what it had finished is kept.")
     if sentence := st.session_state.pop(REFUSED, ""):
-        st.error(widgets.plain(sentence))
+        widgets.error(sentence)
     if listed:
         the_jobs(listed, values)
     new_training(listed, values)

@@ -23,7 +23,7 @@ def kept(bundle: Bundle) -> list[Report]:
         found = tuple(entry.key for entry in Store().list(ood.KIND))
         return [*_reports(found, embedder_id, classes), *ood.shipped(embedder_id, classes)]
     except UserError as error:
-        st.warning(widgets.plain(str(error)))
+        widgets.warning(error)
         return []
 
 
@@ -65,15 +65,13 @@ def offer(bundle: Bundle, *, first: bool) -> None:
                 with st.spinner("Starting …"):
                     public.submit(_request(bundle, tuple(held)))
             except UserError as error:
-                st.error(widgets.plain(str(error)))
+                widgets.error(error)
             else:
                 st.rerun()
-        st.caption(
-            widgets.plain(
-                f"{words.capital(numbers.listed(bundle.settings().experts))} are trained on every fold, in "
-                f"the "
-                "background; a minute or two."
-            )
+        widgets.caption(
+            f"{words.capital(numbers.listed(bundle.settings().experts))} are trained on every fold, in "
+            f"the "
+            "background; a minute or two."
         )
 
 

@@ -52,14 +52,14 @@ def bundle() -> Bundle | None:
         try:
             loaded = load(name)
         except UserError as worse:
-            st.error(widgets.plain(str(worse)))
+            widgets.error(worse)
             return None
     st.session_state[_CHOSEN] = name
     _write_link(name)
     if len(names) > 1:
         _selector(names, name)
     if problem:
-        st.warning(widgets.plain(f"{problem}. This is the default bundle."))
+        widgets.warning(f"{problem}. This is the default bundle.")
     return loaded
 
 
@@ -71,7 +71,7 @@ def with_data() -> tuple[Bundle, BundleDataset] | None:
     try:
         data = loaded.dataset
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return None
     if data is None:
         st.info("This bundle carries no data set. Choose another one above, or train it again.")

@@ -148,7 +148,7 @@ def the_claim(claim: Claim, finding: Finding | None, job: Job | None) -> None:
         left, right = st.columns([1, 1], gap="large") if picture else (st.container(), None)
         with left:
             st.markdown(widgets.plain(claim.test))
-            st.caption(widgets.plain(basis(claim, finding)))
+            widgets.caption(basis(claim, finding))
             again = "Run this check again" if finding else "Run this check"
             st.button(
                 again,

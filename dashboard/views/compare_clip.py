@@ -95,7 +95,7 @@ def one_clip(
             alt=f"Probability of each class by format and mixture. {summary}.",
         )
         bold = " Bold: what the clip is." if truth is not None else ""
-        st.caption(widgets.plain(f"Per cent.{bold} {said}"))
+        widgets.caption(f"Per cent.{bold} {said}")
     if truth is not None:
         with right:
             play(values["clip"], bundle)
@@ -153,7 +153,7 @@ def play(clip: str, bundle: Bundle) -> None:
     try:
         heard = recordings.heard(path)
     except UserError as error:
-        st.warning(widgets.plain(str(error)))
+        widgets.warning(error)
         return
     st.audio(str(path))
     widgets.figure(

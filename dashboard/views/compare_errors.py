@@ -72,7 +72,7 @@ def matrices(judged: Sequence[Judged], bundle: Bundle, minus: str) -> None:
         if against is None
         else "Clips more or fewer than there; teal is for the better, orange for the worse."
     )
-    st.caption(widgets.plain(f"{told} {basis(bundle)}"))
+    widgets.caption(f"{told} {basis(bundle)}")
 
 
 def f1_of_classes(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle) -> None:
@@ -86,7 +86,7 @@ def f1_of_classes(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bund
         compare_charts.class_f1(f1, looks, classes, widgets.theme()),
         alt=f"F1 of each class by format and mixture. The hardest is {words.readable(hardest)}.",
     )
-    st.caption(widgets.plain(f"F1 = 2·TP / (2·TP + FP + FN), the hardest class on top. {basis(bundle)}"))
+    widgets.caption(f"F1 = 2·TP / (2·TP + FP + FN), the hardest class on top. {basis(bundle)}")
     columns = [Column("class", "class", number=False), *(Column(name, name) for name in f1)]
     rows = [{"class": c} | {n: float(row[i]) for n, row in f1.items()} for i, c in enumerate(classes)]
     tables.download(columns, rows, "class-f1")
@@ -132,11 +132,9 @@ def confusions(judged: Sequence[Judged], bundle: Bundle) -> None:
                 "by": most.contender.name,
             },
         )
-    st.caption(
-        widgets.plain(
-            f"Number of clips: {' · '.join(titles)}. Each line opens its clips on the Dataset page, as "
-            "judged by who errs most."
-        )
+    widgets.caption(
+        f"Number of clips: {' · '.join(titles)}. Each line opens its clips on the Dataset page, as "
+        "judged by who errs most."
     )
     columns = [Column("class", "", number=False), Column("called", "", number=False)]
     tables.download([*columns, *(Column(one.contender.name, "") for one in judged)], rows, "confusions")
@@ -148,13 +146,12 @@ def agreement(judged: Sequence[Judged], bundle: Bundle, values: dict[str, Any]) 
     if len(judged) < 2:
         st.info("It takes two to agree: choose another format or mixture above.")
         return
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "pairs",
         "Measured as",
-        ["share", "kappa"],
-        key=linked.widget(PAGE, "pairs"),
-        required=True,
-        format_func={"share": "share of clips", "kappa": "Cohen’s κ"}.__getitem__,
-        help="**Share**: of the clips that both call the same, mean of [ŷ_i = ŷ_j].  \n**κ** = (share − "
+        {"share": "share of clips", "kappa": "Cohen’s κ"},
+        "**Share**: of the clips that both call the same, mean of [ŷ_i = ŷ_j].  \n**κ** = (share − "
         "chance) / (1 − chance): what is beyond the agreement that habits alone would give; 1 is always.",
     )
     kappa = values["pairs"] == "kappa"
@@ -174,7 +171,7 @@ def agreement(judged: Sequence[Judged], bundle: Bundle, values: dict[str, Any]) 
             compare_charts.agreement(matrix, titles, widgets.theme(), kappa),
             alt=f"Agreement of pairs. {sentence}",
         )
-        st.caption(widgets.plain(basis(bundle)))
+        widgets.caption(basis(bundle))
     with right:
         whole = np.stack([one.predicted for one in judged])
         same = int((whole == whole[0]).all(axis=0).sum())

@@ -187,7 +187,7 @@ def overview(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle) -
         )
     marks = [looks[one.contender.name].css for one in judged]
     tables.table(OVERVIEW, rows, name="compare", title="Figures of each format and mixture", marks=marks)
-    st.caption(widgets.plain(basis(bundle)))
+    widgets.caption(basis(bundle))
 
 
 def by_fold(contender: Contender, bundle: Bundle) -> str | None:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.charts import compare as compare_charts
 from dashboard.charts.palette import Theme, expert_colour
-from dashboard.session import linked, switch
+from dashboard.session import switch
 from dashboard.views import tables, widgets
 from dashboard.views.compare import PAGE
 from dashboard.views.tables import Column
@@ -55,18 +55,17 @@ RUNS = (
 def all_runs(bundle: Bundle, values: dict[str, Any]) -> None:
     """Parallel coordinates, and the same as a table."""
     st.subheader("Everything that was trained", anchor=False)
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "runs",
         "Runs",
-        ["bundles", "all"],
-        key=linked.widget(PAGE, "runs"),
-        required=True,
-        format_func={"bundles": "of bundles", "all": "of bundles and the store"}.__getitem__,
-        help="Training leaves finished folds in the store; a bundle records the figures of those that it was "
+        {"bundles": "of bundles", "all": "of bundles and the store"},
+        "Training leaves finished folds in the store; a bundle records the figures of those that it was "
         "made from.",
     )
     found, unread = listed_runs(str(default_root()), values["runs"] == "all")
     for sentence in unread:
-        st.warning(widgets.plain(sentence))
+        widgets.warning(sentence)
     if not found:
         st.info("Nothing was trained yet.")
         st.page_link(widgets.PAGES / "train.py", label="Train")
@@ -81,11 +80,9 @@ def all_runs(bundle: Bundle, values: dict[str, Any]) -> None:
         )
     latency = bench.last("latency", Store()) if any(run.p50_us is not None for run in found) else None
     where = f" Times: {formats.measured_on(latency, bundle)}, one clip a call." if latency else ""
-    st.caption(
-        widgets.plain(
-            f"n = {len(found)} runs. Drag along an axis to keep the runs that pass there, drag a name to "
-            f"move its axis, click an axis to let all pass again. {same_for_all(found)}{where}"
-        )
+    widgets.caption(
+        f"n = {len(found)} runs. Drag along an axis to keep the runs that pass there, drag a name to "
+        f"move its axis, click an axis to let all pass again. {same_for_all(found)}{where}"
     )
     rows = [run.row for run in sorted(found, key=lambda run: -run.f1)]
     tables.table(RUNS, rows, name="runs", title="All runs, the best first")

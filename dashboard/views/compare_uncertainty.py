@@ -80,11 +80,9 @@ def calibration(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle
             ),
             alt=f"Reliability diagram. {sentence}",
         )
-        st.caption(
-            widgets.plain(
-                "On the dotted line, what is said is what happens; below it, too much is claimed. "
-                f"{BINS} bins of equal width, the larger the mark the more clips. {basis(bundle)}"
-            )
+        widgets.caption(
+            "On the dotted line, what is said is what happens; below it, too much is claimed. "
+            f"{BINS} bins of equal width, the larger the mark the more clips. {basis(bundle)}"
         )
     with right:
         st.markdown(f"**{widgets.plain(sentence)}**")
@@ -134,10 +132,8 @@ def abstaining(
                 compare_charts.risk_coverage(risks, looks, coverage, widgets.theme()),
                 alt="Share of errors among the answered clips against the share that is answered.",
             )
-            st.caption(
-                widgets.plain(
-                    f"Unsure means {MEASURES[measure]}: {selective.MEASURES[measure]}. {basis(bundle)}"
-                )
+            widgets.caption(
+                f"Unsure means {MEASURES[measure]}: {selective.MEASURES[measure]}. {basis(bundle)}"
             )
     with right:
         if able:
@@ -206,13 +202,11 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
         else:
             draw_detection(found, measure, "Errors", "errors")
             some = next(iter(found.values()))
-            st.caption(
-                widgets.plain(
-                    "AUROC = P(uncertainty of an error > of a right answer), 0.5 knows nothing; lines: 95 % "
-                    f"bootstrap over clips. {some.positives} errors among "
-                    f"{some.positives + some.negatives} clips; {widgets.how(bundle)}, seed "
-                    f"{bundle.provenance.seeds[0]}."
-                )
+            widgets.caption(
+                "AUROC = P(uncertainty of an error > of a right answer), 0.5 knows nothing; lines: 95 % "
+                f"bootstrap over clips. {some.positives} errors among "
+                f"{some.positives + some.negatives} clips; {widgets.how(bundle)}, seed "
+                f"{bundle.provenance.seeds[0]}."
             )
     with right:
         st.subheader("Does it know what nobody taught?", anchor=False)
@@ -271,11 +265,9 @@ def strange(bundle: Bundle, measure: str, asked: str) -> None:
         lines = (
             "95 % bootstrap over clips" if len(chosen) == 1 else f"least and largest of {len(chosen)} sets"
         )
-        st.caption(
-            widgets.plain(
-                f"AUROC = P(uncertainty of a strange clip > of a known one); lines: {lines}. "
-                f"{one.n_strange} strange and {one.n_known} known clips of {one.dataset} a set, {one.folds} "
-                f"{one.protocol} folds, seed {one.seed}; {'+'.join(one.experts)}, plain router."
-            )
+        widgets.caption(
+            f"AUROC = P(uncertainty of a strange clip > of a known one); lines: {lines}. "
+            f"{one.n_strange} strange and {one.n_known} known clips of {one.dataset} a set, {one.folds} "
+            f"{one.protocol} folds, seed {one.seed}; {'+'.join(one.experts)}, plain router."
         )
     holding.offer(bundle, first=not tried)

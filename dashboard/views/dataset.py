@@ -72,22 +72,19 @@ def the_map(shown: Shown, values: dict[str, Any]) -> None:
     """The embeddings on a plane; a click opens the clip."""
     st.subheader("Which clips are alike", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control(
+        widgets.one_of(
+            PAGE,
+            "colour",
             "Colour",
-            list(COLOURS),
-            key=linked.widget(PAGE, "colour"),
-            required=True,
-            format_func=COLOURS.__getitem__,
-            wrap=True,
-            help="Uncertainty is the total one, H(q̄) = −Σ q̄_c log q̄_c, of who judges.",
+            COLOURS,
+            "Uncertainty is the total one, H(q̄) = −Σ q̄_c log q̄_c, of who judges.",
         )
-        st.segmented_control(
+        widgets.one_of(
+            PAGE,
+            "map",
             "Map",
-            list(MAPS),
-            key=linked.widget(PAGE, "map"),
-            required=True,
-            format_func=MAPS.__getitem__,
-            help="**PCA**: the two directions of most variance; distances mean something.  \n"
+            MAPS,
+            "**PCA**: the two directions of most variance; distances mean something.  \n"
             "**t-SNE**: neighbours stay neighbours, distances mean nothing; made once, in a few seconds.",
         )
     drawn = laid_out(shown, values)
@@ -111,12 +108,10 @@ def the_map(shown: Shown, values: dict[str, Any]) -> None:
         alt=f"Map of the embeddings of {len(names)} clips; {int(shown.wrong.sum())} of them are errors.",
     )
     held = "" if drawn.explained is None else f", {numbers.percent(drawn.explained)} of the variance"
-    st.caption(
-        widgets.plain(
-            f"{MAPS[drawn.method]} of standardised {shown.bundle.embedder} embeddings "
-            f"({shown.data.embeddings.shape[1]} numbers a clip){held}. Crosses: errors of "
-            f"{shown.judged.contender.title}. Press a point to hear it. {compare_views.basis(shown.bundle)}"
-        )
+    widgets.caption(
+        f"{MAPS[drawn.method]} of standardised {shown.bundle.embedder} embeddings "
+        f"({shown.data.embeddings.shape[1]} numbers a clip){held}. Crosses: errors of "
+        f"{shown.judged.contender.title}. Press a point to hear it. {compare_views.basis(shown.bundle)}"
     )
 
 
@@ -126,7 +121,7 @@ def laid_out(shown: Shown, values: dict[str, Any]) -> Projection:
     try:
         return projected(bundle.digest, values["map"], embeddings)
     except UserError as error:
-        st.warning(widgets.plain(f"{error}. This is the PCA map."))
+        widgets.warning(f"{error}. This is the PCA map.")
         return projected(bundle.digest, "pca", embeddings)
 
 
@@ -220,9 +215,7 @@ def the_classes(shown: Shown) -> None:
         else "No recording has clips in two folds."
     )
     made = shown.bundle.provenance
-    st.caption(
-        widgets.plain(
-            f"n = {len(data.clips):,} clips from {len(set(sources)):,} recordings. "
-            f"{leak if len(numbers) > 1 else ''} {made.licence}. {made.citation}"
-        )
+    widgets.caption(
+        f"n = {len(data.clips):,} clips from {len(set(sources)):,} recordings. "
+        f"{leak if len(numbers) > 1 else ''} {made.licence}. {made.citation}"
     )

@@ -39,17 +39,15 @@ CLIPS = (
 def the_list(shown: Shown, values: dict[str, Any]) -> None:
     """Cards of the clips that the filters keep."""
     st.subheader("The clips", anchor=False)
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "order",
         "Order",
-        list(ORDERS),
-        key=linked.widget(PAGE, "order"),
-        required=True,
-        format_func=ORDERS.__getitem__,
-        wrap=True,
-        on_change=first_page,
-        help="**Most uncertain**: largest H(q̄) of who judges.  \n**Most disputed**: all experts of the "
+        ORDERS,
+        "**Most uncertain**: largest H(q̄) of who judges.  \n**Most disputed**: all experts of the "
         "bundle name the most different classes; of equals the larger H(q̄) − mean H(q_i).  \n"
         "**Confidently wrong**: errors of who judges, by the probability max p that it gave them.",
+        on_change=first_page,
     )
     n = len(shown.listed)
     if not n:
@@ -86,10 +84,8 @@ def the_list(shown: Shown, values: dict[str, Any]) -> None:
         else f"The recordings of {shown.bundle.provenance.dataset} are not on this machine: pictures are of "
         "the embeddings, standardised, and there is nothing to hear."
     )
-    st.caption(
-        widgets.plain(
-            f"{pictures} Judged by {shown.judged.contender.title}; {compare_views.basis(shown.bundle)}"
-        )
+    widgets.caption(
+        f"{pictures} Judged by {shown.judged.contender.title}; {compare_views.basis(shown.bundle)}"
     )
 
 
@@ -181,11 +177,9 @@ def one_clip(shown: Shown) -> None:
         alt=f"Probability of each class by expert. {who_says(decision)}",
         key="dataset.opinions",
     )
-    st.caption(
-        widgets.plain(
-            "Per cent. Bold: in the bundle’s mixture, ● answers. n = 1 clip, judged by experts that had not "
-            f"heard it (out of fold, seed {bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
-        )
+    widgets.caption(
+        "Per cent. Bold: in the bundle’s mixture, ● answers. n = 1 clip, judged by experts that had not "
+        f"heard it (out of fold, seed {bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
     )
     facts(shown, index)
     with st.container(horizontal=True):
@@ -255,17 +249,15 @@ def around(shown: Shown, index: int) -> None:
 def hear(name: str, at_hand: dict[str, Any], bundle: Bundle) -> None:
     """Player and spectrogram, where the recording is at hand."""
     if name not in at_hand:
-        st.caption(
-            widgets.plain(
-                f"The recordings of {bundle.provenance.dataset} are not on this machine, so there is nothing "
-                "to hear; what is shown comes from the embedding."
-            )
+        widgets.caption(
+            f"The recordings of {bundle.provenance.dataset} are not on this machine, so there is nothing "
+            "to hear; what is shown comes from the embedding."
         )
         return
     try:
         heard = recordings.heard(at_hand[name])
     except UserError as error:
-        st.warning(widgets.plain(str(error)))
+        widgets.warning(error)
         return
     st.audio(str(at_hand[name]), autoplay=st.session_state.pop("dataset.play", False))
     widgets.figure(

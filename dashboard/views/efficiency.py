@@ -73,7 +73,7 @@ def the_deployment(bundle: Bundle, values: dict[str, Any]) -> None:
     notes = [f"F1: {widgets.how(bundle)}, out of fold."]
     notes += [f"Latency: n = {latency.n:,} calls. {latency.basis(bundle)}"] if latency else []
     notes += [f"Energy: {energy.basis(bundle)}"] if energy else []
-    st.caption(widgets.plain(" ".join(notes)))
+    widgets.caption(" ".join(notes))
 
 
 def the_pick(answer: Answer) -> None:
@@ -85,7 +85,7 @@ def the_pick(answer: Answer) -> None:
     colour = palette.expert_colour(one.name) if one.kind == "expert" else widgets.theme().accent
     sentence = answer.reason.removeprefix(f"{one.name}: ")
     widgets.verdict_block(Verdict(one.name, sentence, refused=False), colour)
-    st.caption(widgets.plain(f"The rule: {answer.scenario.rule[:1].lower()}{answer.scenario.rule[1:]}"))
+    widgets.caption(f"The rule: {answer.scenario.rule[:1].lower()}{answer.scenario.rule[1:]}")
 
 
 def the_paper(answer: Answer) -> None:

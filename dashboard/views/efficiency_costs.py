@@ -124,7 +124,7 @@ def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     basis = (
         f"n = {kept.n:,} calls of each, {kept.report.environment['rounds']:,} rounds. {kept.basis(bundle)}"
     )
-    st.caption(widgets.plain(basis))
+    widgets.caption(basis)
     left, right = st.columns(2, gap="large")
     theme = widgets.theme()
     with left:
@@ -270,12 +270,10 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
         key="energy",
     )
     quotable = "" if where["quotable"] else " Blocks this short are for a first look, not for quoting."
-    st.caption(
-        widgets.plain(
-            f"Full colour: processor; pale: memory; tick: net of idling. {rows[0]['blocks']} blocks of "
-            f"{where['block_s']:g} s of each, {where['country']} at {kept.grid:.0f} g of CO₂ a kWh, {word}. "
-            f"{kept.basis(bundle)}{quotable}"
-        )
+    widgets.caption(
+        f"Full colour: processor; pale: memory; tick: net of idling. {rows[0]['blocks']} blocks of "
+        f"{where['block_s']:g} s of each, {where['country']} at {kept.grid:.0f} g of CO₂ a kWh, {word}. "
+        f"{kept.basis(bundle)}{quotable}"
     )
 
 
@@ -327,14 +325,12 @@ def the_memory(bundle: Bundle, values: dict[str, Any]) -> None:
             ledger.download("Memory", written, lambda: rows, "memory")
             ledger.meanings(MEMORY_COLUMNS)
         share = rows[0]["experts_bytes"] / rows[0]["peak_bytes"]
-        st.caption(
-            widgets.plain(
-                f"The experts are {numbers.percent(share)} of the peak; the rest is Python and its "
-                f"libraries, "
-                "which is "
-                f"why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} processes. "
-                f"{kept.basis(bundle)}"
-            )
+        widgets.caption(
+            f"The experts are {numbers.percent(share)} of the peak; the rest is Python and its "
+            f"libraries, "
+            "which is "
+            f"why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} processes. "
+            f"{kept.basis(bundle)}"
         )
     st.subheader("Size on disk", anchor=False)
     sizes = measured.latest("size", bundle)

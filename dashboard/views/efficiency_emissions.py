@@ -111,9 +111,7 @@ def the_balance(kept: Kept, found: Deployment, trained: dict[str, Any], bundle: 
     )
     row = {**found.__dict__}
     ledger.download("Emissions", [Column(key, "") for key in row], lambda: [row], "emissions")
-    st.caption(
-        widgets.plain(
-            f"Rising: serving; dashed: training ({trained['what']}, n = {trained['n']}, "
-            f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"
-        )
+    widgets.caption(
+        f"Rising: serving; dashed: training ({trained['what']}, n = {trained['n']}, "
+        f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"
     )

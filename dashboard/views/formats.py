@@ -135,22 +135,20 @@ def the_budget(values: dict[str, Any]) -> None:
 
 def the_terms(values: dict[str, Any], latency: Kept | None, energy: Kept | None) -> None:
     """What counts as within, what cheap means, and the other budgets."""
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "cheapest",
         "Cheapest is the",
-        list(CHEAPEST),
-        key=widget(PAGE, "cheapest"),
-        required=True,
-        format_func=CHEAPEST.__getitem__,
-        help="Smallest files, least time of a call, or least energy of a call.",
+        CHEAPEST,
+        "Smallest files, least time of a call, or least energy of a call.",
     )
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "calls",
         "Calls that must be in time",
-        list(CALLS),
-        key=widget(PAGE, "calls"),
-        required=True,
-        format_func=CALLS.__getitem__,
+        CALLS,
+        "The median, the 95th or the 99th percentile of the measured times.",
         disabled=latency is None,
-        help="The median, the 95th or the 99th percentile of the measured times.",
     )
     with st.expander("More budgets", expanded=NO_LIMIT not in (values["size"], values["energy"])):
         st.select_slider(
@@ -246,12 +244,10 @@ def the_trade(
         key="trade",
     )
     kept = {"latency": latency, "energy": energy}.get(pareto.COSTS[cost][1])
-    st.caption(
-        widgets.plain(
-            "As large as its files; grey does not fit; diamonds: mixtures; triangles: a lower F1 than drawn; "
-            "dashed: your limits; dotted: the front, which nothing beats in both. "
-            + (f"n = {kept.n:,} calls. {kept.basis(bundle)}" if kept else "Bytes on disk, counted.")
-        )
+    widgets.caption(
+        "As large as its files; grey does not fit; diamonds: mixtures; triangles: a lower F1 than drawn; "
+        "dashed: your limits; dotted: the front, which nothing beats in both. "
+        + (f"n = {kept.n:,} calls. {kept.basis(bundle)}" if kept else "Bytes on disk, counted.")
     )
 
 

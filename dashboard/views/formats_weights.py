@@ -107,7 +107,7 @@ def the_bits(bundle: Bundle, found: list[Format], latency: Kept | None, energy: 
         notes.append(f"Latency: n = {latency.n:,} calls. {latency.basis(bundle)}")
     if energy:
         notes.append(f"Energy: {energy.basis(bundle)}")
-    st.caption(widgets.plain(" ".join(notes)))
+    widgets.caption(" ".join(notes))
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the weights …")
@@ -121,7 +121,7 @@ def the_grids(bundle: Bundle, found: Sequence[Format]) -> None:
     try:
         grids = _grids(bundle.digest, 0, bundle)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     left, right = st.columns([3, 2], gap="large")
     order = ("q1", "popcount", "q2", "bitnet", "q4", "q8", "ptq8", "q16", "fp32")
@@ -135,11 +135,9 @@ def the_grids(bundle: Bundle, found: Sequence[Format]) -> None:
             key="grids",
         )
         weights = bundle.manifest.dim * bundle.config.expert.hidden[0]
-        st.caption(
-            widgets.plain(
-                f"The first hidden layer of this bundle’s experts, n = {weights:,} weights each; ticks are "
-                "the levels a format has. Each row is as high as its most frequent value."
-            )
+        widgets.caption(
+            f"The first hidden layer of this bundle’s experts, n = {weights:,} weights each; ticks are "
+            "the levels a format has. Each row is as high as its most frequent value."
         )
     with right:
         st.markdown(explanation({grid.name: grid for grid in grids}, {one.name: one for one in found}))

@@ -26,7 +26,7 @@ def start(request: Request) -> None:
     try:
         job = public.submit(request)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     st.session_state["jobs:own"] = (*st.session_state.get("jobs:own", ()), job.id)
 
@@ -46,7 +46,7 @@ def failed(job: Job | None) -> None:
     """Why a job that this session started ended early, and what it printed."""
     if job is None or job.state != "failed" or job.id not in st.session_state.get("jobs:own", ()):
         return
-    st.error(widgets.plain(f"The last run ended early: {job.error}"))
+    widgets.error(f"The last run ended early: {job.error}")
     if log := job.log():
         with st.expander("What it printed"):
             st.code(log, language=None)

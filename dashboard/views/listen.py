@@ -48,11 +48,9 @@ def the_sound(judged: Judged, shown: Shown) -> None:
         alt=f"Log-mel spectrogram of {sound.name}: time in seconds, frequency in hertz on a mel scale.",
     )
     channels = "mono" if judged.heard.channels == 1 else f"{judged.heard.channels} channels"
-    st.caption(
-        widgets.plain(
-            f"{sound.name}, {sound.origin}: {duration:.1f} s, {result.sample_rate_hz:,} Hz, {channels}. "
-            "Log-mel: window 2,048, hop 512, 128 HTK bands (Eq. 1)."
-        )
+    widgets.caption(
+        f"{sound.name}, {sound.origin}: {duration:.1f} s, {result.sample_rate_hz:,} Hz, {channels}. "
+        "Log-mel: window 2,048, hop 512, 128 HTK bands (Eq. 1)."
     )
 
 
@@ -68,11 +66,9 @@ def the_experts(shown: Shown, bundle: Bundle) -> None:
         charts.opinions(shown.decision, widgets.theme()),
         alt=f"Probability of each class by expert. {' '.join(said)}",
     )
-    st.caption(
-        widgets.plain(
-            "Per cent. Bold: in the mixture, over which q̄ is the mean; ● answers. "
-            f"{shown.basis}, {len(experts)} experts; {widgets.how(bundle)}, then refitted on all clips."
-        )
+    widgets.caption(
+        "Per cent. Bold: in the mixture, over which q̄ is the mean; ● answers. "
+        f"{shown.basis}, {len(experts)} experts; {widgets.how(bundle)}, then refitted on all clips."
     )
 
 
@@ -84,7 +80,7 @@ def the_answer(shown: Shown) -> None:
     shares = [(words.readable(decision.classes[i]), float(decision.probabilities[i])) for i in likeliest]
     said = numbers.listed(f"{label} {numbers.percent(share)}" for label, share in shares)
     widgets.figure(charts.likeliest(decision, widgets.theme()), alt=f"Likeliest classes: {said}.")
-    st.caption(widgets.plain(f"The mixture’s probabilities; {shown.basis}."))
+    widgets.caption(f"The mixture’s probabilities; {shown.basis}.")
 
 
 def the_mixture(shown: Shown, bundle: Bundle, controls: Controls) -> None:
@@ -102,11 +98,9 @@ def the_mixture(shown: Shown, bundle: Bundle, controls: Controls) -> None:
     widgets.figure(charts.routing(decision, widgets.theme()), alt=f"Routing: {'; '.join(routed)}.")
     rewarded = words.REWARDED.get(decision.curiosity)
     bonus = f"exp(α · {rewarded})" if rewarded else "1"
-    st.caption(
-        widgets.plain(
-            "Filled: after curiosity; outlined: the router alone; ● answers, with its share. "
-            f"Bonus = {bonus}. {shown.basis}; {decision.mc_samples} MC-dropout passes."
-        )
+    widgets.caption(
+        "Filled: after curiosity; outlined: the router alone; ● answers, with its share. "
+        f"Bonus = {bonus}. {shown.basis}; {decision.mc_samples} MC-dropout passes."
     )
 
 
@@ -121,15 +115,13 @@ def the_uncertainty(
     with right:
         widgets.abstain_controls(controls)
         if effect := widgets.refusals(controls, reference):
-            st.caption(widgets.plain(effect))
+            widgets.caption(effect)
         if reference:
-            st.caption(
-                widgets.plain(
-                    "Each line is the default set from its least to its most uncertain clip, with the values "
-                    "that 50 and 90 % of them stay below; the dot is this sound. "
-                    f"n = {len(reference['epistemic']):,} clips, judged out of fold by the same mixture; "
-                    f"{widgets.how(bundle)}."
-                )
+            widgets.caption(
+                "Each line is the default set from its least to its most uncertain clip, with the values "
+                "that 50 and 90 % of them stay below; the dot is this sound. "
+                f"n = {len(reference['epistemic']):,} clips, judged out of fold by the same mixture; "
+                f"{widgets.how(bundle)}."
             )
 
 
@@ -145,12 +137,10 @@ def take_away(judged: Sequence[Judged], heard: Heard, bundle: Bundle) -> None:
         for sound in (one.sound for one in judged if one.sound.origin == hearing.RECORDED):
             st.download_button("The recording", sound.playable, sound.name, "audio/wav", on_click="ignore")
     whole = numbers.seconds(heard.decode_s + heard.observe_s)
-    st.caption(
-        widgets.plain(
-            f"The address of this page restores the controls. Heard in {whole} (decoding "
-            f"{numbers.seconds(heard.decode_s)}; embedding, experts and router "
-            f"{numbers.seconds(heard.observe_s)}), once, on {os.cpu_count()} cores: an impression, not a "
-            f"benchmark. "
-            f"{words.capital(widgets.how(bundle))}."
-        )
+    widgets.caption(
+        f"The address of this page restores the controls. Heard in {whole} (decoding "
+        f"{numbers.seconds(heard.decode_s)}; embedding, experts and router "
+        f"{numbers.seconds(heard.observe_s)}), once, on {os.cpu_count()} cores: an impression, not a "
+        f"benchmark. "
+        f"{words.capital(widgets.how(bundle))}."
     )

@@ -62,7 +62,7 @@ def choose_sounds(controls: Controls) -> list[Sound]:
             format_func=lambda name: synth.GALLERY[name].title,
             help="Made by arithmetic, not recorded. The experts learned from recordings, and may be wrong.",
         )
-        st.caption(widgets.plain(synth.GALLERY[controls.sound].description))
+        widgets.caption(synth.GALLERY[controls.sound].description)
     with record:
         st.fragment(recorder)()
     with upload:
@@ -98,18 +98,16 @@ def recorder() -> None:
     """A fragment: what the microphone tells while it records draws nothing else anew."""
     status, recording = microphone.clip(LONGEST_RECORDING_S)
     for warning in recording.warnings if recording else status.warnings:
-        st.warning(widgets.plain(warning))
+        widgets.warning(warning)
     in_use = status.in_use
     if status.state == "unsupported":
         in_use = (
             "This browser cannot give sound unfiltered, so this is its own recorder: it filters for speech."
         )
-    st.caption(
-        widgets.plain(
-            f"{in_use} Five seconds are enough; after {LONGEST_RECORDING_S:g} s it stops by itself. What is "
-            "recorded is judged on the machine that runs this lab, stays in its memory while this page is "
-            "open, and goes nowhere else."
-        )
+    widgets.caption(
+        f"{in_use} Five seconds are enough; after {LONGEST_RECORDING_S:g} s it stops by itself. What is "
+        "recorded is judged on the machine that runs this lab, stays in its memory while this page is "
+        "open, and goes nowhere else."
     )
     if recording is not None and recording != st.session_state.get("recording"):
         st.session_state.recording = recording
@@ -125,7 +123,7 @@ def judge(sound: Sound, bundle: Bundle, controls: Controls) -> Judged | None:
             result = hearing.judge(sound, heard, bundle, settings)
             plain = hearing.judge(sound, heard, bundle, replace(settings, curiosity="none"))
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return None
     return Judged(sound, heard, result, plain)
 
@@ -165,10 +163,8 @@ def choose_part(judged: Judged) -> Shown:
     widgets.figure(
         charts.windows(result.windows, index, widgets.theme()), alt=f"The answers in time: {answers}."
     )
-    st.caption(
-        widgets.plain(
-            f"The answer to each window, as high as its probability; n = {n:,} windows. In order: {answers}."
-        )
+    widgets.caption(
+        f"The answer to each window, as high as its probability; n = {n:,} windows. In order: {answers}."
     )
     if index is None:
         return Shown(result.whole, plain.whole, None, f"n = 1 recording, the mean of its {n:,} windows")

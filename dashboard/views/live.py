@@ -64,9 +64,9 @@ def browser_microphone(listening: Live, bundle: Bundle) -> None:
     """A fragment: every packet of sound, four a second, runs this and nothing else, and is drawn by it."""
     status = microphone.listen(listening.browser, key="live_microphone", received=listening.received)
     for warning in status.warnings:
-        st.warning(widgets.plain(warning))
+        widgets.warning(warning)
     if status.in_use:
-        st.caption(widgets.plain(status.in_use))
+        widgets.caption(status.in_use)
     if listening.running:
         listening.pipeline.settle(ANSWERED_WITHIN_S)
     the_picture(listening, bundle)
@@ -102,7 +102,7 @@ def host_microphone(listening: Live) -> None:
             args=(listening, name, rate),
         )
     if on and (sentence := listening.pipeline.source.state.sentence):
-        st.warning(widgets.plain(sentence))
+        widgets.warning(sentence)
 
 
 def _toggle(listening: Live, device: str, rate: int | None) -> None:
@@ -164,14 +164,14 @@ def the_picture(listening: Live, bundle: Bundle) -> None:
     """What is heard now; drawn four times a second."""
     listening.seen()
     if listening.problem:
-        st.error(widgets.plain(listening.problem))
+        widgets.error(listening.problem)
     view = listening.pipeline.view()
     if listening.running != listening.shown_running:
         st.rerun()  # stopped by itself: nobody looked, or an error
     if listening.session.failure:
-        st.error(widgets.plain(listening.session.failure))
+        widgets.error(listening.session.failure)
     if view.state.condition == "failed" and view.state.sentence:
-        st.error(widgets.plain(view.state.sentence))
+        widgets.error(view.state.sentence)
     now(view, bundle, listening.running)
     live_charts.draw(view, bundle, listening.pipeline.rules.abstain, widgets.theme(), key="live_picture")
 
@@ -218,4 +218,4 @@ def health(listening: Live) -> None:
         f"lost in {numbers.counted(view.gaps, 'gap')}; {numbers.counted(view.overflows, 'overflow')}."
     )
     for note in view.notes[-3:]:
-        st.caption(widgets.plain(f"{logs.clock(note.at)}: {note.text}"))
+        widgets.caption(f"{logs.clock(note.at)}: {note.text}")

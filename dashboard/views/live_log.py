@@ -30,7 +30,7 @@ def the_log(listening: Live) -> None:
     if public.LIMITS is not None:
         st.caption(public.LOG)
     if problem := listening.keep(kept):
-        st.warning(widgets.plain(problem))
+        widgets.warning(problem)
     entries = [entry for entry in reversed(log.entries()) if rejected or entry.accepted]
     if log.dropped:
         st.caption(f"The log holds {log.capacity} lines; {log.dropped:,} older ones were dropped.")

@@ -52,7 +52,7 @@ def step(equation: Equation, example: Example) -> None:
         for reference in equation.code:
             found = equations.source(reference)
             with st.expander(f"`{reference.replace(':', '.')}`"):
-                st.caption(widgets.plain(found.place))
+                widgets.caption(found.place)
                 st.code(found.text, language="python", wrap_lines=True)
     with right:
         st.markdown(computed(equation.number, example))

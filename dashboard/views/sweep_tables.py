@@ -54,13 +54,11 @@ def the_alpha(
     index = sweeping.at(sweep, alpha)
     interest, n = sweeping.interest(bundle, settings), sweep.predicted.shape[1]
     moved[:] = flips(sweep, sweeping.dataset(bundle).labels, index)
-    st.caption(widgets.plain(sweeping.bonus_range(settings, interest, alpha)))
+    widgets.caption(sweeping.bonus_range(settings, interest, alpha))
     widgets.verdict_block(sweeping.verdict(sweep, moved, index), widgets.theme().accent)
-    st.caption(
-        widgets.plain(
-            f"n = {n:,} clips, each judged by experts that had not heard it; one clip is {1 / n:.4g} of "
-            f"accuracy. {words.capital(widgets.how(bundle))}."
-        )
+    widgets.caption(
+        f"n = {n:,} clips, each judged by experts that had not heard it; one clip is {1 / n:.4g} of "
+        f"accuracy. {words.capital(widgets.how(bundle))}."
     )
 
     heights = {}
@@ -221,11 +219,9 @@ def take_away(bundle: Bundle, settings: Settings, found: Sweeps, moved: list[Fli
         ledger.download("Sweep", columns, whole, "sweep")
         ledger.download("Clips that change", FLIP_COLUMNS, lambda: flip_rows(moved, bundle), "flips")
         ledger.meanings((*STRATEGY_COLUMNS, *EXPERT_COLUMNS))
-    st.caption(
-        widgets.plain(
-            f"{len(chosen.alphas)} values of α, {chosen.predicted.shape[1]:,} clips, "
-            f"{numbers.number(len(found))} strategies; one sweep took {numbers.seconds(chosen.seconds)}. No "
-            "expert is trained, only the heads that predict disagreement: what the experts said out of "
-            "fold is mixed again. The address of this page restores the controls."
-        )
+    widgets.caption(
+        f"{len(chosen.alphas)} values of α, {chosen.predicted.shape[1]:,} clips, "
+        f"{numbers.number(len(found))} strategies; one sweep took {numbers.seconds(chosen.seconds)}. No "
+        "expert is trained, only the heads that predict disagreement: what the experts said out of "
+        "fold is mixed again. The address of this page restores the controls."
     )

@@ -86,7 +86,7 @@ def new_training(listed: Sequence[Job], values: dict[str, Any]) -> None:
     """The form, what will run, and the button."""
     st.subheader("A new training", anchor=False)
     if sentences := public.training():
-        st.caption(widgets.plain(sentences))
+        widgets.caption(sentences)
     left, right = st.columns([1, 1], gap="large")
     with left:
         found = the_data(listed, values)
@@ -121,7 +121,7 @@ def the_data(listed: Sequence[Job], values: dict[str, Any]) -> Outline | None:
         try:
             found = outlined(values["data"])
         except UserError as error:
-            st.error(widgets.plain(training.problem(error)))
+            widgets.error(training.problem(error))
             if public.LIMITS is None:
                 st.caption("Type the path of another folder above, or choose a dataset that is here.")
         else:
@@ -166,18 +166,14 @@ def outlined_in_words(found: Outline) -> None:
     """The dataset in a sentence, and what is wrong with some of its files."""
     folds = f"{len(found.folds)} folds of its own" if found.folds else "no folds of its own"
     some = map(words.readable, found.classes[:4])
-    st.caption(
-        widgets.plain(
-            f"{found.clips:,} clips of {len(found.classes)} classes ({', '.join(some)}"
-            f"{' …' if len(found.classes) > 4 else ''}), {found.recordings:,} recordings, {folds}."
-        )
+    widgets.caption(
+        f"{found.clips:,} clips of {len(found.classes)} classes ({', '.join(some)}"
+        f"{' …' if len(found.classes) > 4 else ''}), {found.recordings:,} recordings, {folds}."
     )
     if found.broken:
-        st.warning(
-            widgets.plain(
-                f"{found.broken} files cannot be used, and training would stop at them: "
-                f"{'; '.join(found.unreadable)}."
-            )
+        widgets.warning(
+            f"{found.broken} files cannot be used, and training would stop at them: "
+            f"{'; '.join(found.unreadable)}."
         )
 
 
@@ -204,14 +200,12 @@ def the_experts(values: dict[str, Any]) -> None:
 
 def the_protocol(found: Outline | None, values: dict[str, Any]) -> None:
     """How it is evaluated."""
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "protocol",
         "Folds",
-        list(PROTOCOLS),
-        key=linked.widget(PAGE, "protocol"),
-        required=True,
-        wrap=True,
-        format_func=PROTOCOLS.__getitem__,
-        help="**The data’s own**: each official fold is the test set once.  \n**Random**: stratified over "
+        PROTOCOLS,
+        "**The data’s own**: each official fold is the test set once.  \n**Random**: stratified over "
         "clips, as the paper’s code does.  \n**Grouped**: whole source recordings on one side.",
     )
     if values["protocol"] == "official" and found is not None and not found.folds:
@@ -225,14 +219,12 @@ def the_protocol(found: Outline | None, values: dict[str, Any]) -> None:
         )
     if values["protocol"] != "official":
         st.number_input("Number of folds", 2, 100, key=linked.widget(PAGE, "folds"))
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "selection",
         "Epoch chosen by",
-        list(SELECTIONS),
-        key=linked.widget(PAGE, "selection"),
-        required=True,
-        wrap=True,
-        format_func=SELECTIONS.__getitem__,
-        help="**Inner validation**: on training clips held out; the test clips are seen once.  \n**Best on "
+        SELECTIONS,
+        "**Inner validation**: on training clips held out; the test clips are seen once.  \n**Best on "
         "test**: on the test clips themselves, as the paper’s code does.",
     )
     if values["selection"] == "best-on-test":
@@ -286,16 +278,14 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
     st.markdown("**What will run**")
     name = values["name"] or training.suggested_name(values["data"] or "bundle", values["embedder"])
     if not training.is_a_name(name):
-        st.error(
-            widgets.plain(
-                f"“{name}” is no name for a bundle; letters, digits, . _ and - are accepted, without spaces."
-            )
+        widgets.error(
+            f"“{name}” is no name for a bundle; letters, digits, . _ and - are accepted, without spaces."
         )
         return
     try:
         asked = training.request({**values, "name": name}, scheduler())
     except UserError as error:
-        st.error(widgets.plain(training.problem(error)))
+        widgets.error(training.problem(error))
         return
     if found is None:
         st.caption("Choose a dataset first.")
@@ -310,13 +300,11 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
         try:
             the_plan(plan(str(default_root()), msgspec.json.encode(asked), stamp))
         except UserError as error:
-            st.error(widgets.plain(training.problem(error)))
+            widgets.error(training.problem(error))
             return
     else:
-        st.caption(
-            widgets.plain(
-                f"To see what is there already, {asked.embedder} has to be loaded, with torch: some seconds."
-            )
+        widgets.caption(
+            f"To see what is there already, {asked.embedder} has to be loaded, with torch: some seconds."
         )
         st.button("See what is there", on_click=lambda: st.session_state.update({planned: True}))
     replaced = name in bundles.names()
@@ -325,7 +313,7 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
             "That is the name of the bundle that ships: the new one would not be found. Choose another name."
         )
     elif replaced:
-        st.caption(widgets.plain(f"The bundle {name} is there already, and will be replaced."))
+        widgets.caption(f"The bundle {name} is there already, and will be replaced.")
     active = sum(job.active for job in listed)
     if active:
         running = f"{numbers.number(active)} job{'s' * (active != 1)}"

@@ -83,7 +83,7 @@ def show(job: Job, expert: str) -> None:
         st.subheader(widgets.plain(job.title), anchor=False)
         st.markdown(widgets.plain(training.state_of(job, before)))
         if job.state == "failed":
-            st.error(widgets.plain(f"{words.capital(job.error or 'no reason was written down')}."))
+            widgets.error(f"{words.capital(job.error or 'no reason was written down')}.")
             if log := job.log():
                 with st.expander("What it printed last"):
                     st.code(log, language=None, wrap_lines=True)
@@ -117,7 +117,7 @@ def bar(job: Job, story: Story) -> None:
         text += "" if left is None else f", about {numbers.duration(left)} left of it"
     st.progress(share, widgets.plain(text))
     if story.message and job.state == "running":
-        st.caption(widgets.plain(story.message))
+        widgets.caption(story.message)
 
 
 def buttons(job: Job) -> None:
@@ -139,9 +139,7 @@ def buttons(job: Job) -> None:
         if made is None:
             return
         if made not in bundles.names():
-            st.caption(
-                widgets.plain(f"The bundle {made} was removed meanwhile; starting again makes it anew.")
-            )
+            widgets.caption(f"The bundle {made} was removed meanwhile; starting again makes it anew.")
             st.button("Make it again", key=f"again:{job.id}", on_click=submit, args=(job.request,))
             return
         used = st.session_state.get("chosen_bundle", bundles.DEFAULT_NAME) == made
@@ -197,11 +195,9 @@ def result(job: Job) -> None:
     tables.table(RESULT, rows, name="training", title="F1 of each expert and mixture", marks=marks)
     leak = found.get("leaking_sources") or 0
     warning = f" {leak} recordings have clips on both sides of a fold: F1 is too high." if leak else ""
-    st.caption(
-        widgets.plain(
-            f"Of {training.how(job.request)}: {found['trained']} folds trained, {found['found']} found in "
-            f"the store.{warning}"
-        )
+    widgets.caption(
+        f"Of {training.how(job.request)}: {found['trained']} folds trained, {found['found']} found in "
+        f"the store.{warning}"
     )
 
 
@@ -225,11 +221,9 @@ def progress(job: Job, story: Story) -> None:
         alt=f"Experts by folds: {done} of {n} are done.",
         key=f"grid:{job.id}",
     )
-    st.caption(
-        widgets.plain(
-            f"Weighted F1 on the fold’s test clips; a dot: found in the store; …: being trained. {done} of "
-            f"{n} folds are done; {training.how(job.request)}."
-        )
+    widgets.caption(
+        f"Weighted F1 on the fold’s test clips; a dot: found in the store; …: being trained. {done} of "
+        f"{n} folds are done; {training.how(job.request)}."
     )
 
 
@@ -263,10 +257,8 @@ def fits(job: Job, story: Story, asked: str) -> None:
         if (name, of) == (shown, part)
     }
     if not curves:
-        st.caption(
-            widgets.plain(
-                f"{shown} is made from a float expert, without training of its own that could be drawn."
-            )
+        widgets.caption(
+            f"{shown} is made from a float expert, without training of its own that could be drawn."
         )
         return
     chosen = {
@@ -281,11 +273,9 @@ def fits(job: Job, story: Story, asked: str) -> None:
                 "folds.",
                 key=f"curves:{what}:{job.id}",
             )
-    st.caption(
-        widgets.plain(
-            f"{shown}, {len(curves)} folds. Solid: on {held}, which choose the epoch (dot); dotted: "
-            f"training; {training.how(job.request)}."
-        )
+    widgets.caption(
+        f"{shown}, {len(curves)} folds. Solid: on {held}, which choose the epoch (dot); dotted: "
+        f"training; {training.how(job.request)}."
     )
 
 

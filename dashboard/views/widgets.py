@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,6 +17,7 @@ from streamlit.components.v2 import component
 
 from dashboard.charts import palette
 from dashboard.charts.palette import Theme
+from dashboard.session import linked
 from dashboard.session.state import ABSTAINS, ALPHAS, CURIOSITIES, LIMITS, Controls, stops
 from dashboard.views import words
 from dashboard.views.words import Verdict
@@ -92,6 +94,35 @@ def plain(text: str) -> str:
     'a\\\\*b\\\\$c'
     """
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:" else c for c in text)
+
+
+def caption(text: str) -> None:
+    """A caption of plain text."""
+    st.caption(plain(text))
+
+
+def warning(text: object) -> None:
+    """A warning of plain text."""
+    st.warning(plain(str(text)))
+
+
+def error(problem: object) -> None:
+    """What is wrong: an error, or a sentence about it."""
+    st.error(plain(str(problem)))
+
+
+def one_of(page: str, key: str, label: str, options: Mapping[str, str], help: str = "", **more: Any) -> None:
+    """A control of a page: one of several names, each shown as its value; see `linked.one_of`."""
+    st.segmented_control(
+        label,
+        list(options),
+        key=linked.widget(page, key),
+        required=True,
+        wrap=True,
+        format_func=options.__getitem__,
+        help=help or None,
+        **more,
+    )
 
 
 def how(bundle: Bundle) -> str:
