@@ -52,11 +52,9 @@ def page() -> None:
     if not chosen:
         ledger.empty("No claim fits this filter.")
         st.button("Show all", on_click=linked.set_to, args=(PAGE,), kwargs=dict.fromkeys(values, ""))
-    for key, title in THEMES.items():
-        of_theme = [claim for claim in chosen if claim.theme == key]
-        if of_theme:
-            st.subheader(title, anchor=False)
-        for claim in of_theme:
+    for title, listed in claims_views.grouped(chosen, findings).items():
+        st.subheader(title, anchor=False)
+        for claim in listed:
             the_claim(claim, findings.get(claim.id), job)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -142,12 +143,15 @@ class Classification:
     """What the user should know of the recording: quiet, clipped, padded, downmixed."""
     fitness: Fitness | None = None
     """Of the recording; None of a picture."""
+    recorded: datetime | None = None
+    """When the recording began; without a time zone where that is not known."""
 
     def to_json(self) -> dict[str, Any]:
         """One object of `qmoe classify --json`."""
         return {
             "file": self.file,
             "duration_s": self.duration_s,
+            "recorded": self.recorded.isoformat() if self.recorded else None,
             "sample_rate_hz": self.sample_rate_hz,
             "bundle": self.bundle,
             **self.whole.to_json(),

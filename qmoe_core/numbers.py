@@ -64,7 +64,7 @@ def percent(share: float, digits: int | None = None) -> str:
         return f"under 1{NBSP}%"
     if digits is None and 0.995 <= share < 1.0:
         return f"over 99{NBSP}%"
-    return f"{100.0 * share:.{digits or 0}f}{NBSP}%"
+    return f"{100.0 * share:.{digits or 0}f}{NBSP}%".replace("-", "−")
 
 
 def percents(digits: int) -> Callable[[float], str]:

@@ -6,7 +6,9 @@ cheap enough to follow a slider.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 
@@ -14,16 +16,15 @@ import numpy as np
 
 from qmoe_core import embedders
 from qmoe_core.audio import decode, fitness, pictures
-from qmoe_core.audio.decode import Clip
 from qmoe_core.audio.pictures import Picture
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
 from qmoe_core.errors import BundleError
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 
-EMBED_BATCH = 32
-"""Windows embedded at a time: bounds the memory that an hour of sound takes."""
+EMBED_BATCH = 16
+"""Windows embedded at a time."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Observation:
         file: display name; duration_s, sample_rate_hz: of the recording as it came; notes: see `decode.Clip`.
         spans: start and end of each window that was judged, seconds; silent ones are left out.
         embeddings: float32 [W, D].
-        voices: leading axis W.
+        outputs: leading axis W.
     """
 
     file: str
@@ -43,9 +44,11 @@ class Observation:
     notes: tuple[str, ...]
     spans: tuple[tuple[float, float], ...]
     embeddings: np.ndarray
-    voices: Voices
+    outputs: Outputs
     fitness: fitness.Fitness | None = None
     """Of the recording; None of a picture."""
+    recorded: datetime | None = None
+    """When the recording began; see `decode.Clip`."""
 
 
 _embedder = lru_cache(maxsize=4)(embedders.create)
@@ -56,9 +59,18 @@ def judges_pictures(bundle: Bundle) -> bool:
     return bundle.embedder.endswith("@pictures")
 
 
-def load(source: str | bytes, bundle: Bundle, *, name: str | None = None) -> Clip | Picture:
-    """Read what the bundle judges: a recording, or a picture; see `decode.load` and `pictures.load`."""
-    return (pictures if judges_pictures(bundle) else decode).load(source, name=name)
+def classify_file(
+    source: str | bytes, bundle: Bundle, settings: Settings | None = None, *, name: str | None = None
+) -> Classification:
+    """Judge a file, of a recording or a picture: its path or its bytes, with the name to show.
+
+    Raises:
+        AudioError: see `decode.open_recording` and `pictures.load`. BundleError, ConfigError: see `classify`.
+    """
+    if judges_pictures(bundle):
+        return classify(pictures.load(source, name=name), bundle, settings)
+    with decode.open_recording(source, name=name) as recording:
+        return classify(recording, bundle, settings)
 
 
 def embedder_of(bundle: Bundle, takes: str = "waveforms") -> embedders.Embedder:
@@ -80,47 +92,56 @@ def embedder_of(bundle: Bundle, takes: str = "waveforms") -> embedders.Embedder:
     return embedder
 
 
-def observe(clip: decode.Clip, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
+def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
     """Embed every window and ask every expert and the router.
 
     Args:
-        clip: a recording, as `decode.load` gives it.
+        clip: a recording, as `decode.open_recording` or `decode.load` gives it; read in bounded memory.
         bundle: what answers.
         mc_samples: MC-dropout passes; the bundle's own number when None.
 
     Raises:
         BundleError: the bundle is damaged, or made with another embedder.
-        NothingToJudge: the clip is silent, or its band is too narrow.
+        AudioError: it cannot be read to its end. NothingToJudge: it is silent, or its band is too narrow.
     """
     embedder = embedder_of(bundle)
-    every = decode.windows(clip)
-    whole = fitness.combine([window.fitness for window in every])
-    windows = [window for window in every if not window.fitness.silent]
-    if not windows:
-        whole = replace(whole, silent_share=1.0)
+    fit: list[fitness.Fitness] = []
+    spans: list[tuple[float, float]] = []
+    parts: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
+    for window in decode.cut(clip):
+        fit.append(window.fitness)
+        if window.fitness.silent:
+            continue
+        spans.append((window.start_s, window.end_s))
+        waiting.append(window.prepared)
+        if len(waiting) == EMBED_BATCH:
+            parts.append(embedder.embed(np.stack(waiting)))
+            waiting.clear()
+    whole = fitness.combine(fit)
     fitness.refuse_unfit(clip.name, whole)
-    notes = clip.notes + whole.notes()
-    judged_s = sum(window.end_s - window.start_s for window in windows[:1]) + sum(
-        min(window.end_s - window.start_s, window.end_s - before.end_s)
-        for before, window in pairwise(windows)
-    )
-    if clip.duration_s - judged_s > fitness.GAP_S:
-        notes += (f"{clip.duration_s - judged_s:.3g} s of silence were left out.",)
-    parts = [
-        embedder.embed(np.stack([window.prepared for window in windows[i : i + EMBED_BATCH]]))
-        for i in range(0, len(windows), EMBED_BATCH)
-    ]
+    if waiting:
+        parts.append(embedder.embed(np.stack(waiting)))
     embeddings = np.concatenate(parts)
+    notes = clip.notes + whole.notes()
+    if (left_out := clip.duration_s - _covered_s(spans)) > fitness.GAP_S:
+        notes += (f"{left_out:.3g} s of silence were left out.",)
     return Observation(
         file=clip.name,
         duration_s=clip.duration_s,
         sample_rate_hz=clip.source_rate_hz,
         notes=notes,
-        spans=tuple((window.start_s, window.end_s) for window in windows),
+        spans=tuple(spans),
         embeddings=embeddings,
-        voices=bundle.listen(embeddings, mc_samples=mc_samples),
+        outputs=bundle.outputs(embeddings, mc_samples=mc_samples),
         fitness=whole,
+        recorded=clip.recorded,
     )
+
+
+def _covered_s(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds that windows in order of time cover together."""
+    return sum(end - max(start, before) for (_, before), (start, end) in pairwise([(0.0, 0.0), *spans]))
 
 
 def observe_picture(picture: Picture, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
@@ -138,7 +159,7 @@ def observe_picture(picture: Picture, bundle: Bundle, *, mc_samples: int | None 
         notes=(f"A picture of {width} × {height} pixels; its duration and sample rate are not known.",),
         spans=((0.0, 0.0),),
         embeddings=embeddings,
-        voices=bundle.listen(embeddings, mc_samples=mc_samples),
+        outputs=bundle.outputs(embeddings, mc_samples=mc_samples),
     )
 
 
@@ -152,22 +173,22 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
         BundleError: curiosity is `distilled`, and the bundle carries nothing that it could learn from.
     """
     scale = bundle.mean_interest(settings) if settings.normalise else 1.0
-    every = [observation.voices.at(i) for i in range(len(observation.spans))]
+    every = [observation.outputs.at(i) for i in range(len(observation.spans))]
     windows = tuple(
         mixing.decide(
-            voices,
+            outputs,
             bundle.classes,
             settings,
             mean_interest=scale,
-            predicted=bundle.predict(voices, settings),
+            predicted=bundle.predict(outputs, settings),
             start_s=start,
             end_s=end,
         )
-        for voices, (start, end) in zip(every, observation.spans, strict=True)
+        for outputs, (start, end) in zip(every, observation.spans, strict=True)
     )
     whole = windows[0]
     if len(windows) > 1:
-        pooled = observation.voices.pooled()
+        pooled = observation.outputs.pooled()
         whole = mixing.decide(
             pooled,
             bundle.classes,
@@ -186,10 +207,13 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
         windows=windows,
         notes=observation.notes,
         fitness=observation.fitness,
+        recorded=observation.recorded,
     )
 
 
-def classify(clip: Clip | Picture, bundle: Bundle, settings: Settings | None = None) -> Classification:
+def classify(
+    clip: decode.Readable | Picture, bundle: Bundle, settings: Settings | None = None
+) -> Classification:
     """Judge a recording, or a picture of one: `observe`, then `decide`.
 
     Args:

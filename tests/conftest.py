@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmoe_core.config import Config
     from qmoe_core.runtime.store import Store
     from qmoe_core.training.crossval import Subject
-    from qmoe_core.training.run import Report
+    from qmoe_core.training.run import TrainingReport
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,7 +81,7 @@ def tiny_config() -> Config:
 class TinyRun(NamedTuple):
     """A finished training run of all experts and two mixtures, and the bundle it made."""
 
-    report: Report
+    report: TrainingReport
     store: Store
     bundle: Path
 

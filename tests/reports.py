@@ -6,7 +6,7 @@ import numpy as np
 
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure import bench, energy, latency
-from qmoe_core.measure.bench import Report
+from qmoe_core.measure.bench import BenchReport
 from qmoe_core.measure.energy import Block, deployment
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.measure.peers import TORCH_FP32
@@ -42,7 +42,7 @@ def shape(bundle: Bundle) -> list[int]:
     return [bundle.manifest.dim, *bundle.config.expert.hidden, len(bundle.classes)]
 
 
-def latency_report(network: list[int], what: str = "latency") -> Report:
+def latency_report(network: list[int], what: str = "latency") -> BenchReport:
     """Ten rounds of fifty calls, every contestant a fifth around its median."""
     generator = np.random.default_rng(0)
     kinds = {name: "mixture" if "+" in name else "expert" for name in MEDIANS_US} | {TORCH_FP32: "peer"}
@@ -54,10 +54,10 @@ def latency_report(network: list[int], what: str = "latency") -> Report:
     rows = [row.to_json() for row in latency.summarise(contestants, times, baseline=TORCH_FP32)]
     rows = [row | {"peer": None, "speedup_vs_peer": None} for row in rows]
     where = {**_MACHINE, "batch": 1, "cold_cache": what != "latency", "shape": network, "rounds": 10}
-    return Report(what, where, rows)
+    return BenchReport(what, where, rows)
 
 
-def energy_report() -> Report:
+def energy_report() -> BenchReport:
     """Two blocks of ten seconds of each expert, on a machine without a meter."""
     singles = {name: median for name, median in MEDIANS_US.items() if "+" not in name}
     contestants = [Contestant(name, "expert", int) for name in singles]
@@ -80,14 +80,14 @@ def energy_report() -> Report:
         "quotable": False,
         "training": training,
     }
-    return Report("energy", where, rows)
+    return BenchReport("energy", where, rows)
 
 
-def memory_report(bundle: Bundle) -> Report:
+def memory_report(bundle: Bundle) -> BenchReport:
     """One bundle's serving process."""
     row = {"name": bundle.name, "n": 3, "peak_bytes": 189_000_000, "seconds": 1.9, "experts_bytes": 6_700_000}
     machine = {name: value for name, value in _MACHINE.items() if name != "threads"}
-    return Report("memory", machine, [row | {"heavy_imports": []}])
+    return BenchReport("memory", machine, [row | {"heavy_imports": []}])
 
 
 def forget(store: Store) -> None:

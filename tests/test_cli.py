@@ -127,7 +127,7 @@ EXPERT = {
 }
 UNCERTAINTY = {"total", "aleatoric", "epistemic", "router_variance", "router_mutual_information"}
 # Beyond design.md: what the mixture did, where the window lies, what was noted.
-MORE_OF_RESULT = {"start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
+MORE_OF_RESULT = {"recorded", "start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
 MORE_OF_EXPERT = {"bonus", "router_std", "weight", "in_mixture", "predicted_kl", "needed"}
 
 
@@ -254,8 +254,8 @@ def test_people_read_a_sentence_and_a_table(qmoe, sounds, tiny_run):
     lines = ended.out.splitlines()
     assert lines[0] == f"rain.wav: {label}, {probability:.0%}"
     assert f"experts say {label}; uncertainty {document['uncertainty']['total']:.3f} nats" in lines[1]
-    assert [line.split()[0] for line in lines[3:12]] == list(NAMES)
-    assert [line.split()[0] for line in lines[3:12] if line.endswith("yes")] == [
+    assert [line.split()[0] for line in lines[3 : 3 + len(NAMES)]] == list(NAMES)
+    assert [line.split()[0] for line in lines[3 : 3 + len(NAMES)] if line.endswith("yes")] == [
         expert["name"] for expert in document["experts"] if expert["selected"]
     ]
 

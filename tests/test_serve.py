@@ -74,7 +74,7 @@ def test_the_whole_is_the_mean_of_what_everybody_said_of_the_windows(bundle):
 
     whole = serve.decide(observation, bundle, settings).whole
 
-    q = softmax(observation.voices.of(("q4", "bitnet")).logits).mean(axis=0)
+    q = softmax(observation.outputs.of(("q4", "bitnet")).logits).mean(axis=0)
     np.testing.assert_allclose(whole.mean, q.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(whole.experts[NAMES.index("q4")].probabilities, q[0], rtol=1e-9)
 
@@ -127,7 +127,7 @@ def test_deciding_again_needs_no_hearing_again(bundle):
 
 def test_normalised_curiosity_is_in_units_of_the_bundles_own_mean(bundle):
     settings = bundle.settings(normalise=True, alpha=1.0)
-    expected = mixing.mean_interest(bundle.dataset.voices, settings)
+    expected = mixing.mean_interest(bundle.dataset.outputs, settings)
 
     whole = serve.classify(clip(5), bundle, settings).whole
 
@@ -138,7 +138,7 @@ def test_normalised_curiosity_is_in_units_of_the_bundles_own_mean(bundle):
 
 def test_an_expert_that_did_not_speak_is_named(bundle):
     observation = serve.observe(clip(5), bundle)
-    only_q8 = replace(observation, voices=observation.voices.of(("q8",)))
+    only_q8 = replace(observation, outputs=observation.outputs.of(("q8",)))
 
     with pytest.raises(ConfigError, match="no expert q4 here; there are q8"):
         serve.decide(only_q8, bundle, bundle.settings(experts=("q4",)))

@@ -2,7 +2,8 @@
 
 The expert and class colours were searched for in OKLCH so that each has a contrast of at least 3 : 1 on the
 light and on the dark page, and so that any two stay apart under full protanopia, deuteranopia and
-tritanopia (OKLab distance at least 0.1 and 0.09). They only ever accompany a name, never replace it.
+tritanopia (OKLab distance at least 0.1 and 0.09; of q3, the tenth, 0.06). They only ever accompany a name,
+never replace it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ EXPERTS = {
     "q16": "#1866e0",
     "q8": "#4b8efe",
     "q4": "#8b83bf",
+    "q3": "#fc36ba",
     "q2": "#7457a3",
     "q1": "#a26482",
     "bitnet": "#397247",

@@ -10,13 +10,13 @@ from qmoe_core import datasets, numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import ood
-from qmoe_core.evaluation.ood import Report
+from qmoe_core.evaluation.ood import UnknownClassesResult
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import HoldOut, Job
 from qmoe_core.runtime.store import Store
 
 
-def kept(bundle: Bundle) -> list[Report]:
+def kept(bundle: Bundle) -> list[UnknownClassesResult]:
     """Every set of classes that was held out with this bundle's embedder: own ones, then those that ship."""
     embedder_id, classes = bundle.manifest.embedder_id, bundle.classes
     try:
@@ -28,7 +28,9 @@ def kept(bundle: Bundle) -> list[Report]:
 
 
 @st.cache_data(max_entries=16, show_spinner="Resampling clips …")
-def _reports(found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]) -> list[Report]:
+def _reports(
+    found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]
+) -> list[UnknownClassesResult]:
     return [ood.report(held) for held in ood.kept(Store(), embedder_id, classes)] if found else []
 
 

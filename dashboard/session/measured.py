@@ -15,7 +15,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation.formats import measured_on
 from qmoe_core.measure import bench
-from qmoe_core.measure.bench import Report
+from qmoe_core.measure.bench import BenchReport
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Job
 from qmoe_core.runtime.store import Store
@@ -28,7 +28,7 @@ BUSY = 1.2
 class Kept:
     """A report, and when it was made (Unix time)."""
 
-    report: Report
+    report: BenchReport
     at: float
 
     @property
@@ -66,7 +66,7 @@ def latest(what: str, bundle: Bundle) -> Kept | None:
     fitting = [entry for entry in found if _fits(entry.metadata, bundle)]
     newest = (fitting or found)[-1]
     kept = newest.metadata
-    return Kept(Report(kept["what"], kept["environment"], kept["rows"]), newest.created)
+    return Kept(BenchReport(kept["what"], kept["environment"], kept["rows"]), newest.created)
 
 
 def _fits(metadata: dict[str, Any], bundle: Bundle) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from dashboard.charts.palette import Theme
 from dashboard.views.tables import Column
 from qmoe_core.numbers import NBSP
-from qmoe_core.paper.claim import THEMES, Claim
+from qmoe_core.paper.claim import GROUNDS, HOLDS, Claim
 from qmoe_core.paper.claims import Finding, tally
 
 UNCHECKED = "unchecked"
@@ -102,19 +102,26 @@ def summary(claims: Sequence[Claim], findings: Findings) -> str:
     return f"Of {len(claims)} statements of the paper and its public code, {listed}."
 
 
+def grouped(claims: Sequence[Claim], findings: Findings) -> dict[str, list[Claim]]:
+    """Claims by heading: what holds first, then by what the statement is compared with; no empty headings."""
+    groups: dict[str, list[Claim]] = {HOLDS: [], **{title: [] for title in GROUNDS.values()}}
+    for claim in claims:
+        holds = state(claim, findings) == "holds"
+        groups[HOLDS if holds else GROUNDS[claim.ground]].append(claim)
+    return {title: listed for title, listed in groups.items() if listed}
+
+
 def overview(claims: Sequence[Claim], findings: Findings) -> str:
-    """All claims as numbers, by theme, each a link to its place on the page."""
+    """All claims as numbers, in the groups of the page, each a link to its place on it."""
     rows = []
-    for key, title in THEMES.items():
+    for title, listed in grouped(claims, findings).items():
         links = "".join(
             f'<a href="#claim-{claim.id}" class="qm-v-{state(claim, findings)}" '
             f'title="{escape(claim.claim)}" aria-label="Claim {claim.id}: '
             f'{STATES[state(claim, findings)][1]}">{claim.id}</a>'
-            for claim in claims
-            if claim.theme == key
+            for claim in listed
         )
-        if links:
-            rows.append(f"<dt>{escape(title)}</dt><dd>{links}</dd>")
+        rows.append(f"<dt>{escape(title)}</dt><dd>{links}</dd>")
     return f'<dl class="qm-claims qm-map">{"".join(rows)}</dl>'
 
 

@@ -74,7 +74,7 @@ def the_run(findings: claims_views.Findings, job: Job | None) -> None:
                 on_click=submit,
                 args=(left,),
             )
-        st.button("Run all 31 again", icon=":material/refresh:", on_click=submit, args=(None,))
+        st.button(f"Run all {len(CLAIMS)} again", icon=":material/refresh:", on_click=submit, args=(None,))
 
 
 def submit(only: tuple[int, ...] | None) -> None:
@@ -118,18 +118,19 @@ def the_filter(findings: claims_views.Findings) -> None:
 
 
 def the_downloads(shown: Sequence[Finding]) -> None:
-    """What is shown, as CSV and as `qmoe claims --json` prints it."""
+    """What is shown, as CSV, as `qmoe claims --json` prints it, and as a document for the authors."""
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         ledger.download("CSV", claims_views.COLUMNS, lambda: claims_views.document(shown), "claims")
-        st.download_button(
-            "JSON",
-            lambda: json.dumps(claims_views.document(shown), indent=1, ensure_ascii=False),
-            "qmoe-claims.json",
-            "application/json",
-            on_click="ignore",
-            type="tertiary",
-            icon=":material/download:",
-        )
+        for label, made, name, kind in (
+            ("JSON", lambda: _as_json(shown), "qmoe-claims.json", "application/json"),
+            ("Document for the authors", lambda: claims.markdown(shown), "qmoe-claims.md", "text/markdown"),
+        ):
+            look = {"on_click": "ignore", "type": "tertiary", "icon": ":material/download:"}
+            st.download_button(label, made, name, kind, **look)
+
+
+def _as_json(shown: Sequence[Finding]) -> str:
+    return json.dumps(claims_views.document(shown), indent=1, ensure_ascii=False)
 
 
 @st.fragment
@@ -148,6 +149,7 @@ def the_claim(claim: Claim, finding: Finding | None, job: Job | None) -> None:
         left, right = st.columns([1, 1], gap="large") if picture else (st.container(), None)
         with left:
             st.markdown(widgets.plain(claim.test))
+            st.markdown(widgets.plain(f"What would change the verdict: {claim.turns}"))
             widgets.caption(basis(claim, finding))
             again = "Run this check again" if finding else "Run this check"
             st.button(

@@ -78,8 +78,8 @@ def one_clip(
     else:
         index = clips[values["clip"]]
         truth = int(data.labels[index])
-        voices = data.voices.at(index)
-        decisions = [contender.decision(bundle, voices) for contender in compared]
+        outputs = data.outputs.at(index)
+        decisions = [contender.decision(bundle, outputs) for contender in compared]
         rows = [answer_row(c, d, bundle.classes[truth]) for c, d in zip(compared, decisions, strict=True)]
         shares, shown = np.stack([d.probabilities for d in decisions]), list(compared)
         said = (

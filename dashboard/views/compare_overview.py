@@ -50,7 +50,7 @@ def controls(bundle: Bundle, data: BundleDataset) -> list[Control]:
         read,
         ",".join,
     )
-    own = Contender("", bundle.settings()).mixed(bundle, data.voices)
+    own = Contender("", bundle.settings()).mixed(bundle, data.outputs)
     clips = [LAST_HEARD, *(clip.name for clip in data.clips)]
     disputed = selective.notable(own, data.labels, 1).disputed
     default = data.clips[int(disputed[0]) if len(disputed) else 0].name

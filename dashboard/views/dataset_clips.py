@@ -157,7 +157,7 @@ def one_clip(shown: Shown) -> None:
     index = names.index(name)
     linked.moved(PAGE, "clip", name)
     around(shown, index)
-    decision = Contender("", bundle.settings()).decision(bundle, data.voices.at(index))
+    decision = Contender("", bundle.settings()).decision(bundle, data.outputs.at(index))
     truth = shown.truth(index)
     share = numbers.percent(shown.probability(index))
     said = f"{shown.judged.contender.title} calls it {shown.called(index)}, {share}"

@@ -96,7 +96,7 @@ def what_is_shown(bundle: Bundle, data: BundleDataset, values: dict[str, Any]) -
     contender = contenders.parse(values["by"], bundle)
     assert contender is not None
     judged = contenders.judge(contender, bundle, data)
-    everyone = mixing.mix(data.voices, Settings(bundle.experts, top_k=len(bundle.experts), curiosity="none"))
+    everyone = mixing.mix(data.outputs, Settings(bundle.experts, top_k=len(bundle.experts), curiosity="none"))
     kept = np.ones(len(data.clips), bool)
     if values["class"]:
         kept &= data.labels == bundle.classes.index(values["class"])
@@ -108,7 +108,8 @@ def what_is_shown(bundle: Bundle, data: BundleDataset, values: dict[str, Any]) -
         kept &= np.array([clip.source == values["source"] for clip in data.clips])
     n = len(data.clips)
     own, all_of_them = (
-        selective.notable(mixed, data.labels, n) for mixed in (contender.mixed(bundle, data.voices), everyone)
+        selective.notable(mixed, data.labels, n)
+        for mixed in (contender.mixed(bundle, data.outputs), everyone)
     )
     order = {
         "file": np.arange(n),

@@ -18,6 +18,7 @@ from qmoe_core.errors import UserError
 from qmoe_core.evaluation import pareto
 from qmoe_core.evaluation.formats import Format, WeightGrid, weight_grids
 from qmoe_core.evaluation.pareto import Budget
+from qmoe_core.experts.spec import EXPERTS, NAMES
 from qmoe_core.numbers import amount, decimals, percents, three
 
 PAPER_SHARES = {"q1": 98.3, "q2": 95.5, "q4": 99.9, "q8": 99.8, "q16": 100.0}
@@ -124,8 +125,7 @@ def the_grids(bundle: Bundle, found: Sequence[Format]) -> None:
         widgets.error(error)
         return
     left, right = st.columns([3, 2], gap="large")
-    order = ("q1", "popcount", "q2", "bitnet", "q4", "q8", "ptq8", "q16", "fp32")
-    grids = sorted(grids, key=lambda grid: order.index(grid.name))
+    grids = sorted(grids, key=lambda grid: (EXPERTS[grid.name].bits, NAMES.index(grid.name)))
     with left:
         widgets.figure(
             format_charts.grids(grids, widgets.theme()),

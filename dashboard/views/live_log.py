@@ -12,7 +12,7 @@ from dashboard.views import tables, widgets, words
 from dashboard.views.tables import Column
 from qmoe_core import numbers
 from qmoe_core.live import log as logs
-from qmoe_core.live.log import Entry
+from qmoe_core.live.log import LoggedDetection
 
 SHOWN_LINES = 50
 
@@ -55,7 +55,7 @@ def the_log(listening: Live) -> None:
             st.download_button(title, make, name, kind, on_click="ignore")
 
 
-def table(entries: list[Entry]) -> str:
+def table(entries: list[LoggedDetection]) -> str:
     """The log as people read it, newest first."""
     today = logs.day(time.time())
     rows = []
@@ -77,7 +77,7 @@ def table(entries: list[Entry]) -> str:
     return tables.html([Column(name, name, number=False) for name in rows[0]], rows, "What was heard")
 
 
-def routed(entry: Entry) -> str:
+def routed(entry: LoggedDetection) -> str:
     """The experts that answered, those with the most first, each with its share where it is not all."""
     shares = sorted(entry.routed.items(), key=lambda item: -item[1])
     if len(shares) == 1:
@@ -85,7 +85,7 @@ def routed(entry: Entry) -> str:
     return ", ".join(f"{name} {numbers.percent(share)}" for name, share in shares if share >= 0.05)
 
 
-def listen_again(log: logs.Log, entries: list[Entry]) -> None:
+def listen_again(log: logs.Log, entries: list[LoggedDetection]) -> None:
     """One detection: its five surest seconds, and whether it was right."""
     by_id = {entry.id: entry for entry in entries}
 

@@ -14,9 +14,9 @@ from qmoe_core import numbers
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import hz_to_mel
 from qmoe_core.bundles import Bundle
+from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.decision import Decision, ExpertOpinion
 
-FORMATS = {"2": ("q1", "q2", "q4", "q8", "q16"), "3": ("bitnet",), "4": ("popcount", "ptq8")}
 
 STRATEGY = {
     "distilled": "\n\nThe bonus here comes from d̂, predicted from one cheap expert’s answer, as chosen on "
@@ -67,8 +67,8 @@ def computed(number: str, example: Example) -> str:
             f"1,000 Hz is {hz_to_mel(1000):,.0f} mel, and {top:,.0f} Hz, the top, {hz_to_mel(top):,.0f} mel. "
             f"This sound became {bands} bands × {frames:,} frames."
         )
-    if number in FORMATS:
-        return of_formats(example.decision, FORMATS[number])
+    if number in {spec.equation for spec in EXPERTS.values()}:
+        return of_formats(example.decision, number)
     of_decision = {
         "5": routing,
         "6": mixture,
@@ -85,7 +85,7 @@ def mixed(decision: Decision) -> list[ExpertOpinion]:
     return [expert for expert in decision.experts if expert.in_mixture]
 
 
-def of_formats(decision: Decision, names: tuple[str, ...]) -> str:
+def of_formats(decision: Decision, number: str) -> str:
     """Eq. 2 to 4: the answers of the experts in these formats."""
     rows = [
         (
@@ -95,7 +95,7 @@ def of_formats(decision: Decision, names: tuple[str, ...]) -> str:
             f"{e.disagreement_kl:.4f}",
         )
         for e in decision.experts
-        if e.name in names
+        if EXPERTS[e.name].equation == number
     ]
     return _table(("expert", "label", "probability", "d, nats"), rows)
 

@@ -32,7 +32,7 @@ STRATEGIES: dict[Curiosity, str] = {
 
 
 def sweeps(bundle: Bundle, settings: Settings, alphas: tuple[float, ...]) -> dict[Curiosity, AlphaSweep]:
-    """Every strategy with the same experts, k and normalisation, over the bundle's out-of-fold voices."""
+    """Every strategy with the same experts, k and normalisation, over the bundle's out-of-fold outputs."""
     return {
         strategy: _sweep(bundle.digest, replace(settings, alpha=0.0, curiosity=strategy), alphas, bundle)
         for strategy in STRATEGIES
@@ -43,7 +43,7 @@ def sweeps(bundle: Bundle, settings: Settings, alphas: tuple[float, ...]) -> dic
 def _sweep(digest: str, settings: Settings, alphas: tuple[float, ...], _bundle: Bundle) -> AlphaSweep:
     data = dataset(_bundle)
     predicted = _bundle.predict_out_of_fold(settings)
-    return sweep.alpha_sweep(data.voices, data.labels, settings, alphas, predicted)
+    return sweep.alpha_sweep(data.outputs, data.labels, settings, alphas, predicted)
 
 
 @st.cache_data(max_entries=96, show_spinner=False)

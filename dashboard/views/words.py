@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from qmoe_core.decision import Decision
+from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.numbers import NBSP, factor, listed, nats, number, percent
 
 Abstain = Literal["never", "probability", "epistemic"]
@@ -17,8 +18,9 @@ Abstain = Literal["never", "probability", "epistemic"]
 REWARDED = {"disagreement": "d", "distilled": "d̂", "router-mc": "σ"}
 """What α multiplies, by strategy."""
 FORMATS = (
-    "fp32 computes in float; q1, q2, q4, q8 and q16 have weights of 1, 2, 4, 8 and 16 bits; bitnet’s are "
-    "ternary; ptq8’s are rounded to 8 bits after training; popcount counts single bits."
+    f"fp32 computes in float; {', '.join(n for n, spec in EXPERTS.items() if spec.rule == 'symmetric')} have "
+    "weights of as many bits; bitnet’s are ternary; ptq8’s are rounded to 8 bits after training; popcount "
+    "counts single bits."
 )
 """What the experts' names stand for."""
 

@@ -1,27 +1,21 @@
-"""What a file is by its first bytes, headers reconciled with what is there, and decoding through FFmpeg.
+"""What a file is by its first bytes, its chunks, and headers reconciled with what is there.
 
-libsndfile reads WAV, FLAC, Ogg (Vorbis, Opus) and MP3. Two of its headers announce a length that may be
-wrong; they
-are presented to it with the length that the file really has. What phones and browsers record (AAC, ALAC,
-WebM, AMR,
-WMA, …) is decoded by PyAV, FFmpeg in a wheel, where that is installed.
+Two headers announce a length that may be wrong, those of WAV and FLAC files: libsndfile is given them with
+the length that the file really has.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
-
-import numpy as np
+from typing import Any, BinaryIO
 
 SUFFIXES = frozenset((
     ".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".amr", ".caf", ".webm",
     ".mka", ".wma", ".aif", ".aiff",
 ))  # fmt: skip
 """Endings of the names of recordings, in lower case; a file's content decides how it is read."""
-_HEAD = 1 << 16
 _ADTS = (b"\xff\xf1", b"\xff\xf9")
 
 
@@ -57,8 +51,7 @@ _KINDS = (
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file is that begins with these bytes (a few thousand are enough); None where nothing is
-    known."""
+    """What a file is that begins with these bytes (a few thousand are enough); None if unknown."""
     for offset, magic, kind in _KINDS:
         if head[offset : offset + len(magic)] == magic:
             return kind
@@ -97,83 +90,89 @@ class Reconciled:
 
     Attributes:
         file: with the header corrected.
-        announced: frames that the header announced, None where it announced nothing (or what is in the file).
+        announced: frames that the header announced; None where it announced nothing, or what is in the file.
         notes: what was corrected.
+        corrected: whether the length that libsndfile is told is another than the header's.
     """
 
-    file: BinaryIO
-    announced: int | None
+    file: View
+    announced: int | None = None
     notes: tuple[str, ...] = ()
     corrected: bool = False
 
 
 def reconcile(file: BinaryIO) -> Reconciled:
     """Correct the length in the header of a FLAC or WAV file where it differs from what follows."""
-    start = file.tell()
-    head = file.read(_HEAD)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(start)
-    if head[:4] == b"fLaC" and len(head) > 26 and head[4] & 0x7F == 0:
+    file.seek(0)
+    head = file.read(26)
+    if head[:4] == b"fLaC" and len(head) == 26 and head[4] & 0x7F == 0:
         fields = int.from_bytes(head[18:26], "big")
-        total = fields & (1 << 36) - 1
         unknown = (fields >> 36 << 36).to_bytes(8, "big")
-        return Reconciled(cast(BinaryIO, Patched(file, {18: unknown})), total or None, corrected=True)
+        return Reconciled(View(file, patches={18: unknown}), fields & (1 << 36) - 1 or None, corrected=True)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _reconcile_wave(file, head, size)
-    return Reconciled(file, None)
+        return _reconcile_wave(file)
+    return Reconciled(View(file))
 
 
-def _reconcile_wave(file: BinaryIO, head: bytes, size: int) -> Reconciled:
-    at, frame = 12, 0
-    while at + 8 <= len(head):
-        name, length = head[at : at + 4], int.from_bytes(head[at + 4 : at + 8], "little")
+def _reconcile_wave(file: BinaryIO) -> Reconciled:
+    size, frame, at, length = file.seek(0, io.SEEK_END), 0, 0, 0
+    for name, at, length in chunks(file):  # noqa: B007 - used behind
         if name == b"fmt ":
-            frame = int.from_bytes(head[at + 20 : at + 22], "little")
+            file.seek(at + 12)
+            frame = int.from_bytes(file.read(2), "little")
         if name == b"data":
             break
-        at += 8 + length + length % 2
     else:
-        return Reconciled(file, None)
-    there = size - at - 8
-    if not frame or there <= 0 or length >= there or _chunks_follow(file, at + 8 + length + length % 2, size):
-        return Reconciled(file, None)
-    patches = {4: (size - 8).to_bytes(4, "little"), at + 4: there.to_bytes(4, "little")}
+        return Reconciled(View(file))
+    there = size - at
+    if not frame or there <= 0 or length >= there or _chunks_follow(file, at + length + length % 2, size):
+        return Reconciled(View(file))
+    patches = {4: (size - 8).to_bytes(4, "little"), at - 4: there.to_bytes(4, "little")}
     note = (
         "The header announces no sound, as after a loss of power: all that follows was read."
         if not length
         else "The file goes on behind the end that its header announces: all of it was read."
     )
-    return Reconciled(cast(BinaryIO, Patched(file, patches)), None, (note,), corrected=True)
+    return Reconciled(View(file, patches=patches), None, (note,), corrected=True)
 
 
 def _chunks_follow(file: BinaryIO, at: int, size: int) -> bool:
     """Whether the rest of a WAV file is chunks up to its end, or only a few bytes of padding."""
-    start = file.tell()
-    try:
-        while at + 8 <= size:
-            file.seek(at)
-            header = file.read(8)
-            if not all(32 <= c < 127 for c in header[:4]):
-                return False
-            length = int.from_bytes(header[4:], "little")
-            if at + 8 + length > size + 1:
-                return False
-            at += 8 + length + length % 2
-        return True
-    finally:
-        file.seek(start)
+    for _, content, length in chunks(file, at):
+        at = content + length + length % 2
+    return -1 <= size - at < 8
 
 
-class Patched(io.RawIOBase):
-    """A file in which a few bytes read differently.
+_MOST_CHUNKS = 1000
+
+
+def chunks(file: BinaryIO, at: int = 12) -> Iterator[tuple[bytes, int, int]]:
+    """Chunks of a RIFF file from a position on: name, where the content begins, and its announced length."""
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        header = file.read(8)
+        if len(header) < 8 or not all(32 <= character < 127 for character in header[:4]):
+            return
+        length = int.from_bytes(header[4:], "little")
+        yield header[:4], at + 8, length
+        at += 8 + length + length % 2
+
+
+class View(io.RawIOBase):
+    """A file from a position on, in which a few bytes may read differently.
+
+    Decoders call it from C, where an exception would be printed and lost: a read that fails ends the file,
+    and `error` keeps the reason.
 
     Args:
-        file: seekable; patches: what stands at which offset.
+        file: seekable; start: where it begins for the reader; patches: what stands at which offset.
     """
 
-    def __init__(self, file: BinaryIO, patches: dict[int, bytes]) -> None:
+    def __init__(self, file: BinaryIO, start: int = 0, patches: Mapping[int, bytes] | None = None) -> None:
         super().__init__()
-        self._file, self._patches = file, patches
+        self.error: BaseException | None = None
+        self._file, self._start, self._patches = file, start, patches or {}
+        file.seek(start)
 
     def readable(self) -> bool:
         return True
@@ -182,14 +181,18 @@ class Patched(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() - self._start
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        return self._file.seek(offset + (self._start if whence == io.SEEK_SET else 0), whence) - self._start
 
     def readinto(self, buffer: Any) -> int:
-        at = self._file.tell()
-        data = bytearray(self._file.read(len(buffer)))
+        try:
+            at = self.tell()
+            data = bytearray(self._file.read(len(buffer)))
+        except BaseException as error:  # also Ctrl-C, which must not be lost in C
+            self.error = error
+            return 0
         for offset, patch in self._patches.items():
             for i, byte in enumerate(patch, start=offset - at):
                 if 0 <= i < len(data):
@@ -197,70 +200,7 @@ class Patched(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-
-class FFmpeg:
-    """A recording decoded by PyAV, read from its start to its end; a context manager.
-
-    Args:
-        file: the recording; kind: what it is. The demuxer is named, so that no playlist or script of
-            FFmpeg's, which could name other files, is ever taken for a recording.
-
-    Raises:
-        ModuleNotFoundError: PyAV is not installed. ValueError: it holds no sound that FFmpeg can read.
-    """
-
-    def __init__(self, file: BinaryIO, kind: Kind) -> None:
-        import av
-        from av.error import FFmpegError
-
-        self._errors: tuple[type[Exception], ...] = (FFmpegError, ValueError, EOFError)
-        try:
-            self._container: Any = av.open(file, format=kind.demuxer, options={"protocol_whitelist": "file"})
-        except self._errors:
-            raise ValueError("no sound that FFmpeg can read") from None
-        streams = self._container.streams.audio
-        if not streams or not streams[0].codec_context or not streams[0].codec_context.sample_rate:
-            self._container.close()
-            raise ValueError("no sound that FFmpeg can read")
-        self._stream = streams[0]
-        self.samplerate: int = self._stream.codec_context.sample_rate
-        self.channels: int = self._stream.codec_context.channels
-        self.damaged = 0
-
-    def __enter__(self) -> FFmpeg:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Blocks float32 [m, channels]; a part in another rate or layout is converted to the first's."""
-        import av
-
-        layout = self._stream.codec_context.layout.name
-        resampler = av.AudioResampler(format="fltp", layout=layout, rate=self.samplerate)
-        form: tuple[object, ...] | None = None
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-                frames = [] if packet is None else packet.decode()
-            except self._errors:
-                self.damaged += 1
-                if self.damaged > 1000:
-                    return
-                continue
-            for frame in frames:
-                shape = (frame.sample_rate, frame.layout.name, frame.format.name)
-                if form not in (None, shape):
-                    for rest in resampler.resample(None):
-                        yield rest.to_ndarray().T
-                    resampler = av.AudioResampler(format="fltp", layout=layout, rate=self.samplerate)
-                form = shape
-                frame.pts = None
-                for part in resampler.resample(frame):
-                    yield np.ascontiguousarray(part.to_ndarray().T)
-            if packet is None:
-                break
-        for rest in resampler.resample(None):
-            yield rest.to_ndarray().T
+    def check(self) -> None:
+        """Raise what reading failed with, if it did."""
+        if self.error is not None:
+            raise self.error

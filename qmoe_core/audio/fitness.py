@@ -2,8 +2,7 @@
 
 One check for everything that is judged: files, pages, `qmoe listen`, training. A window of silence gets no
 label; a quiet one is scaled up; a constant offset is removed; a band-limited one, in which the upper part of
-the
-spectrum that the classifier learned from is missing, is named and, below `MIN_BANDWIDTH_HZ`, refused.
+the spectrum that the classifier learned from is missing, is named and, below `MIN_BANDWIDTH_HZ`, refused.
 """
 
 from __future__ import annotations
@@ -17,20 +16,17 @@ import numpy as np
 from qmoe_core.errors import AudioError
 
 SILENT_AMPLITUDE = 1e-4
-"""A block whose samples stay within ± this around their mean is silent: -80 dBFS, some three steps of 16
-bits."""
+"""A block whose samples stay within ± this is silent: -80 dBFS, some three steps of 16 bits."""
 SILENT_SHARE = 0.99
 """A window with at least this share of silent blocks is silent."""
 QUIET_PEAK, FULL_PEAK = 0.1, 0.8
-"""A window whose peak is below the first is scaled to the second. Clips of ESC-10 have peaks of -19 to 0
-dBFS."""
+"""A window whose peak is below the first is scaled to the second; clips of ESC-10 have -19 to 0 dBFS."""
 OFFSET = 0.01
 """A mean of the samples beyond ± this is a constant offset of the recorder, and is removed."""
 MIN_BANDWIDTH_HZ = 7_500.0
 """Below, a verdict of a classifier that learned from 11,025 Hz is refused. Measured on ESC-10 with the
-default
-bundle: of clips limited to 8 kHz 1 % are judged wrong with a probability over .9, to 7 kHz 5 %, to 4 kHz 19
-%."""
+default bundle: of clips limited to 8 kHz 1 % are judged wrong with a probability over .9, to 7 kHz 5 %, to
+4 kHz 19 %."""
 NOTED_BANDWIDTH_HZ = 10_000.0
 GAP_S = 2.0
 """Silence of at least this length parts a recording."""
@@ -67,8 +63,7 @@ class Fitness:
         silent_share: share of blocks of 20 ms in which nothing moves, 0 to 1.
         bandwidth_hz: highest frequency whose power is within 80 dB of the strongest; 0 for silence.
         band_limited: the spectrum is filled up to `bandwidth_hz` and empty above it, as after a low-pass
-        filter
-            or a lower sample rate; not so for a tone, which has no upper part by its nature.
+            filter or a lower sample rate; not so for a tone, which has no upper part by its nature.
         offset: mean of the samples, 1 is full scale.
     """
 
@@ -119,13 +114,8 @@ def measure(samples: np.ndarray, rate: int) -> Fitness:
         samples: waveform, float32 [n], n ≥ 1, 1 is full scale.
         rate: Hz.
     """
-    block = max(1, round(_BLOCK_S * rate))
-    blocks = (
-        samples[: len(samples) // block * block].reshape(-1, block)
-        if len(samples) >= block
-        else samples[None]
-    )
-    silent = float(np.mean(np.ptp(blocks, axis=1) <= 2 * SILENT_AMPLITUDE))
+    moves = moving(samples, rate)
+    silent = 1.0 - float(moves.mean() if len(moves) else np.ptp(samples) > 2 * SILENT_AMPLITUDE)
     offset = float(np.mean(samples, dtype=np.float64))
     centred = samples - np.float32(offset)
     peak = float(np.abs(centred).max())
@@ -134,32 +124,20 @@ def measure(samples: np.ndarray, rate: int) -> Fitness:
     return Fitness(_db(peak), _db(rms), silent, bandwidth, limited, offset)
 
 
-def sounding(samples: np.ndarray, rate: int) -> list[tuple[int, int]]:
-    """The pieces of a recording between silences of `GAP_S` and more: begin and end, in samples.
+def block_samples(rate: int) -> int:
+    """Samples of a block of 20 ms, at least one."""
+    return max(1, round(_BLOCK_S * rate))
 
-    Gives the whole, [(0, n)], where there is no such silence, or nothing else.
-    """
-    block = max(1, round(_BLOCK_S * rate))
-    whole = len(samples) // block
-    if not whole:
-        return [(0, len(samples))]
-    moves = np.ptp(samples[: whole * block].reshape(-1, block), axis=1) > 2 * SILENT_AMPLITUDE
-    places = np.flatnonzero(moves)
-    if not len(places):
-        return [(0, len(samples))]
-    gap = round(GAP_S / _BLOCK_S)
-    breaks = np.flatnonzero(np.diff(places) > gap)
-    begins = [places[0] if places[0] >= gap else 0, *places[breaks + 1]]
-    ends = [*(places[breaks] + 1), places[-1] + 1]
-    pieces = [(int(begin) * block, int(end) * block) for begin, end in zip(begins, ends, strict=True)]
-    if whole - 1 - places[-1] < gap:
-        pieces[-1] = (pieces[-1][0], len(samples))
-    return pieces
+
+def moving(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Whether anything moves in each whole block of 20 ms: waveform [n] to bool [n // block]."""
+    block = block_samples(rate)
+    blocks = samples[: len(samples) // block * block].reshape(-1, block)
+    return np.ptp(blocks, axis=1) > 2 * SILENT_AMPLITUDE
 
 
 def combine(windows: Sequence[Fitness]) -> Fitness:
-    """The fitness of a recording from that of its windows: the largest peak and bandwidth, the mean of the
-    rest.
+    """The fitness of a recording from that of its windows: largest peak and bandwidth, the mean of the rest.
 
     Level, bandwidth and offset are those of the windows that are not silent, where there are any.
     """
@@ -198,8 +176,7 @@ def refuse_unfit(name: str, fitness: Fitness) -> None:
 
 
 def prepare(samples: np.ndarray) -> np.ndarray:
-    """A window as the embedder takes it: without a constant offset, and not quiet. Waveform float32 [n] to
-    [n].
+    """A window as the embedder takes it, without a constant offset, and not quiet: float32 [n] to [n].
 
     A window that needs neither, or in which nothing moves, is returned as it is.
     """

@@ -36,7 +36,7 @@ from qmoe_core.config import Config
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts.spec import parse_names
 from qmoe_core.routing import distilled, mixing
-from qmoe_core.routing.mixing import Mixed, Settings, Voices
+from qmoe_core.routing.mixing import Mixed, Outputs, Settings
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import disagreement, softmax
 from qmoe_core.runtime import system
@@ -112,14 +112,14 @@ class BundleDataset:
         clips: names and sources.
         embeddings: float16 [n, D].
         labels: int64 [n]; folds: int64 [n], 0 where the dataset has none.
-        voices: what the experts and routers of the fold that left a clip out said of it.
+        outputs: what the experts and routers of the fold that left a clip out said of it.
     """
 
     clips: tuple[ClipRecord, ...]
     embeddings: np.ndarray
     labels: np.ndarray
     folds: np.ndarray
-    voices: Voices
+    outputs: Outputs
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Bundle:
         """Bytes of an expert's file."""
         return self.manifest.files[f"experts/{name}.safetensors"].bytes
 
-    def listen(self, embeddings: np.ndarray, *, mc_samples: int | None = None) -> Voices:
+    def outputs(self, embeddings: np.ndarray, *, mc_samples: int | None = None) -> Outputs:
         """What every expert and the router say of embeddings, float32 [B, D].
 
         Args:
@@ -223,7 +223,7 @@ class Bundle:
         z = self.standardise(embeddings)
         samples = self.config.router.mc_samples if mc_samples is None else mc_samples
         logits = np.stack([self.expert(name).logits(z) for name in self.experts], axis=1)
-        return Voices(
+        return Outputs(
             self.experts,
             logits.astype(np.float64),
             self.router.logits(z).astype(np.float64),
@@ -259,7 +259,7 @@ class Bundle:
             embeddings=tensors["embeddings"],
             labels=tensors["labels"].astype(np.int64),
             folds=tensors["folds"].astype(np.int64),
-            voices=Voices(
+            outputs=Outputs(
                 self.experts,
                 tensors["oof_logits"].astype(np.float64),
                 tensors["oof_router"].astype(np.float64),
@@ -278,19 +278,19 @@ class Bundle:
             self._heads[key] = distilled.fit(self._lessons(settings))
         return self._heads[key]
 
-    def predict(self, voices: Voices, settings: Settings) -> distilled.Predicted | None:
+    def predict(self, outputs: Outputs, settings: Settings) -> distilled.Predicted | None:
         """d̂_i of clips that the bundle's experts were asked about; None unless curiosity is `distilled`.
 
         Args:
-            voices: with the cheap expert's, whether it is in the mixture or not.
+            outputs: with the cheap expert's, whether it is in the mixture or not.
 
         Raises:
             BundleError, ConfigError: see `head`.
         """
         if settings.curiosity != "distilled":
             return None
-        r = softmax(voices.of(settings.experts).router / settings.temperature)
-        return self.head(settings)(voices.of((settings.cheap_expert,)).logits[..., 0, :], r)
+        r = softmax(outputs.of(settings.experts).router / settings.temperature)
+        return self.head(settings)(outputs.of((settings.cheap_expert,)).logits[..., 0, :], r)
 
     def predict_out_of_fold(self, settings: Settings) -> distilled.Predicted | None:
         """d̂_i of the dataset's clips, each by a head that learned from the other folds.
@@ -311,13 +311,13 @@ class Bundle:
                 f"bundle {self.name} carries no out-of-fold outputs, from which distilled curiosity learns; "
                 "accepted is another curiosity, or a bundle made with: qmoe train DATASET --bundle NAME"
             )
-        voices = data.voices.of(settings.experts)
+        outputs = data.outputs.of(settings.experts)
         return distilled.Lessons(
             cheap=settings.cheap_expert,
             experts=settings.experts,
-            logits=data.voices.of((settings.cheap_expert,)).logits[..., 0, :],
-            r=softmax(voices.router / settings.temperature),
-            d=disagreement(softmax(voices.logits)),
+            logits=data.outputs.of((settings.cheap_expert,)).logits[..., 0, :],
+            r=softmax(outputs.router / settings.temperature),
+            d=disagreement(softmax(outputs.logits)),
             group=distilled.groups(data.folds, [clip.source for clip in data.clips]),
         )
 
@@ -326,7 +326,7 @@ class Bundle:
         if self.dataset is None:
             return 1.0
         return mixing.mean_interest(
-            self.dataset.voices, settings, predicted=self.predict_out_of_fold(settings)
+            self.dataset.outputs, settings, predicted=self.predict_out_of_fold(settings)
         )
 
     def reference(self, settings: Settings) -> Mixed | None:
@@ -334,7 +334,7 @@ class Bundle:
         if self.dataset is None:
             return None
         return mixing.mix(
-            self.dataset.voices,
+            self.dataset.outputs,
             settings,
             mean_interest=self.mean_interest(settings),
             predicted=self.predict_out_of_fold(settings),
@@ -525,9 +525,9 @@ def save(
                 "embeddings": dataset.embeddings.astype(np.float16),
                 "labels": dataset.labels.astype(np.int16),
                 "folds": dataset.folds.astype(np.int16),
-                "oof_logits": dataset.voices.logits.astype(np.float32),
-                "oof_router": dataset.voices.router.astype(np.float32),
-                "oof_router_mc": dataset.voices.router_mc.astype(np.float32),
+                "oof_logits": dataset.outputs.logits.astype(np.float32),
+                "oof_router": dataset.outputs.router.astype(np.float32),
+                "oof_router_mc": dataset.outputs.router_mc.astype(np.float32),
             }
             add(DATASET_FILE, lambda path: path.write_bytes(safetensors.numpy.save(arrays)))
         manifest = _Manifest(

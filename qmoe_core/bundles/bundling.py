@@ -20,7 +20,7 @@ from qmoe_core.config import Config, to_dict
 from qmoe_core.datasets.manifest import Manifest
 from qmoe_core.engine import ExpertWeights, from_tensors, to_tensors
 from qmoe_core.experts.spec import EXPERTS
-from qmoe_core.routing.mixing import Voices
+from qmoe_core.routing.mixing import Outputs
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import described, identity
 from qmoe_core.runtime.store import Store
@@ -138,12 +138,12 @@ def make(
         for index, weights in _wave(tasks, wave, context)
     }
     first = [result for result in results if result.split.seed == seeds[0]]
-    voices = _out_of_fold(subject, first, names, config, context.store)
+    outputs = _out_of_fold(subject, first, names, config, context.store)
     scaler = Scaler.of(subject.embeddings)
     router = fit_router(
         names,
         scaler(subject.embeddings),
-        voices.logits,
+        outputs.logits,
         subject.labels,
         config,
         seed=config.seed,
@@ -186,7 +186,7 @@ def make(
             embeddings=subject.embeddings,
             labels=subject.labels,
             folds=np.zeros_like(subject.labels) if subject.folds is None else subject.folds,
-            voices=voices,
+            outputs=outputs,
         ),
     )
 
@@ -201,14 +201,14 @@ def _wave(tasks: list[FinalTask], derived: bool, context: Context) -> list[tuple
 
 def _out_of_fold(
     subject: Subject, results: Sequence[FoldResult], experts: Sequence[str], config: Config, store: Store
-) -> Voices:
+) -> Outputs:
     """What the fold that left a clip out said of it: axes [n, N, C], [n, N] and [S, n, N]."""
     n, width = len(subject.labels), len(experts)
     logits = np.zeros((n, width, len(subject.classes)))
     router = np.zeros((n, width))
     router_mc = np.zeros((config.router.mc_samples, n, width))
     for result in compose(subject, results, experts, config, store):
-        logits[result.test] = result.voices.logits
-        router[result.test] = result.voices.router
-        router_mc[:, result.test] = result.voices.router_mc
-    return Voices(tuple(experts), logits, router, router_mc)
+        logits[result.test] = result.outputs.logits
+        router[result.test] = result.outputs.router
+        router_mc[:, result.test] = result.outputs.router_mc
+    return Outputs(tuple(experts), logits, router, router_mc)

@@ -48,7 +48,7 @@ def classify(arguments: Arguments) -> int:
         document: dict[str, Any] = {"path": file, "error": None, "reason": None}
         try:
             source, name = recording(file)
-            result = serve.classify(serve.load(source, loaded, name=name), loaded, settings)
+            result = serve.classify_file(source, loaded, settings, name=name)
             document |= result.to_json()
             if not arguments.json:
                 _print_classification(result)

@@ -71,10 +71,10 @@ def reproduce(arguments: Arguments) -> int:
 
 @command("claims", help="the paper’s claims, each put to the test", example="qmoe claims --only 5,31")
 @click.option("--only", metavar="NUMBERS", help="such as 5,31 (default: all)")
+@click.option("--markdown", is_flag=True, help="print a document that can be sent to the paper’s authors")
 @json_option
 def claims(arguments: Arguments) -> int:
     from qmoe_core.paper import claims as checks
-    from qmoe_core.paper.claim import THEMES
 
     only = None if arguments.only is None else checks.parse_only(arguments.only)
     started = time.perf_counter()
@@ -82,10 +82,12 @@ def claims(arguments: Arguments) -> int:
     if arguments.json:
         print_json([finding.to_json() for finding in findings])
         return 0
-    for theme, title in THEMES.items():
-        for number, finding in enumerate(one for one in findings if one.claim.theme == theme):
-            if number == 0:
-                print(f"{title}\n")
+    if arguments.markdown:
+        print(checks.markdown(findings), end="")
+        return 0
+    for title, found in checks.grouped(findings).items():
+        print(f"{title}\n")
+        for finding in found:
             verdict = finding.ruling.verdict.replace("-", " ")
             print(f"{finding.claim.id:4}. {finding.claim.claim} [{finding.claim.source}]")
             print(f"      {verdict}: {finding.ruling.ours} {finding.ruling.why}\n")

@@ -52,7 +52,7 @@ def alpha(arguments: Arguments) -> int:
     alphas = sweep.ALPHAS if arguments.alphas is None else sweep.parse_alphas(arguments.alphas)
     settings = mixing_settings(arguments, loaded)
     predicted = loaded.predict_out_of_fold(settings)
-    swept = sweep.alpha_sweep(clips.voices, clips.labels, settings, alphas, predicted)
+    swept = sweep.alpha_sweep(clips.outputs, clips.labels, settings, alphas, predicted)
     if arguments.json:
         print_json({"bundle": loaded.name, **swept.to_json()})
         return 0

@@ -20,7 +20,7 @@ import soundfile
 from qmoe_core.audio import decode as audio
 from qmoe_core.audio import pictures
 from qmoe_core.datasets import esc, folder, imported, urbansound
-from qmoe_core.datasets.manifest import Entry, Manifest, Problem, Scan, first, printable
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Scan, first, printable
 from qmoe_core.errors import AudioError, DatasetError
 from qmoe_core.runtime.ahead import ahead
 from qmoe_core.runtime.executor import Progress
@@ -28,7 +28,7 @@ from qmoe_core.runtime.store import default_root, published
 
 __all__ = [
     "OPTIONS",
-    "Entry",
+    "DatasetClip",
     "Layout",
     "Manifest",
     "Problem",
@@ -183,13 +183,13 @@ def validate(
 class _Look:
     """What reading one file gave: problems as (severity, message), seconds of sound, or size and mode."""
 
-    entry: Entry
+    entry: DatasetClip
     problems: tuple[tuple[Literal["error", "warning"], str], ...] = ()
     duration_s: float = 0.0
     shape: str = ""
 
 
-def _header(entry: Entry) -> _Look:
+def _header(entry: DatasetClip) -> _Look:
     try:
         sound = soundfile.info(str(entry.path))
     except (soundfile.SoundFileError, OSError):
@@ -198,7 +198,7 @@ def _header(entry: Entry) -> _Look:
     return _Look(entry, () if sound.frames else (("error", "holds no samples"),), sound.duration)
 
 
-def _decoded(entry: Entry) -> _Look:
+def _decoded(entry: DatasetClip) -> _Look:
     try:
         clip = audio.load(entry.path)
     except AudioError as error:
@@ -211,7 +211,7 @@ def _decoded(entry: Entry) -> _Look:
     )
 
 
-def _picture(entry: Entry) -> _Look:
+def _picture(entry: DatasetClip) -> _Look:
     try:
         picture = pictures.load(entry.path)
     except AudioError as error:
@@ -252,8 +252,8 @@ def _longer_than(looks: Iterable[_Look], seconds: float) -> list[Problem]:
     return [Problem("warning", longer[0], message)]
 
 
-def _same_content(entries: Iterable[Entry]) -> list[Problem]:
-    same: dict[str, list[Entry]] = defaultdict(list)
+def _same_content(entries: Iterable[DatasetClip]) -> list[Problem]:
+    same: dict[str, list[DatasetClip]] = defaultdict(list)
     for entry in entries:
         with contextlib.suppress(DatasetError):  # unreadable, which was said
             same[entry.sha256].append(entry)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qmoe_core.datasets import metadata
-from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, Entry, Manifest, Problem, Scan, check, first
+from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, DatasetClip, Manifest, Problem, Scan, check, first
 
 TABLE = "meta/esc50.csv"
 COLUMNS = ("filename", "fold", "target", "category", "src_file")
@@ -109,7 +109,7 @@ def scan(root: Path, *, esc10: bool = False, skip_missing: bool = False, categor
         classes = tuple(CATEGORIES[number] for number in there)
         label = {target: there.index(target // 10) for target in targets if target < len(CLASSES)}
     entries = tuple(
-        Entry(root / "audio" / row.filename, row.filename, label[row.target], row.fold, row.source)
+        DatasetClip(root / "audio" / row.filename, row.filename, label[row.target], row.fold, row.source)
         for row in sorted(kept, key=lambda row: row.filename)
         if row.target in label
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from qmoe_core.datasets.manifest import (
     AUDIO_SUFFIXES,
     PICTURE_SUFFIXES,
-    Entry,
+    DatasetClip,
     Manifest,
     Media,
     Problem,
@@ -88,7 +88,9 @@ def scan(root: Path) -> Scan:
     entries = tuple(
         sorted(
             (
-                Entry(path, name, classes.index(folder.name), places[folder], name.removesuffix(path.suffix))
+                DatasetClip(
+                    path, name, classes.index(folder.name), places[folder], name.removesuffix(path.suffix)
+                )
                 for folder, clips in found.items()
                 for path in clips
                 for name in [path.relative_to(root).as_posix()]

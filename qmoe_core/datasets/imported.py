@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 
 from qmoe_core.datasets.esc import CLASSES as ESC_CLASSES
-from qmoe_core.datasets.manifest import Entry, Manifest, Problem, Ready, Scan, check, first, printable
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Ready, Scan, check, first, printable
 from qmoe_core.errors import DatasetError
 from qmoe_core.runtime.executor import Progress
 from qmoe_core.runtime.files import FULL, put_in_place
@@ -95,7 +95,7 @@ def scan(root: Path, *, target: str = "class_id") -> Scan:
     numbered = len(numbers) == len(said) and all(numbers.values())
     path = root / ARRAY
     entries = tuple(
-        Entry(
+        DatasetClip(
             path, f"{folder}/{name}" if folder else name, label, numbers[folder] if numbered else None, source
         )
         for folder, name, label, source in zip(texts["folder"], names, labels, _sources(names), strict=True)

@@ -43,7 +43,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DatasetClip:
     """One clip of a dataset."""
 
     path: Path
@@ -101,7 +101,7 @@ class Manifest:
     """As `open_dataset` takes it, with the target behind a colon where that is not the usual one."""
     root: Path
     classes: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[DatasetClip, ...]
     licence: str = ""
     citation: str = ""
     media: Media = "audio"
@@ -164,12 +164,12 @@ class Scan:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def check(entries: Sequence[Entry], classes: Sequence[str], where: str) -> list[Problem]:
+def check(entries: Sequence[DatasetClip], classes: Sequence[str], where: str) -> list[Problem]:
     """Problems that any layout can have: too few classes, clips or folds, and recordings that cross folds.
 
     Args:
         entries: the clips found.
-        classes: class names; `Entry.label` counts from 0 in them.
+        classes: class names; `DatasetClip.label` counts from 0 in them.
         where: file or folder to name in the messages.
     """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qmoe_core.datasets import metadata
 from qmoe_core.datasets.esc import missing_files
-from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, Entry, Manifest, Problem, Scan, check
+from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, DatasetClip, Manifest, Problem, Scan, check
 
 TABLE = "metadata/UrbanSound8K.csv"
 COLUMNS = ("slice_file_name", "fsID", "fold", "classID", "class")
@@ -71,7 +71,7 @@ def scan(root: Path, *, skip_missing: bool = False) -> Scan:
     kept = [row for row in rows if found[_place(row)] or not skip_missing]
     numbers = sorted({int(row["classID"]) for row in rows})
     entries = tuple(
-        Entry(
+        DatasetClip(
             root / "audio" / _place(row),
             _place(row),
             numbers.index(int(row["classID"])),

@@ -18,13 +18,14 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qmoe_core.audio import decode, pictures
-from qmoe_core.datasets.manifest import Entry, Manifest, Media
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Media
 from qmoe_core.embedders import Embedder
 from qmoe_core.errors import AudioError, DatasetError, StoreError
 from qmoe_core.runtime import executor
@@ -37,6 +38,8 @@ PART_KIND = "embedding-parts"
 """Rows of a dataset's embeddings, where those who train on them do not see the file that is mapped."""
 PART_BYTES = 16 << 20
 HOP_S = 2.5
+AT_ONCE = 64
+"""Windows of a clip that are decoded ahead."""
 POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded"
 """Part of every key: what becomes of a file before the embedder sees it."""
 
@@ -116,7 +119,7 @@ def _fetched(address: str, shape: tuple[int, int], parts: tuple[str, ...]) -> np
 class _Batch:
     start: int
     """Position of the first clip in the dataset."""
-    entries: tuple[Entry, ...]
+    entries: tuple[DatasetClip, ...]
     media: Media
     key: dict[str, object]
 
@@ -195,19 +198,28 @@ def _on_disk(shape: tuple[int, int], store: Store) -> np.ndarray:
     return array
 
 
-def _inputs(entry: Entry, media: Media) -> Iterator[np.ndarray]:
+def _inputs(entry: DatasetClip, media: Media) -> Iterator[np.ndarray]:
     """What the embedder gets of one clip: windows float32 [110250], or a picture uint8 [height, width, 3].
+
+    The first minutes of a clip are decoded at once (in another thread, see `ahead`), the rest when asked for.
 
     Raises:
         DatasetError: the file cannot be read.
     """
-    try:
-        if media == "pictures":
-            return iter([pictures.load(entry.path).pixels])
-        clip = decode.load(entry.path)
-    except AudioError as error:
-        raise DatasetError(f"{entry.path}: {error}") from None
-    return (window.prepared for window in decode.windows(clip, HOP_S))
+
+    def inputs() -> Iterator[np.ndarray]:
+        try:
+            if media == "pictures":
+                yield pictures.load(entry.path).pixels
+                return
+            with decode.open_recording(entry.path) as recording:
+                for window in decode.cut(recording, HOP_S):
+                    yield window.prepared
+        except AudioError as error:
+            raise DatasetError(f"{entry.path}: {error}") from None
+
+    every = inputs()
+    return chain(list(islice(every, AT_ONCE)), every)
 
 
 def _embed_batch(task: _Batch, *, embedder: Embedder, store: Store, windows_at_once: int) -> np.ndarray:

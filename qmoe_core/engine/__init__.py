@@ -6,13 +6,13 @@ runs them.
 
 from qmoe_core.engine.expert import PackedExpert
 from qmoe_core.engine.storage import ExpertFile, from_tensors, load, load_with_scaler, loads, save, to_tensors
-from qmoe_core.engine.weights import LEVELS, ExpertWeights, Format, HiddenLayer
+from qmoe_core.engine.weights import FORMATS, LEVELS, ExpertWeights, HiddenLayer
 
 __all__ = [
+    "FORMATS",
     "LEVELS",
     "ExpertFile",
     "ExpertWeights",
-    "Format",
     "HiddenLayer",
     "PackedExpert",
     "from_tensors",

@@ -2,8 +2,9 @@
 
 Files keep rows one after another; kernels want weights in the order their loops meet them. An arena begins
 with the plan, int64 numbers that say what is where, and goes on with each layer's weights and float
-parameters, the head being the last layer. There are two orders of weights, `vector_order` for kernels on
-32-byte vectors and `row_order` for the portable ones; all else is the same.
+parameters, the head being the last layer. A level has a field of 1, 2, 4, 8 or 16 bits there, the next that
+holds it, so that none spans two bytes: a file's 3 bits take 4. There are two orders of weights,
+`vector_order` for kernels on 32-byte vectors and `row_order` for the portable ones; all else is the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qmoe_core.engine.weights import LEVELS, ExpertWeights, HiddenLayer
+from qmoe_core.engine.weights import ExpertWeights, HiddenLayer
+from qmoe_core.experts.spec import LEVELS
 
 ALIGNMENT = 64
 """Bytes: a cache line."""
@@ -110,7 +112,7 @@ _TWO_PLANES = (2 * _WIDENED[:, None] + np.arange(2)).reshape(-1)
 def _fields(layer: HiddenLayer, run: int) -> np.ndarray:
     """Levels counted from the lowest, in bytes of several: `run` levels, the next `run` above them, and so
     on."""
-    width, lowest, _ = LEVELS[layer.format]
+    width, lowest = LEVELS[layer.format].field, LEVELS[layer.format].lowest
     per_byte, spacing = 8 // width, 2 if width == 1 else 1
     codes = (_padded(layer.matrix, 1, per_byte * run) - lowest) // spacing
     codes = codes.astype(np.uint8).reshape(layer.outputs, -1, per_byte, run)
@@ -118,27 +120,32 @@ def _fields(layer: HiddenLayer, run: int) -> np.ndarray:
     return np.bitwise_or.reduce(codes << shifts[:, None], axis=2).reshape(layer.outputs, -1)
 
 
+def _field(layer: HiddenLayer) -> int:
+    """Bits of a weight in memory."""
+    return 32 if layer.format == "float" else LEVELS[layer.format].field
+
+
 def vector_order(layer: HiddenLayer) -> Ordered:
     """Weights for `avx2.py`."""
     matrix = layer.matrix
-    match layer.format:
-        case "float":
+    match _field(layer):
+        case 32:
             return _eight_rows(FLOAT, np.ascontiguousarray(_padded(matrix, 1, 8)).view(np.uint8))
-        case "sign":
+        case 1 if layer.format == "sign":
             # A padded activation is 0 and counts as 0 > τ; its weight agrees, so that it adds nothing.
             ones = _padded(matrix > 0, 1, 8 * VECTOR)
             ones[:, layer.inputs :] = layer.threshold < 0
             return _eight_rows(SIGN, np.packbits(ones, axis=1, bitorder="little"))
-        case "int16":
+        case 16:
             return _eight_rows(INT16, np.ascontiguousarray(_padded(matrix, 1, 16)).view(np.uint8))
-        case "int8":
+        case 8:
             kind = INT8_FULL if (matrix == -128).any() else INT8
             return _eight_rows(kind, np.ascontiguousarray(matrix).view(np.uint8))
-        case "int4":
+        case 4:
             return _eight_rows(FIELDS, _fields(layer, VECTOR))
-        case "int2" | "ternary":
+        case 2:
             return _table_rows(TWO_PLANES, [(matrix & 1) > 0, (matrix & 2) > 0], _TWO_PLANES)
-        case "int1":
+        case _:
             return _table_rows(ONE_PLANE, [matrix > 0], _ONE_PLANE)
 
 
@@ -177,9 +184,10 @@ def lane_order(layer: HiddenLayer, size: int) -> Ordered:
 
     Levels are counted from the lowest; see `Lanes`.
     """
-    if layer.format in ("float", "sign", "int16") or (layer.format == "int1" and size == VECTOR):
+    bits = _field(layer)
+    if bits > 8 or layer.format == "sign" or (bits == 1 and size == VECTOR):
         return vector_order(layer)
-    bits, lowest, _ = LEVELS[layer.format]
+    lowest = LEVELS[layer.format].lowest
     to = Lanes.of(bits, size)
     codes = _padded(layer.matrix, to.rows, 4 * to.strands).view(np.uint8)
     codes = codes >> np.uint8(7) ^ np.uint8(1) if bits == 1 else codes - np.uint8(lowest & 0xFF)
@@ -203,15 +211,16 @@ def row_order(layer: HiddenLayer) -> Ordered:
     neighbouring levels out of a row at once.
     """
     matrix = layer.matrix
-    if layer.format in ("float", "int8", "int16"):
-        kind = {"float": FLOAT, "int8": INT8, "int16": INT16}[layer.format]
+    field = _field(layer)
+    if field >= 8:
+        kind = {32: FLOAT, 16: INT16, 8: INT8}[field]
         rows = np.ascontiguousarray(_padded(matrix, 1, 32)).view(np.uint8)
     elif layer.format == "sign":
         ones = _padded(matrix > 0, 1, 64)
         ones[:, layer.inputs :] = layer.threshold < 0
         kind, rows = SIGN, np.packbits(ones, axis=1, bitorder="little")
     else:
-        kind, rows = FIELDS, _fields(layer, round_up(layer.inputs * LEVELS[layer.format][0], 256) // 8)
+        kind, rows = FIELDS, _fields(layer, round_up(layer.inputs * field, 256) // 8)
     return Ordered(kind, rows, *rows.shape)
 
 
@@ -265,7 +274,7 @@ def build(layers: tuple[HiddenLayer, ...], order: Order) -> np.ndarray:
         number[[BLOCKS, LENGTH]] = matrix.blocks, matrix.length
         number[THRESHOLD] = np.float32(layer.threshold).view(np.int32)
         if layer.format in LEVELS:
-            number[[BITS, LOWEST]] = LEVELS[layer.format][:2]
+            number[[BITS, LOWEST]] = LEVELS[layer.format].field, LEVELS[layer.format].lowest
         for field, piece in ((WEIGHTS, matrix.data), (PARAMETERS, parameters)):
             number[field] = end
             pieces.append(np.ascontiguousarray(piece).view(np.uint8).reshape(-1))

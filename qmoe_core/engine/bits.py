@@ -1,8 +1,11 @@
 """Bit packing: integer levels to bytes and back, the canonical order that files use.
 
-A level of k bits is a two's-complement field; 8/k fields share a byte, the first in the lowest bits; every
-row starts on a byte of its own and its last byte is filled with zeros. One-bit levels are −1 (bit 0) and
-+1 (bit 1). 16-bit levels are two bytes, low byte first. The same on every processor.
+A level of k bits is a two's-complement field; fields follow one another without a gap, the first in the
+lowest bits of the first byte; every row starts on a byte of its own and its last byte is filled with zeros.
+One-bit levels are −1 (bit 0) and +1 (bit 1). 16-bit levels are two bytes, low byte first. The same on every
+processor.
+
+    k = 3, levels a, b, c …     byte 0: c1 c0 b2 b1 b0 a2 a1 a0     byte 1: … c2
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ def pack(levels: np.ndarray, bits: int) -> np.ndarray:
 
     Args:
         levels: int8 or int16 [N, K], each within the format's range.
-        bits: 1, 2, 4, 8 or 16.
+        bits: 1 to 8, or 16.
 
     Returns:
         uint8 [N, row_bytes(K, bits)].
@@ -32,18 +35,18 @@ def pack(levels: np.ndarray, bits: int) -> np.ndarray:
     >>> pack(np.array([[1, -1, 0, 1, -2]], np.int8), bits=2).tolist()
     [[77, 2]]
     """
-    rows, inputs = levels.shape
     if bits == 16:
         return np.ascontiguousarray(levels, "<i2").view(np.uint8)
     if bits == 1:
         return np.packbits(levels > 0, axis=1, bitorder="little")
-    per_byte = 8 // bits
-    fields = np.zeros((rows, row_bytes(inputs, bits) * per_byte), np.uint8)
-    fields[:, :inputs] = levels.astype(np.int8).view(np.uint8) & np.uint8((1 << bits) - 1)
-    packed = np.zeros((rows, fields.shape[1] // per_byte), np.uint8)
-    for i in range(per_byte):
-        packed |= fields[:, i::per_byte] << np.uint8(i * bits)
-    return packed
+    # Eight levels are `bits` bytes: together they are the lowest of a 64-bit word.
+    fields = np.zeros((len(levels), -(-levels.shape[1] // 8), 8), np.uint8)
+    fields.reshape(len(levels), -1)[:, : levels.shape[1]] = levels.astype(np.int8).view(np.uint8)
+    words = np.zeros(fields.shape[:2], "<u8")
+    for i in range(8):
+        words |= (fields[:, :, i] & np.uint8((1 << bits) - 1)).astype("<u8") << np.uint64(i * bits)
+    packed = words.view(np.uint8).reshape(fields.shape)[:, :, :bits].reshape(len(levels), -1)
+    return np.ascontiguousarray(packed[:, : row_bytes(levels.shape[1], bits)])
 
 
 def unpack(packed: np.ndarray, inputs: int, bits: int) -> np.ndarray:
@@ -52,7 +55,7 @@ def unpack(packed: np.ndarray, inputs: int, bits: int) -> np.ndarray:
     Args:
         packed: uint8 [N, row_bytes(inputs, bits)].
         inputs: K, levels in a row.
-        bits: 1, 2, 4, 8 or 16.
+        bits: 1 to 8, or 16.
 
     Returns:
         int8 [N, K], or int16 for 16 bits.
@@ -66,9 +69,15 @@ def unpack(packed: np.ndarray, inputs: int, bits: int) -> np.ndarray:
     if bits == 1:
         ones = np.unpackbits(packed, axis=1, count=inputs, bitorder="little")
         return (2 * ones.astype(np.int8) - 1).astype(np.int8)
-    per_byte = 8 // bits
-    levels = np.empty((packed.shape[0], packed.shape[1] * per_byte), np.int8)
-    for i in range(per_byte):
-        # To the top of the byte, then down again with the sign.
-        levels[:, i::per_byte] = (packed << np.uint8(8 - bits * (i + 1))).view(np.int8) >> np.int8(8 - bits)
-    return np.ascontiguousarray(levels[:, :inputs])
+    groups = -(-inputs // 8)
+    given = np.zeros((len(packed), groups * bits), np.uint8)
+    given[:, : packed.shape[1]] = packed
+    words = np.zeros((len(packed), groups, 8), np.uint8)
+    words[:, :, :bits] = given.reshape(len(packed), groups, bits)
+    words = words.view("<u8")[:, :, 0]
+    levels = np.empty((len(packed), groups, 8), np.int8)
+    for i in range(8):
+        # To the top of a byte, then down again with the sign.
+        fields = (words >> np.uint64(i * bits)).astype(np.uint8) << np.uint8(8 - bits)
+        levels[:, :, i] = fields.view(np.int8) >> np.int8(8 - bits)
+    return np.ascontiguousarray(levels.reshape(len(packed), -1)[:, :inputs])

@@ -23,7 +23,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -31,8 +31,9 @@ from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
 from qmoe_core.engine import bits
-from qmoe_core.engine.weights import LEVELS, MAX_LAYERS, MAX_WIDTH, ExpertWeights, Format, HiddenLayer
+from qmoe_core.engine.weights import MAX_LAYERS, MAX_WIDTH, ExpertWeights, HiddenLayer
 from qmoe_core.errors import BundleError
+from qmoe_core.experts.spec import FORMATS, LEVELS
 from qmoe_core.runtime.files import named
 
 KIND = "qmoe-expert"
@@ -49,7 +50,7 @@ def to_tensors(weights: ExpertWeights, prefix: str = "") -> dict[str, np.ndarray
         if layer.format == "float":
             tensors[at + "weight"] = layer.matrix
         else:
-            tensors[at + "codes"] = bits.pack(layer.matrix, LEVELS[layer.format][0])
+            tensors[at + "codes"] = bits.pack(layer.matrix, LEVELS[layer.format].bits)
             tensors[at + "scale"] = layer.scale
         if layer.format == "sign":
             tensors[at + "threshold"] = np.array([layer.threshold], np.float32)
@@ -88,10 +89,10 @@ def from_tensors(
 def _layer(tensors: Mapping[str, np.ndarray], at: str) -> HiddenLayer:
     """The hidden layer whose tensors' names begin with `at`."""
     written = tensors.get(at + "format")
-    names = {name.encode(): name for name in get_args(Format)}
+    names = {name.encode(): name for name in FORMATS}
     layer_format = None if written is None else names.get(written.tobytes())
     if layer_format is None:
-        raise BundleError(f"tensor {at}format: expected one of {', '.join(get_args(Format))}, in ASCII")
+        raise BundleError(f"tensor {at}format: expected one of {', '.join(FORMATS)}, in ASCII")
     inputs = int(_take(tensors, at + "inputs", "int32", (1,))[0])
     if not 1 <= inputs <= MAX_WIDTH:
         raise BundleError(f"tensor {at}inputs: expected 1 to {MAX_WIDTH}, got {inputs}")
@@ -107,7 +108,7 @@ def _layer(tensors: Mapping[str, np.ndarray], at: str) -> HiddenLayer:
         parts["weight"] = _take(tensors, at + "weight", "float32", (*rows, inputs))
         parts["scale"] = np.ones(rows, np.float32)
     else:
-        width = LEVELS[layer_format][0]
+        width = LEVELS[layer_format].bits
         packed = _take(tensors, at + "codes", "uint8", (*rows, bits.row_bytes(inputs, width)))
         parts["codes"] = bits.unpack(packed, inputs, width)
         if not np.array_equal(bits.pack(parts["codes"], width), packed):
@@ -163,13 +164,7 @@ def save(
     if mean is not None or std is not None:
         tensors |= {"scaler.mean": np.asarray(mean, np.float32), "scaler.std": np.asarray(std, np.float32)}
         _check_scaler(tensors, weights.dim)
-    header = {
-        "kind": KIND,
-        "version": str(VERSION),
-        "name": weights.name,
-        "sha256": _digest(tensors),
-    }
-    _write_whole(Path(path), _in_order(to_safetensors(tensors, header)))
+    _write_whole(Path(path), dump(KIND, weights.name, tensors))
 
 
 def load(path: str | os.PathLike[str]) -> ExpertWeights:
@@ -195,20 +190,39 @@ def load_with_scaler(path: str | os.PathLike[str]) -> ExpertFile:
     return _parse(data, path)
 
 
-def _parse(data: bytes, path: str | os.PathLike[str]) -> ExpertFile:
+def dump(kind: str, name: str, tensors: dict[str, np.ndarray]) -> bytes:
+    """A file of this program: what it is, the name of what it holds, and its tensors with a checksum."""
+    header = {"kind": kind, "version": str(VERSION), "name": name, "sha256": _digest(tensors)}
+    return _in_order(to_safetensors(tensors, header))
+
+
+def undump(
+    kind: str, data: bytes, path: str | os.PathLike[str]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and header of a file that `dump` wrote.
+
+    Raises:
+        BundleError: bytes that are damaged, newer than this program, or something else; named `path`.
+    """
     try:
         tensors = from_safetensors(data)
         header = _header(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: cannot be read as a .safetensors file ({error})") from None
-    if header.get("kind") != KIND:
-        raise BundleError(f"{path}: is not a packed expert; expected a file that this program saved")
+    if header.get("kind") != kind:
+        what = kind.removeprefix("qmoe-")
+        raise BundleError(f"{path}: is not a packed {what}; expected a file that this program saved")
     if header.get("version") != str(VERSION):
         raise BundleError(
             f"{path}: has format version {header.get('version')}, this program reads version {VERSION}"
         )
     if header.get("sha256") != _digest(tensors):
         raise BundleError(f"{path}: is damaged, its checksum does not fit; copy or export it again")
+    return tensors, header
+
+
+def _parse(data: bytes, path: str | os.PathLike[str]) -> ExpertFile:
+    tensors, header = undump(KIND, data, path)
     try:
         weights = from_tensors(tensors, header)
         if not any(key.startswith("scaler.") for key in tensors):

@@ -4,7 +4,7 @@ This is what training hands over and what every kernel and file format is made f
 Linear → LayerNorm → ReLU; only the Linear differs between formats:
 
 - `float`: y = W x + b.
-- `int1 int2 int4 int8 int16 ternary`: activations are quantized per sample to 8 bits, x̂ = round(127 x / m)
+- `int1` to `int16` and `ternary`: activations are quantized per sample to 8 bits, x̂ = round(127 x / m)
   with m = max|x|, and y = (Σ levels · x̂) · (scale · m / 127) + bias.
 - `sign` (the paper's Eq. 4): activations become bits x > τ, y = (K − 2 popcount(x XOR w)) · scale + bias.
 """
@@ -13,31 +13,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from qmoe_core.errors import BundleError
-
-Format = Literal["float", "int1", "int2", "int4", "int8", "int16", "ternary", "sign"]
-
-LEVELS: dict[str, tuple[int, int, int]] = {
-    "int1": (1, -1, 1),
-    "sign": (1, -1, 1),
-    "ternary": (2, -1, 1),
-    "int2": (2, -2, 1),
-    "int4": (4, -8, 7),
-    "int8": (8, -128, 127),
-    "int16": (16, -32768, 32767),
-}
-"""Of each integer format: bits of a packed level, lowest level, highest level. 1-bit formats have no zero."""
+from qmoe_core.experts.spec import FORMATS, LEVELS
 
 MAX_LAYERS = 4
 MAX_WIDTH = 65_536
 """Inputs or outputs of one layer; sums of 8-bit products stay within 32 bits up to twice this."""
 
 
-def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def checked_floats(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The array as float32; BundleError unless it has that shape and is finite."""
     array = np.asarray(array)
     if array.shape != shape or array.dtype.kind != "f":
         raise BundleError(
@@ -49,7 +37,8 @@ def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _levels(array: np.ndarray, layer_format: str) -> np.ndarray:
+def checked_levels(array: np.ndarray, layer_format: str) -> np.ndarray:
+    """The matrix [N, K] as int8 or int16; BundleError unless it holds levels of the format only."""
     array = np.asarray(array)
     bits, low, high = LEVELS[layer_format]
     if array.ndim != 2 or array.dtype.kind not in "iu":
@@ -79,7 +68,7 @@ class HiddenLayer:
         BundleError: an array of another shape or kind, a value that is not finite, a level out of range.
     """
 
-    format: Format
+    format: str
     codes: np.ndarray | None = None
     weight: np.ndarray | None = None
     scale: np.ndarray
@@ -91,8 +80,8 @@ class HiddenLayer:
     elsewhere."""
 
     def __post_init__(self) -> None:
-        if self.format not in get_args(Format):
-            raise BundleError(f"format: {self.format!r} is none of {', '.join(get_args(Format))}")
+        if self.format not in FORMATS:
+            raise BundleError(f"format: {self.format!r} is none of {', '.join(FORMATS)}")
         is_float = self.format == "float"
         name, matrix, other = (
             ("weight", self.weight, self.codes) if is_float else ("codes", self.codes, self.weight)
@@ -100,14 +89,16 @@ class HiddenLayer:
         if matrix is None or other is not None:
             raise BundleError(f"{name}: a {self.format} layer has {name}, and nothing else, for its matrix")
         matrix = np.asarray(matrix)
-        matrix = _floats(name, matrix, matrix.shape) if is_float else _levels(matrix, self.format)
+        matrix = (
+            checked_floats(name, matrix, matrix.shape) if is_float else checked_levels(matrix, self.format)
+        )
         if matrix.ndim != 2 or not all(1 <= size <= MAX_WIDTH for size in matrix.shape):
             raise BundleError(
                 f"{name}: expected [outputs, inputs] of 1 to {MAX_WIDTH}, got {list(matrix.shape)}"
             )
         object.__setattr__(self, name, matrix)
         for name in ("scale", "bias", "gamma", "beta"):
-            object.__setattr__(self, name, _floats(name, getattr(self, name), matrix.shape[:1]))
+            object.__setattr__(self, name, checked_floats(name, getattr(self, name), matrix.shape[:1]))
         if not math.isfinite(self.threshold):
             raise BundleError("threshold: must be a finite number")
         if is_float:
@@ -161,8 +152,10 @@ class ExpertWeights:
         classes = np.shape(self.head_weight)[0] if np.ndim(self.head_weight) else 0
         if not 1 <= classes <= MAX_WIDTH:
             raise BundleError(f"{self.name}: the head must have 1 to {MAX_WIDTH} classes, got {classes}")
-        object.__setattr__(self, "head_weight", _floats("head.weight", self.head_weight, (classes, width)))
-        object.__setattr__(self, "head_bias", _floats("head.bias", self.head_bias, (classes,)))
+        object.__setattr__(
+            self, "head_weight", checked_floats("head.weight", self.head_weight, (classes, width))
+        )
+        object.__setattr__(self, "head_bias", checked_floats("head.bias", self.head_bias, (classes,)))
 
     @property
     def dim(self) -> int:

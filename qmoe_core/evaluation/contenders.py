@@ -18,7 +18,7 @@ from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import calibration, classification, selective
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Mixed, Settings, Voices
+from qmoe_core.routing.mixing import Mixed, Outputs, Settings
 
 _NAME = re.compile(
     r"(?P<experts>[a-z0-9]+(?:\+[a-z0-9]+)*)(?:@(?P<alpha>[0-9.]{1,8}))?(?:/(?P<k>[0-9]{1,2}))?"
@@ -48,14 +48,14 @@ class Contender:
         curious = "" if self.settings.curiosity == "none" else f", α = {self.settings.alpha:g}"
         return made + curious + ("" if self.settings.top_k == 1 else f", top {self.settings.top_k}")
 
-    def mixed(self, bundle: Bundle, voices: Voices) -> Mixed:
+    def mixed(self, bundle: Bundle, outputs: Outputs) -> Mixed:
         """What it makes of what the experts said of some clips."""
-        return mixing.mix(voices, self.settings, mean_interest=bundle.mean_interest(self.settings))
+        return mixing.mix(outputs, self.settings, mean_interest=bundle.mean_interest(self.settings))
 
-    def decision(self, bundle: Bundle, voices: Voices) -> Decision:
+    def decision(self, bundle: Bundle, outputs: Outputs) -> Decision:
         """Its decision on one clip."""
         return mixing.decide(
-            voices, bundle.classes, self.settings, mean_interest=bundle.mean_interest(self.settings)
+            outputs, bundle.classes, self.settings, mean_interest=bundle.mean_interest(self.settings)
         )
 
 
@@ -148,7 +148,7 @@ OF_ONE = ("doubt", "total")
 
 def judge(contender: Contender, bundle: Bundle, data: BundleDataset) -> Judged:
     """A contender on the bundle's data set."""
-    mixed = contender.mixed(bundle, data.voices)
+    mixed = contender.mixed(bundle, data.outputs)
     predicted = mixed.probabilities.argmax(axis=-1)
     correct = predicted == data.labels
     found = selective.uncertainties(mixed)

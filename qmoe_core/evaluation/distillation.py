@@ -63,7 +63,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Row:
+class StrategyCurve:
     """One strategy over n clips and A values of α.
 
     Attributes:
@@ -101,7 +101,7 @@ class Comparison:
     folds: int
     alphas: tuple[float, ...]
     at: int
-    rows: tuple[Row, ...]
+    rows: tuple[StrategyCurve, ...]
     environment: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def compare(
             rank = rank_correlation(mixed.interest, mixed.disagreement, group, sources, settings.experts)
         called = mixed.probabilities.argmax(axis=-1)
         rows.append(
-            Row(
+            StrategyCurve(
                 strategy=way.curiosity,
                 cheap=way.cheap,
                 rank=rank,
@@ -278,10 +278,10 @@ def _ways(bundle: Bundle, settings: Settings) -> list[Settings]:
 def _mixed(bundle: Bundle, way: Settings, alphas: Sequence[float]) -> mixing.Mixed:
     """The out-of-fold clips mixed for A values of α: leading axes A, n where α matters."""
     predicted = bundle.predict_out_of_fold(way)
-    voices = sweep.judged(bundle).voices
-    scale = mixing.mean_interest(voices, way, predicted=predicted) if way.normalise else 1.0
+    outputs = sweep.judged(bundle).outputs
+    scale = mixing.mean_interest(outputs, way, predicted=predicted) if way.normalise else 1.0
     mixed = mixing.mix_alphas(
-        voices, way, np.array(alphas)[:, None, None], mean_interest=scale, predicted=predicted
+        outputs, way, np.array(alphas)[:, None, None], mean_interest=scale, predicted=predicted
     )
     asked = np.broadcast_to(mixed.asked, mixed.runs.shape)
     return replace(mixed, asked=asked)

@@ -13,7 +13,7 @@ from qmoe_core.engine import LEVELS
 from qmoe_core.errors import BundleError
 from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.experts.spec import EXPERTS
-from qmoe_core.measure.bench import Report
+from qmoe_core.measure.bench import BenchReport
 from qmoe_core.routing.uncertainty import entropy
 
 YARDSTICK = "q16"
@@ -59,7 +59,9 @@ class Format:
         return {**self.__dict__, "f1_folds": list(self.f1_folds)}
 
 
-def formats(bundle: Bundle, latency: Report | None = None, energy: Report | None = None) -> list[Format]:
+def formats(
+    bundle: Bundle, latency: BenchReport | None = None, energy: BenchReport | None = None
+) -> list[Format]:
     """Every expert of a bundle, then every mixture that was evaluated with it.
 
     Args:
@@ -108,15 +110,15 @@ def _fold_f1(bundle: Bundle) -> dict[str, tuple[float, ...]]:
     data = bundle.dataset
     if data is None or bundle.provenance.protocol != "official":
         return {}
-    said = data.voices.logits.argmax(axis=-1)
+    said = data.outputs.logits.argmax(axis=-1)
     clips = [data.folds == fold for fold in np.unique(data.folds)]
     return {
         name: tuple(weighted_f1(data.labels[fold], said[fold, i]) for fold in clips)
-        for i, name in enumerate(data.voices.experts)
+        for i, name in enumerate(data.outputs.experts)
     }
 
 
-def measured_on(report: Report, bundle: Bundle) -> str:
+def measured_on(report: BenchReport, bundle: Bundle) -> str:
     """One phrase on what a report's figures are of: machine, network, and whether it is this bundle's.
 
     Args:

@@ -20,7 +20,7 @@ from qmoe_core.errors import BundleError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
 from qmoe_core.evaluation.selective import Detection, detection, uncertainties
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
@@ -38,9 +38,9 @@ class HeldOut:
     Attributes:
         dataset, embedder_id, protocol, selection, folds, seed: how it was made.
         held_out, classes: names of the classes left out, and of the C' that the experts know.
-        known: voices of the n in-distribution test clips; labels: int64 [n] of them, into `classes`;
+        known: outputs of the n in-distribution test clips; labels: int64 [n] of them, into `classes`;
             clips: int64 [n], their indices in the dataset.
-        strange: voices of the m held-out clips; strange_clips: int64 [m].
+        strange: outputs of the m held-out clips; strange_clips: int64 [m].
     """
 
     dataset: str
@@ -51,15 +51,15 @@ class HeldOut:
     seed: int
     held_out: tuple[str, ...]
     classes: tuple[str, ...]
-    known: Voices
+    known: Outputs
     labels: np.ndarray
     clips: np.ndarray
-    strange: Voices
+    strange: Outputs
     strange_clips: np.ndarray
 
 
 @dataclass(frozen=True)
-class Report:
+class UnknownClassesResult:
     """How well each uncertainty tells strange clips from known ones, and what that was measured on.
 
     Attributes:
@@ -155,9 +155,9 @@ def hold_out(
     known, strange = [], []
     for mixture, clips in zip(mixtures, turns, strict=True):
         both = np.concatenate([remaining.embeddings[mixture.test], subject.embeddings[clips]])
-        voices = _listen(remaining, mixture, both, config, store)
-        known.append(_part(voices, slice(None, len(mixture.test))))
-        strange.append(_part(voices, slice(len(mixture.test), None)))
+        outputs = _outputs(remaining, mixture, both, config, store)
+        known.append(_part(outputs, slice(None, len(mixture.test))))
+        strange.append(_part(outputs, slice(len(mixture.test), None)))
     tests = np.concatenate([mixture.test for mixture in mixtures])
     made = HeldOut(
         dataset=subject.name,
@@ -191,13 +191,13 @@ def _turns(
     return [strange[subject.folds[strange] == remaining.folds[mixture.test[0]]] for mixture in mixtures]
 
 
-def _listen(
+def _outputs(
     subject: Subject,
     mixture: crossval.MixtureResult,
     embeddings: np.ndarray,
     config: Config,
     store: Store,
-) -> Voices:
+) -> Outputs:
     """What one fold's experts and router say of embeddings."""
     logits = []
     z = np.empty(0)
@@ -211,7 +211,7 @@ def _listen(
         expert = engine.PackedExpert(engine.from_tensors(entry.tensors, {"name": name}, "refit."))
         logits.append(expert.logits(z))
     router = mixture.router
-    return Voices(
+    return Outputs(
         mixture.experts,
         np.stack(logits, axis=1).astype(np.float64),
         router.logits(z).astype(np.float64),
@@ -219,12 +219,12 @@ def _listen(
     )
 
 
-def _part(voices: Voices, clips: slice) -> Voices:
-    return Voices(voices.experts, voices.logits[clips], voices.router[clips], voices.router_mc[:, clips])
+def _part(outputs: Outputs, clips: slice) -> Outputs:
+    return Outputs(outputs.experts, outputs.logits[clips], outputs.router[clips], outputs.router_mc[:, clips])
 
 
-def _joined(parts: Sequence[Voices]) -> Voices:
-    return Voices(
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    return Outputs(
         parts[0].experts,
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.router for part in parts]),
@@ -232,7 +232,7 @@ def _joined(parts: Sequence[Voices]) -> Voices:
     )
 
 
-def report(held: HeldOut, settings: Settings | None = None) -> Report:
+def report(held: HeldOut, settings: Settings | None = None) -> UnknownClassesResult:
     """Judge every uncertainty by how well it tells the strange clips from the known ones.
 
     Args:
@@ -249,7 +249,7 @@ def report(held: HeldOut, settings: Settings | None = None) -> Report:
     there, here = uncertainties(strange), uncertainties(known)
     is_strange = np.repeat([False, True], [len(held.labels), len(held.strange_clips)])
     scores = {name: np.concatenate([here[name], there[name]]) for name in here}
-    return Report(
+    return UnknownClassesResult(
         dataset=held.dataset,
         embedder_id=held.embedder_id,
         protocol=held.protocol,
@@ -276,9 +276,9 @@ def _keep(held: HeldOut, subject: Subject, config: Config, store: Store) -> None
         "code": identity(KIND),
     }
     tensors = {"labels": held.labels, "clips": held.clips, "strange_clips": held.strange_clips}
-    for name, voices in (("known", held.known), ("strange", held.strange)):
-        tensors |= {f"{name}.logits": voices.logits, f"{name}.router": voices.router}
-        tensors[f"{name}.router_mc"] = voices.router_mc
+    for name, outputs in (("known", held.known), ("strange", held.strange)):
+        tensors |= {f"{name}.logits": outputs.logits, f"{name}.router": outputs.router}
+        tensors[f"{name}.router_mc"] = outputs.router_mc
     metadata = {
         "dataset": held.dataset,
         "embedder": held.embedder_id,
@@ -293,7 +293,7 @@ def _keep(held: HeldOut, subject: Subject, config: Config, store: Store) -> None
     store.put(KIND, key, tensors, metadata)
 
 
-def shipped(embedder_id: str, classes: Sequence[str]) -> list[Report]:
+def shipped(embedder_id: str, classes: Sequence[str]) -> list[UnknownClassesResult]:
     """What the lab brings along of a dataset of these classes and this embedder.
 
     It was made with `qmoe sweep ood esc10 --held-out dog,rooster --held-out … --json > data/held-out.json`.
@@ -303,7 +303,7 @@ def shipped(embedder_id: str, classes: Sequence[str]) -> list[Report]:
     """
     path = bundles.shipped() / SHIPPED
     try:
-        reports = msgspec.json.decode(path.read_bytes(), type=list[Report])
+        reports = msgspec.json.decode(path.read_bytes(), type=list[UnknownClassesResult])
     except FileNotFoundError:
         return []
     except (OSError, msgspec.DecodeError) as error:
@@ -331,7 +331,7 @@ def kept(store: Store, embedder_id: str, classes: Sequence[str]) -> list[HeldOut
             continue
         tensors, experts = entry.tensors, tuple(facts["experts"])
         known, strange = (
-            Voices(
+            Outputs(
                 experts, tensors[f"{name}.logits"], tensors[f"{name}.router"], tensors[f"{name}.router_mc"]
             )
             for name in ("known", "strange")
@@ -356,7 +356,7 @@ def kept(store: Store, embedder_id: str, classes: Sequence[str]) -> list[HeldOut
     return found
 
 
-def together(reports: Sequence[Report]) -> dict[str, Detection]:
+def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Detection]:
     """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
     if len(reports) == 1:
         return reports[0].detection

@@ -11,8 +11,8 @@ from qmoe_core.config import fingerprint, to_dict
 from qmoe_core.evaluation import contenders
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.experts.spec import EXPERTS
-from qmoe_core.measure.bench import Report
-from qmoe_core.runtime.store import Entry, Store
+from qmoe_core.measure.bench import BenchReport
+from qmoe_core.runtime.store import Store, StoreEntry
 from qmoe_core.training import crossval
 
 
@@ -51,7 +51,7 @@ class Run:
         return dict(self.__dict__)
 
 
-def of_bundle(bundle: Bundle, latency: Report | None) -> list[Run]:
+def of_bundle(bundle: Bundle, latency: BenchReport | None) -> list[Run]:
     """What a bundle records of its experts and mixtures."""
     made = bundle.provenance
     return [
@@ -100,7 +100,7 @@ def of_store(store: Store, bundles: Sequence[Bundle]) -> list[Run]:
         for made in [bundle.provenance]
         for name in bundle.experts
     }  # fmt: skip
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[StoreEntry]] = {}
     for entry in store.list(crossval.KIND):
         key, facts = entry.fields, entry.metadata
         address = _address(
@@ -115,7 +115,7 @@ def _address(*parts: object) -> str:
     return fingerprint(list(parts))
 
 
-def _of_folds(entries: Sequence[Entry]) -> Run:
+def _of_folds(entries: Sequence[StoreEntry]) -> Run:
     first = entries[0]
     facts, bits = first.metadata, EXPERTS[first.fields["expert"]].bits
     figures = bundling.summary([entry.metadata["f1"] for entry in entries])

@@ -16,7 +16,7 @@ from qmoe_core.evaluation.classification import confusion, mean_f1
 from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import MAX_EXPONENT
 from qmoe_core.routing.distilled import Predicted
-from qmoe_core.routing.mixing import MAX_ALPHA, Settings, Voices
+from qmoe_core.routing.mixing import MAX_ALPHA, Outputs, Settings
 from qmoe_core.routing.uncertainty import entropy
 
 ALPHAS: tuple[float, ...] = (0.0, *(float(f"{alpha:.3g}") for alpha in np.geomspace(0.1, MAX_ALPHA, 50)))
@@ -141,16 +141,16 @@ def parse_alphas(text: str) -> tuple[float, ...]:
 
 
 def alpha_sweep(
-    voices: Voices,
+    outputs: Outputs,
     labels: np.ndarray,
     settings: Settings,
     alphas: Sequence[float] | np.ndarray = ALPHAS,
     predicted: Predicted | None = None,
 ) -> AlphaSweep:
-    """Mix the same voices for every α, in one pass.
+    """Mix the same outputs for every α, in one pass.
 
     Args:
-        voices: leading axis n, such as a bundle's out-of-fold ones; `settings.normalise` divides by the
+        outputs: leading axis n, such as a bundle's out-of-fold ones; `settings.normalise` divides by the
             mean over these.
         labels: int [n].
         settings: how to mix; its own α is not used.
@@ -165,12 +165,12 @@ def alpha_sweep(
     values = np.asarray(alphas, np.float64)
     if values.ndim != 1 or not len(values) or not ((values >= 0.0) & (values <= MAX_ALPHA)).all():
         raise ConfigError(f"alphas: accepted is one or more numbers from 0 to {MAX_ALPHA:g}")
-    scale = mixing.mean_interest(voices, settings, predicted=predicted) if settings.normalise else 1.0
+    scale = mixing.mean_interest(outputs, settings, predicted=predicted) if settings.normalise else 1.0
     # α = 0 comes first: it is what flips are counted against.
     every = np.concatenate([[0.0], values])
-    cells = len(every) * voices.of(settings.experts).logits.size
+    cells = len(every) * outputs.of(settings.experts).logits.size
     parts = [
-        mixing.mix_alphas(voices, settings, some[:, None, None], mean_interest=scale, predicted=predicted)
+        mixing.mix_alphas(outputs, settings, some[:, None, None], mean_interest=scale, predicted=predicted)
         for some in np.array_split(every, -(-cells // MAX_CELLS))
     ]
     mixed = replace(
@@ -193,7 +193,7 @@ def alpha_sweep(
     return AlphaSweep(
         settings=settings,
         alphas=values,
-        f1=mean_f1(confusion(labels, called[1:], voices.logits.shape[-1])),
+        f1=mean_f1(confusion(labels, called[1:], outputs.logits.shape[-1])),
         accuracy=correct[1:].mean(axis=1),
         ece=reliability(mixed.probabilities[1:].max(axis=-1), correct[1:]).ece,
         epistemic=np.full(len(values), mixed.epistemic.mean()),
@@ -275,7 +275,7 @@ def interest(bundle: Bundle, settings: Settings) -> Interest:
         BundleError: the bundle carries no data set.
     """
     mixed = mixing.mix(
-        judged(bundle).voices,
+        judged(bundle).outputs,
         settings,
         mean_interest=bundle.mean_interest(settings),
         predicted=bundle.predict_out_of_fold(settings),

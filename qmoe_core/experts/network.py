@@ -7,6 +7,7 @@ float, as in the sizes of the paper's Table 7.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from qmoe_core.config import ExpertConfig
 from qmoe_core.experts.layers import BitLinear, IntegerLinear, PopcountLinear, RoundedLinear, TernaryLinear
-from qmoe_core.experts.spec import EXPERTS, ExpertSpec
+from qmoe_core.experts.spec import EXPERTS, ExpertSpec, Rule
 
 if TYPE_CHECKING:
     from qmoe_core.engine import ExpertWeights
@@ -24,17 +25,16 @@ if TYPE_CHECKING:
 LAYER_NORM_EPS = 1e-5
 
 
-def hidden_linear(spec: ExpertSpec, inputs: int, outputs: int, config: ExpertConfig) -> nn.Linear:
-    """One hidden layer in the expert's format."""
-    if spec.name == "ptq8":
-        return RoundedLinear(inputs, outputs)
-    if spec.format == "float":
-        return nn.Linear(inputs, outputs)
-    if spec.format == "ternary":
-        return TernaryLinear(inputs, outputs)
-    if spec.format == "sign":
-        return PopcountLinear(inputs, outputs, config.popcount_threshold)
-    return BitLinear(inputs, outputs, spec.bits)
+LAYERS: dict[Rule, Callable[[ExpertSpec, int, int, ExpertConfig], nn.Linear]] = {
+    "float": lambda spec, inputs, outputs, config: nn.Linear(inputs, outputs),
+    "symmetric": lambda spec, inputs, outputs, config: BitLinear(inputs, outputs, spec.bits),
+    "rounded": lambda spec, inputs, outputs, config: RoundedLinear(inputs, outputs),
+    "ternary": lambda spec, inputs, outputs, config: TernaryLinear(inputs, outputs),
+    "popcount": lambda spec, inputs, outputs, config: PopcountLinear(
+        inputs, outputs, config.popcount_threshold
+    ),
+}
+"""Of each rule, a hidden layer of K inputs and N outputs that learns by it."""
 
 
 class ExpertNetwork(nn.Module):
@@ -55,7 +55,7 @@ class ExpertNetwork(nn.Module):
         self.spec = EXPERTS[name]
         sizes = (dim, *config.hidden)
         self.hidden = nn.ModuleList(
-            hidden_linear(self.spec, inputs, outputs, config) for inputs, outputs in pairwise(sizes)
+            LAYERS[self.spec.rule](self.spec, inputs, outputs, config) for inputs, outputs in pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(outputs, eps=LAYER_NORM_EPS) for outputs in sizes[1:])
         self.dropout = nn.Dropout(config.dropout)

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 Mark = Literal["right", "wrong", ""]
 
 
-class Entry(msgspec.Struct, frozen=True):
+class LoggedDetection(msgspec.Struct, frozen=True):
     """A detection in the log: what `Detection` says, where it came from, and what a person says of it."""
 
     id: str
@@ -89,7 +89,7 @@ class _Kept:
         lines: how many the file has of this version's.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LoggedDetection] = field(default_factory=list)
     more: dict[str, dict[str, Any]] = field(default_factory=dict)
     foreign: list[bytes] = field(default_factory=list)
     lines: int = 0
@@ -155,7 +155,7 @@ class Log:
     ) -> None:
         self.capacity, self.sounds_bytes, self.folder = capacity, sounds_bytes, None
         self.dropped = 0
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, LoggedDetection] = {}
         self._sounds: dict[str, bytes] = {}
         self._held_bytes = 0
         self._lock = threading.RLock()
@@ -187,9 +187,9 @@ class Log:
                         _write(folder / SOUNDS / f"{entry_id}.flac", sound)
             self.folder = folder
 
-    def add(self, detection: Detection, *, source: str, bundle: str) -> Entry:
+    def add(self, detection: Detection, *, source: str, bundle: str) -> LoggedDetection:
         """Take a detection in; the oldest makes room."""
-        entry = Entry(
+        entry = LoggedDetection(
             id=uuid.uuid4().hex,
             source=source,
             bundle=bundle,
@@ -229,7 +229,7 @@ class Log:
                 self._forget(next(iter(self._sounds)))
         return entry
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LoggedDetection]:
         """All lines, oldest first."""
         with self._lock:
             return list(self._entries.values())
@@ -270,7 +270,7 @@ class Log:
     def _forget(self, entry_id: str) -> None:
         self._held_bytes -= len(self._sounds.pop(entry_id, b""))
 
-    def _append(self, line: Entry | _Marked) -> None:
+    def _append(self, line: LoggedDetection | _Marked) -> None:
         assert self.folder is not None
         append(self.folder / FILE, msgspec.json.encode(line))
 
@@ -304,7 +304,7 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def _read(path: Path) -> _Kept:
-    kept, entries, damaged = _Kept(), dict[str, Entry](), 0
+    kept, entries, damaged = _Kept(), dict[str, LoggedDetection](), 0
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -318,12 +318,12 @@ def _read(path: Path) -> _Kept:
             continue
         read = _known(fields)
         unknown = {name: fields[name] for name in fields.keys() - set(getattr(read, "__struct_fields__", ()))}
-        if isinstance(read, Entry):
+        if isinstance(read, LoggedDetection):
             entries[read.id] = read
             kept.more[read.id] = unknown
         elif isinstance(read, _Marked) and read.id in entries:
             entries[read.id] = msgspec.structs.replace(entries[read.id], mark=read.mark)
-        if isinstance(read, Entry) or (isinstance(read, _Marked) and not unknown):
+        if isinstance(read, LoggedDetection) or (isinstance(read, _Marked) and not unknown):
             kept.lines += 1
         else:
             kept.foreign.append(line)
@@ -335,10 +335,10 @@ def _read(path: Path) -> _Kept:
     return kept
 
 
-def _known(fields: dict[str, Any]) -> Entry | _Marked | None:
+def _known(fields: dict[str, Any]) -> LoggedDetection | _Marked | None:
     """What a line says, if this version knows."""
     with suppress(msgspec.ValidationError):
-        entry = msgspec.convert(fields, Entry)
+        entry = msgspec.convert(fields, LoggedDetection)
         if _ID.fullmatch(entry.id):
             return entry
     with suppress(msgspec.ValidationError):
@@ -381,7 +381,7 @@ _COLUMNS = (
 )
 
 
-def as_rows(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
+def as_rows(entries: Iterable[LoggedDetection]) -> Iterator[dict[str, Any]]:
     """Entries with their times of day in words and the name of their sound in `as_zip`."""
     for entry in entries:
         row = msgspec.structs.asdict(entry)
@@ -389,19 +389,19 @@ def as_rows(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
         yield {key: (row | {"sound": sound_name(entry)})[key] for key in _COLUMNS}
 
 
-def sound_name(entry: Entry) -> str:
+def sound_name(entry: LoggedDetection) -> str:
     """What an entry's sound is called in `as_zip`: safe on every system, and in order of time."""
     at = datetime.fromtimestamp(entry.start).strftime("%Y%m%d-%H%M%S")
     label = re.sub(r"[^\w-]+", "_", entry.label, flags=re.ASCII)[:40] or "sound"
     return f"{at}-{label}-{entry.id[:8]}.flac"
 
 
-def as_json(entries: Iterable[Entry]) -> str:
+def as_json(entries: Iterable[LoggedDetection]) -> str:
     """A list with one object a detection."""
     return json.dumps(list(as_rows(entries)), indent=1, ensure_ascii=False)
 
 
-def as_csv(entries: Iterable[Entry]) -> str:
+def as_csv(entries: Iterable[LoggedDetection]) -> str:
     """A row a detection; what a spreadsheet would run as a formula is defused."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _COLUMNS)
@@ -412,7 +412,7 @@ def as_csv(entries: Iterable[Entry]) -> str:
     return out.getvalue()
 
 
-def as_zip(log: Log, entries: Sequence[Entry]) -> bytes:
+def as_zip(log: Log, entries: Sequence[LoggedDetection]) -> bytes:
     """The sounds that are still held, as FLAC, and the log beside them as CSV and JSON."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:

@@ -25,7 +25,7 @@ from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection, Judged, Rules, Tracker
-from qmoe_core.live.log import Entry, Log
+from qmoe_core.live.log import Log, LoggedDetection
 from qmoe_core.live.ring import Ring
 from qmoe_core.live.sources import MAX_NOTES, Note, Source, State, Stream
 from qmoe_core.routing import mixing
@@ -153,13 +153,13 @@ class Pipeline:
                 judged = self._judged
                 self._answered.wait_for(lambda: self._judged > judged, timeout)
 
-    def step(self) -> list[Entry]:
+    def step(self) -> list[LoggedDetection]:
         """Take in what has come, and judge the newest window if one is due.
 
         Returns:
             The detections that were over with it.
         """
-        entries: list[Entry] = []
+        entries: list[LoggedDetection] = []
         stream = self.source.stream
         if stream is not self._stream:
             if self._stream is not None:
@@ -174,11 +174,11 @@ class Pipeline:
                 entries += self._flush()
         return entries
 
-    def pause(self) -> list[Entry]:
+    def pause(self) -> list[LoggedDetection]:
         """Log what is still open; a later `step` goes on with the sound that comes then."""
         return self._flush()
 
-    def finish(self) -> list[Entry]:
+    def finish(self) -> list[LoggedDetection]:
         """The source is over: judge the rest, and close what is still open."""
         entries = self.step()
         if self._stream is not None and self._resampler is not None:
@@ -234,9 +234,9 @@ class Pipeline:
             soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
         )
 
-    def _advance(self, stream: Stream) -> list[Entry]:
+    def _advance(self, stream: Stream) -> list[LoggedDetection]:
         started = time.perf_counter()
-        entries: list[Entry] = []
+        entries: list[LoggedDetection] = []
         first, samples = stream.ring.read(self._read)
         if not len(samples):
             return entries
@@ -297,14 +297,14 @@ class Pipeline:
         t0 = time.perf_counter()
         embeddings = self._embedder.embed(fitness.prepare(waveform)[None])
         t1 = time.perf_counter()
-        voices = self.bundle.listen(embeddings, mc_samples=settings.mc_samples).at(0)
+        outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples).at(0)
         t2 = time.perf_counter()
         decision = mixing.decide(
-            voices,
+            outputs,
             self.bundle.classes,
             settings,
             mean_interest=scale,
-            predicted=self.bundle.predict(voices, settings),
+            predicted=self.bundle.predict(outputs, settings),
             start_s=start_s,
             end_s=end_s,
         )
@@ -335,12 +335,12 @@ class Pipeline:
         middle = WINDOW_SAMPLES // 2
         filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
-        voices = self.bundle.listen(
+        outputs = self.bundle.outputs(
             self._embedder.embed(np.stack([fitness.prepare(half) for half in audible])),
             mc_samples=settings.mc_samples,
         )
-        predicted = self.bundle.predict(voices, settings)
-        probabilities = mixing.mix(voices, settings, mean_interest=scale, predicted=predicted).probabilities
+        predicted = self.bundle.predict(outputs, settings)
+        probabilities = mixing.mix(outputs, settings, mean_interest=scale, predicted=predicted).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
     def _mean_interest(self, settings: Settings) -> float:
@@ -350,12 +350,12 @@ class Pipeline:
             self._interest = (settings, self.bundle.mean_interest(settings))
         return self._interest[1]
 
-    def _flush(self) -> list[Entry]:
+    def _flush(self) -> list[LoggedDetection]:
         with self._lock:
             detections = self._tracker.flush()
         return self._keep(detections)
 
-    def _keep(self, detections: list[Detection]) -> list[Entry]:
+    def _keep(self, detections: list[Detection]) -> list[LoggedDetection]:
         entries = []
         name = self._stream.name if self._stream else ""
         for detection in detections:

@@ -24,7 +24,7 @@ from qmoe_core.audio import decode
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import AudioError, StoreError, UserError
 from qmoe_core.live.detections import Rules
-from qmoe_core.live.log import Entry, Log, append, clock, iso
+from qmoe_core.live.log import Log, LoggedDetection, append, clock, iso
 from qmoe_core.live.pipeline import HOP_S, Pipeline
 from qmoe_core.live.sources import MAX_RATE_HZ, MIN_RATE_HZ, HeldSource, HostSource, Note, Source, devices
 from qmoe_core.routing.mixing import Settings
@@ -116,7 +116,7 @@ class Listening:
     bundle: Bundle
     settings: Settings
     rules: Rules
-    tell: Callable[[Entry], None]
+    tell: Callable[[LoggedDetection], None]
     remark: Callable[[str], None]
     ending: Ending = field(default_factory=Ending)
 
@@ -184,21 +184,26 @@ class Listening:
         return None
 
     def to_file(self, source: str | bytes, speed: float | None, *, name: str | None = None) -> Pipeline:
-        """Listen to a file as if it were a microphone.
+        """Listen to a file as if it were a microphone, one of any length.
+
+        Times of day are the recording's, where its header or its name tells when it began; a time without a
+        zone counts as this machine's.
 
         Args:
             source: its path, or its bytes; name: what to call it, by default as the path says.
             speed: 1 is as it was recorded; None as fast as it goes.
 
         Raises:
-            AudioError: see `decode.load`.
+            AudioError: see `decode.open_recording`; also in the middle.
         """
-        clip = decode.load(source, name=name)
-        for note in clip.notes:
-            self.remark(f"{clip.name}: {note}")
         size = math.ceil(HOP_S * decode.SAMPLE_RATE)
-        blocks = (clip.samples[i : i + size] for i in range(0, len(clip.samples), size))
-        return self._to_blocks(clip.name, decode.SAMPLE_RATE, _paced(blocks, decode.SAMPLE_RATE, speed))
+        with decode.open_recording(source, name=name) as recording:
+            blocks = _paced(_even(recording.blocks(), size), decode.SAMPLE_RATE, speed)
+            began = recording.recorded.timestamp() if recording.recorded else None
+            pipeline = self._to_blocks(recording.name, decode.SAMPLE_RATE, blocks, began)
+            for note in recording.notes:
+                self.remark(f"{recording.name}: {note}")
+        return pipeline
 
     def to_stream(self, stream: BinaryIO, rate: int | None, kind: str) -> Pipeline:
         """Listen to raw mono samples until there are no more.
@@ -219,8 +224,10 @@ class Listening:
             )
         return self._to_blocks("standard input", rate, _raw(stream, round(HOP_S * rate), kind))
 
-    def _to_blocks(self, name: str, rate: int, blocks: Iterable[np.ndarray]) -> Pipeline:
-        source = HeldSource(name, rate)
+    def _to_blocks(
+        self, name: str, rate: int, blocks: Iterable[np.ndarray], began: float | None = None
+    ) -> Pipeline:
+        source = HeldSource(name, rate, began)
         if source.state.sentence:
             self.remark(source.state.sentence)
         pipeline = self._pipeline(source)
@@ -243,9 +250,21 @@ class Listening:
     def _pipeline(self, source: Source) -> Pipeline:
         return Pipeline(source, self.bundle, self.settings, self.rules, Log(capacity=1))
 
-    def _tell(self, entries: Iterable[Entry]) -> None:
+    def _tell(self, entries: Iterable[LoggedDetection]) -> None:
         for entry in entries:
             self.tell(entry)
+
+
+def _even(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `size`, the last one shorter."""
+    rest = np.empty(0, np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        whole = len(rest) // size * size
+        yield from rest[:whole].reshape(-1, size)
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
 
 
 def _paced(blocks: Iterable[np.ndarray], rate: int, speed: float | None) -> Iterator[np.ndarray]:
@@ -284,7 +303,7 @@ def _next(stream: BinaryIO, size: int) -> bytes:
     return b"".join(parts)
 
 
-def text(entry: Entry, *, live: bool) -> str:
+def text(entry: LoggedDetection, *, live: bool) -> str:
     """A detection as a line: times of day from a microphone, seconds from a file."""
     span = (
         f"{clock(entry.start)}–{clock(entry.end)}" if live else f"{entry.start_s:7.1f} –{entry.end_s:7.1f} s"
@@ -296,7 +315,7 @@ def text(entry: Entry, *, live: bool) -> str:
     )
 
 
-def line(entry: Entry) -> bytes:
+def line(entry: LoggedDetection) -> bytes:
     """A detection as a line of JSON: what design.md promises."""
     return msgspec.json.encode(
         {
@@ -357,7 +376,7 @@ def parse_thresholds(texts: Iterable[str], classes: tuple[str, ...]) -> dict[str
     return found
 
 
-def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], None]:
+def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[LoggedDetection], None]:
     """Adds detections to a file of JSON lines as they come; each is on the disk before the next.
 
     A line has what `line` has, and `start` and `end` (times of day, ISO 8601), `source` and `bundle`. The
@@ -373,7 +392,7 @@ def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], N
         raise StoreError(f"{path}: the log cannot be written ({error.strerror or error})") from None
     said: list[str] = []
 
-    def tell(entry: Entry) -> None:
+    def tell(entry: LoggedDetection) -> None:
         more = {"start": iso(entry.start), "end": iso(entry.end)}
         more |= {"source": entry.source, "bundle": entry.bundle}
         try:
@@ -387,10 +406,10 @@ def logging_to(path: Path, remark: Callable[[str], None]) -> Callable[[Entry], N
     return tell
 
 
-def printing(as_json: bool, live: bool) -> Callable[[Entry], None]:
+def printing(as_json: bool, live: bool) -> Callable[[LoggedDetection], None]:
     """Prints detections as they come, on standard output."""
 
-    def tell(entry: Entry) -> None:
+    def tell(entry: LoggedDetection) -> None:
         data = line(entry) if as_json else text(entry, live=live).encode()
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()

@@ -33,7 +33,7 @@ Progress = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """A benchmark's outcome: what was run, where, and a row for each contestant."""
 
     what: str
@@ -60,19 +60,19 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def keep(report: Report, store: Store) -> None:
+def keep(report: BenchReport, store: Store) -> None:
     """Keep a report for the pages."""
     document = report.to_json()
     store.put(KIND, {"what": report.what, "at": time.time_ns()}, {}, document)
 
 
-def last(what: str, store: Store) -> Report | None:
+def last(what: str, store: Store) -> BenchReport | None:
     """The newest kept report of a kind of benchmark, or None."""
     found = [entry for entry in store.list(KIND) if entry.metadata.get("what") == what]
     if not found:
         return None
     newest = max(found, key=lambda entry: entry.created).metadata
-    return Report(newest["what"], newest["environment"], newest["rows"])
+    return BenchReport(newest["what"], newest["environment"], newest["rows"])
 
 
 def _weights(
@@ -190,7 +190,7 @@ def run_latency(
     cold: bool = False,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Report:
+) -> BenchReport:
     """Time experts, mixtures and peers in one interleaved run on one thread.
 
     Args:
@@ -237,7 +237,7 @@ def run_latency(
         weights="random" if bundle is None else f"bundle {bundle}",
         rounds=len(next(iter(times.values()))),
     )
-    return Report("latency-cold" if cold else "latency", where, documents)
+    return BenchReport("latency-cold" if cold else "latency", where, documents)
 
 
 def _paired(times: dict[str, np.ndarray], slower: str, faster: str) -> float:
@@ -256,7 +256,7 @@ def run_energy(
     per_day: float = 1e6,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Report:
+) -> BenchReport:
     """Energy of an inference of each expert and of torch fp32, in interleaved blocks.
 
     Then the energy of training one expert on the default bundle's clips, and after how many inferences
@@ -304,7 +304,7 @@ def run_energy(
             "source": training.source,
         },
     )
-    return Report("energy", where, rows)
+    return BenchReport("energy", where, rows)
 
 
 def training_block(block_s: float, country: str) -> energy.Block:
@@ -329,20 +329,20 @@ def training_block(block_s: float, country: str) -> energy.Block:
     return energy.track("training", country, work)
 
 
-def run_memory(bundle_names: Sequence[str] = (), *, runs: int = 3) -> Report:
+def run_memory(bundle_names: Sequence[str] = (), *, runs: int = 3) -> BenchReport:
     """Peak memory of a fresh serving process for each bundle."""
     names = list(bundle_names) or bundles.names()
     rows = [memory.serving(str(bundles.find(name)), name=name, runs=runs).to_json() for name in names]
-    return Report("memory", environment.describe(), rows)
+    return BenchReport("memory", environment.describe(), rows)
 
 
-def run_size(shape: Sequence[int] = size.PAPER_SHAPE, experts: Sequence[str] = NAMES) -> Report:
+def run_size(shape: Sequence[int] = size.PAPER_SHAPE, experts: Sequence[str] = NAMES) -> BenchReport:
     """Bytes on disk of each packed expert of a shape."""
     rows = [row.to_json() for row in size.sizes(shape, experts)]
-    return Report("size", environment.describe(shape=list(shape)), rows)
+    return BenchReport("size", environment.describe(shape=list(shape)), rows)
 
 
-def figure(report: Report, path: Path) -> None:
+def figure(report: BenchReport, path: Path) -> None:
     """Write the distributions of a latency run as one self-contained HTML page (ECDF of each row)."""
     import plotly.graph_objects as go
 

@@ -51,7 +51,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Row:
+class EnergyRow:
     """Energy of one inference; mJ, and µg of CO2 for the chosen grid.
 
     gross: all that was drawn while it ran. net: less what the idle machine draws in that time.
@@ -191,7 +191,9 @@ def _work(call: Callable[[], object] | None, seconds: float) -> int:
     return calls
 
 
-def summarise(contestants: Sequence[Contestant], blocks: Sequence[Block], *, baseline: str) -> list[Row]:
+def summarise(
+    contestants: Sequence[Contestant], blocks: Sequence[Block], *, baseline: str
+) -> list[EnergyRow]:
     """Energy of one inference of each contestant, and its ratio to the baseline's."""
     idle = [block for block in blocks if block.name == IDLE]
     idle_kw = sum(b.gross_kwh for b in idle) / (sum(b.wall_s for b in idle) / 3600.0) if idle else 0.0
@@ -204,7 +206,7 @@ def summarise(contestants: Sequence[Contestant], blocks: Sequence[Block], *, bas
         gross = sum(b.gross_kwh for b in found)
         ratios = per_call[baseline] / per_call[contestant.name]
         rows.append(
-            Row(
+            EnergyRow(
                 name=contestant.name,
                 source=found[0].source,
                 n=calls,

@@ -15,7 +15,7 @@ import numpy as np
 from qmoe_core.config import fingerprint
 from qmoe_core.measure import environment
 from qmoe_core.runtime.identity import identity
-from qmoe_core.runtime.store import Entry, Store
+from qmoe_core.runtime.store import Store, StoreEntry
 
 KIND = "measurements"
 
@@ -34,7 +34,7 @@ def measured(
     store: Store,
     *,
     fresh: bool = False,
-) -> Entry:
+) -> StoreEntry:
     """A measurement from the store, or made now and kept with the environment it was made in.
 
     Args:

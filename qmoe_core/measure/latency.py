@@ -46,7 +46,7 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Row:
+class LatencyRow:
     """One contestant's figures; times in microseconds."""
 
     name: str
@@ -157,7 +157,7 @@ def summarise(
     baseline: str,
     batch: int = 1,
     threads: int = 1,
-) -> list[Row]:
+) -> list[LatencyRow]:
     """Figures of a race, with every contestant compared to the baseline."""
     against = np.median(times[baseline], axis=1)
     others = [c.name for c in contestants if c.name != baseline]
@@ -171,7 +171,7 @@ def summarise(
         p50, p95, p99 = np.quantile(us, [0.5, 0.95, 0.99])
         raw, by_holm, by_bonferroni = tests.get(contestant.name, (None, None, None))
         rows.append(
-            Row(
+            LatencyRow(
                 name=contestant.name,
                 kind=contestant.kind,
                 note=contestant.note,

@@ -79,7 +79,7 @@ def _printed(command: list[str], name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class MemoryRow:
     """A serving process: peak resident memory, and what it imported that it should not."""
 
     name: str
@@ -94,7 +94,7 @@ class Row:
         return {**self.__dict__, "heavy_imports": list(self.heavy_imports)}
 
 
-def serving(bundle: str | None, *, name: str, runs: int = 3) -> Row:
+def serving(bundle: str | None, *, name: str, runs: int = 3) -> MemoryRow:
     """Start fresh processes that load a bundle and judge five seconds of noise.
 
     Args:
@@ -107,7 +107,7 @@ def serving(bundle: str | None, *, name: str, runs: int = 3) -> Row:
     """
     command = [sys.executable, "-c", _PEAK + _SERVE, bundle or ""]
     results = [json.loads(_printed(command, name)) for _ in range(runs)]
-    return Row(
+    return MemoryRow(
         name=name,
         n=runs,
         peak_bytes=max(r["peak_bytes"] for r in results),

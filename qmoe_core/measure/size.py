@@ -29,7 +29,7 @@ PAPER_KB = {
 
 
 @dataclass(frozen=True)
-class Row:
+class SizeRow:
     """One expert's file."""
 
     name: str
@@ -79,7 +79,7 @@ def random_expert(name: str, shape: Sequence[int] = PAPER_SHAPE, seed: int = 0) 
     return engine.ExpertWeights(name, tuple(layers), head, np.zeros(shape[-1], np.float32))
 
 
-def sizes(shape: Sequence[int] = PAPER_SHAPE, experts: Sequence[str] = NAMES) -> list[Row]:
+def sizes(shape: Sequence[int] = PAPER_SHAPE, experts: Sequence[str] = NAMES) -> list[SizeRow]:
     """Write every expert to disk and look at the file.
 
     Args:
@@ -95,7 +95,7 @@ def sizes(shape: Sequence[int] = PAPER_SHAPE, experts: Sequence[str] = NAMES) ->
             engine.save(weights, path, **scaler)
             found[name] = weights.parameters, path.stat().st_size
     return [
-        Row(
+        SizeRow(
             name=name,
             parameters=found[name][0],
             bytes=found[name][1],

@@ -33,6 +33,18 @@ THEMES: dict[Theme, str] = {
 }
 """Each theme's title, in the order of reading."""
 
+Ground = Literal["arithmetic", "code", "reproduction"]
+GROUNDS: dict[Ground, str] = {
+    "arithmetic": "Arithmetic of the printed tables",
+    "code": "The text against the published code",
+    "reproduction": "Not reproduced here",
+}
+"""What a check compares the statement with; each title, in the order of reading."""
+HOLDS = "What holds"
+"""The title above all statements that hold; it is read first."""
+
+COMMIT = "public code, commit dfbb02c (later versions exist and were not examined)"
+
 Cost = Literal["arithmetic", "bundle", "experiment"]
 COSTS: dict[Cost, str] = {
     "arithmetic": "arithmetic on the paper’s tables, instant",
@@ -42,6 +54,7 @@ COSTS: dict[Cost, str] = {
 
 Values = Mapping[str, float]
 T = TypeVar("T")
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,13 @@ class Claim:
     """A statement and its check.
 
     Attributes:
-        id: 1 to 31.
+        id: 1 and up.
+        ground: what the statement is compared with.
         claim: the statement that is judged, in one sentence.
         source: where it stands.
         test: how it is tested.
         paper: the figure that the paper prints, or what its code does.
+        turns: what would change the verdict, in one sentence.
         cost: what the check costs, one of `COSTS`.
         measure: gives the figures; what it raises (a `UserError`, a package that is missing) makes the claim
             not testable here.
@@ -112,10 +127,12 @@ class Claim:
 
     id: int
     theme: Theme
+    ground: Ground
     claim: str
     source: str
     test: str
     paper: str
+    turns: str
     cost: Cost
     measure: Callable[[Materials], Figures] = field(repr=False)
     judge: Callable[[Values], Ruling] = field(repr=False)
@@ -124,6 +141,36 @@ class Claim:
 def ruling(holds: bool, ours: str, yes: str, no: str) -> Ruling:
     """The ruling of a plain condition, with the reason for either outcome."""
     return Ruling("holds" if holds else "does-not-hold", ours, yes if holds else no)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in per cent, with a space that does not break.
+
+    >>> percent(0.984, 1)
+    '98.4\\xa0%'
+    """
+    return f"{100.0 * share:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
+
+
+def scientific(value: float) -> str:
+    """A number of any size, with one digit.
+
+    >>> scientific(8.3e-12), scientific(0.0)
+    ('8·10⁻¹²', '0')
+    """
+    if value == 0.0:
+        return "0"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and three decimals.
+
+    >>> signed(-0.0123), signed(0.02)
+    ('−0.012', '+0.020')
+    """
+    return f"{value:+.3f}".replace("-", "−")
 
 
 @dataclass(frozen=True)

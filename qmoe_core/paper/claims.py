@@ -17,7 +17,7 @@ import msgspec
 
 from qmoe_core.errors import Cancelled, ConfigError, StoreError, UserError
 from qmoe_core.paper import features, latency, protocol, quantisation, routing, statistics
-from qmoe_core.paper.claim import VERDICTS, Claim, Figures, Materials, Ruling, Verdict
+from qmoe_core.paper.claim import GROUNDS, HOLDS, VERDICTS, Claim, Figures, Materials, Ruling, Verdict
 from qmoe_core.runtime.store import Store
 from qmoe_core.runtime.system import processor
 
@@ -68,6 +68,8 @@ class Finding:
             "verdict": ruling.verdict,
             "why": ruling.why,
             "theme": claim.theme,
+            "ground": claim.ground,
+            "turns": claim.turns,
             "cost": claim.cost,
             "basis": self.figures.basis if self.figures else None,
             "figures": self.figures.values if self.figures else {},
@@ -105,7 +107,8 @@ def check(claim: Claim, materials: Materials) -> Finding:
         figures = claim.measure(materials)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        missing = f"It needs {package}, which is not installed: pip install 'qmoe-lab[lab]'."
+        extra = "bench" if package == "memory_profiler" else "lab"
+        missing = f"It needs {package}, which is not installed: pip install 'qmoe-lab[{extra}]'."
         figures, ruling = None, Ruling("not-testable", "not measured", missing)
     except UserError as error:
         figures, ruling = None, Ruling("not-testable", "not measured", str(error))
@@ -184,6 +187,43 @@ def latest(store: Store | None = None) -> dict[int, Finding]:
             continue
         found[claim.id] = Finding(claim, figures, ruling, kept["at"], kept["seconds"], kept["machine"])
     return found
+
+
+def grouped(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Findings by heading: what holds first, then by what the statement was compared with."""
+    groups: dict[str, list[Finding]] = {HOLDS: [], **{title: [] for title in GROUNDS.values()}}
+    for finding in findings:
+        holds = finding.ruling.verdict == "holds"
+        groups[HOLDS if holds else GROUNDS[finding.claim.ground]].append(finding)
+    return {title: found for title, found in groups.items() if found}
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """Findings as a document for the authors: how it was tested, what came out, what would change it."""
+    count = tally(findings)
+    lines = [
+        "# Statements of “Uncertainty Makes It Stable”, recomputed",
+        "",
+        f"{len(findings)} statements of the paper and its public code were tested: {count['holds']} hold, "
+        f"{count['does-not-hold']} do not, {count['not-testable']} could not be tested. A verdict is about "
+        "the sentence that is quoted, not about the work as a whole. Corrections are welcome.",
+    ]
+    for title, found in grouped(findings).items():
+        lines += ["", f"## {title}"]
+        for finding in found:
+            claim, ruling = finding.claim, finding.ruling
+            basis = finding.figures.basis if finding.figures else "nothing"
+            lines += [
+                "",
+                f"### {claim.id}. {claim.claim}",
+                "",
+                f"- **Where:** {claim.source}. Printed: {claim.paper}",
+                f"- **Tested:** {claim.test} ({basis})",
+                f"- **Came out:** {ruling.ours}",
+                f"- **Verdict:** {ruling.verdict.replace('-', ' ')}. {ruling.why}",
+                f"- **What would change it:** {claim.turns}",
+            ]
+    return "\n".join(lines) + "\n"
 
 
 def tally(findings: Iterable[Finding]) -> dict[Verdict, int]:

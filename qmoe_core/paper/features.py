@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from qmoe_core.evaluation.significance import bootstrap_interval
-from qmoe_core.numbers import percent
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
@@ -15,6 +14,7 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
+    percent,
     ruling,
 )
 from qmoe_core.paper.tables import table
@@ -65,11 +65,9 @@ def _judge_embeddings(v: Values) -> Ruling:
     ours = (
         f"EfficientNet-B3 gives {v['efficientnet_b3']:,.0f} numbers, MobileNetV3-small "
         f"{v['mobilenetv3_small_100']:,.0f}. Through two runs of an unseeded linear layer, as on two "
-        f"sets, {percent(v['runs_agree'], 0)} of our clips keep the same nearest neighbour (95 %: "
-        f"{percent(v['runs_agree_low'], 0)}–{percent(v['runs_agree_high'], 0)}); the neighbour has the "
-        f"clip’s "
-        f"class on {percent(v['neighbour_right'], 0)} before and "
-        f"{percent(v['neighbour_right_projected'], 0)} "
+        f"sets, {percent(v['runs_agree'])} of our clips keep the same nearest neighbour (95 %: "
+        f"{percent(v['runs_agree_low'])}–{percent(v['runs_agree_high'])}); the neighbour has the clip’s "
+        f"class on {percent(v['neighbour_right'])} before and {percent(v['neighbour_right_projected'])} "
         "after it."
     )
     return ruling(
@@ -118,11 +116,13 @@ CLAIMS = (
     Claim(
         10,
         "features",
+        "code",
         "The embeddings are 1,024 numbers from the penultimate layer of EfficientNet-B3.",
         "§3.1, §4.2, §4.3",
         "Build both backbones and ask for the size of what they give; pass the default bundle’s "
         "embeddings twice through an unseeded linear layer and compare nearest neighbours.",
         "1,024",
+        "An EfficientNet-B3 whose penultimate layer has 1,024 numbers.",
         "experiment",
         _embeddings,
         _judge_embeddings,
@@ -130,10 +130,12 @@ CLAIMS = (
     Claim(
         11,
         "features",
+        "arithmetic",
         "The classifier has hidden layers of 256, 128 and 64 and a dropout of 0.3.",
         "§4.2; against §4.3",
         "Count the parameters of the two networks that the text describes and compare with Table 7.",
         "[256, 128, 64] with 0.3 in §4.2, [640, 320] with 0.195 in §4.3",
+        "A parameter count in Table 7 that is that of the network of §4.2.",
         "arithmetic",
         _architecture,
         _judge_architecture,

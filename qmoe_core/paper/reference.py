@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from qmoe_core.paper.tables import MODELS
 from qmoe_core.routing.curiosity import top_k
 from qmoe_core.routing.uncertainty import softmax
 
@@ -21,18 +23,15 @@ ROUTER_HIDDEN = (128, 64)
 TERNARY_THRESHOLD = 0.05
 
 
-def logged_only_curiosity(
-    logits: np.ndarray, mc_logits: np.ndarray, alpha: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The Bayesian router: its MC-dropout uncertainty is returned to be logged, and the routing ignores it.
+def logged_only_curiosity(logits: np.ndarray, mc_logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Bayesian router: the uncertainty of its MC passes is logged, and the routing is the router's.
 
     Args:
-        logits: g(z) [n, N]; mc_logits: of S thinned routers [S, n, N]; alpha: accepted and unused, as there.
+        logits: g(z) [n, N]; mc_logits: of S thinned routers [S, n, N].
 
     Returns:
-        The routing [n, N], and the uncertainty [n] that ends up in a file.
+        The routing [n, N], and the uncertainty [n] that is logged.
     """
-    del alpha
     return softmax(logits), softmax(mc_logits).var(axis=0).sum(axis=-1)
 
 
@@ -132,37 +131,84 @@ def router_parameters(dim: int, experts: int, hidden: Sequence[int] = ROUTER_HID
     return sum(inputs * outputs + outputs for inputs, outputs in pairwise((dim, *hidden, experts)))
 
 
+def millions(model: str, classes: int, *, router: bool = True) -> float:
+    """Parameters of one of Table 1's models with a head of so many classes, in millions.
+
+    >>> millions("BitNet-Q4/8/16-QMoE", 50)
+    5.04974
+    """
+    experts = MODELS[model].experts
+    total = sum(
+        expert_parameters(1536, classes, pre_norm=expert not in ("fp32", "ptq8")) for expert in experts
+    )
+    return (total + (router_parameters(1536, len(experts)) if router and len(experts) > 1 else 0)) / 1e6
+
+
 def unseeded_projection(z: np.ndarray, outputs: int, generator: np.random.Generator) -> np.ndarray:
     """The linear layer that two sets pass through: initialised at random, never trained, never kept."""
     bound = z.shape[1] ** -0.5
     return z @ generator.uniform(-bound, bound, (z.shape[1], outputs)).astype(np.float32)
 
 
-def profiler_runs(seconds: float) -> int:
-    """How often memory_profiler runs a function: again at a tenth of the interval until it has 5 samples.
+VALIDATED_CLIPS, BATCH = 400, 64
+PROFILER_INTERVAL_S = 0.01
 
-    >>> profiler_runs(1.0), profiler_runs(0.02), profiler_runs(0.0002)
-    (1, 3, 5)
+
+@dataclass(frozen=True)
+class Phase:
+    """A validation phase as the code times it; seconds.
+
+    Attributes:
+        whole_s: all of it, start and stop of the tracker included: the code's "latency" before dividing.
+        profiled_s: the memory profiler with the passes it runs.
+        work_s: the passes alone, all of them; runs: how many passes the profiler made.
     """
-    interval, runs = 0.1, 1
-    while seconds / interval <= 4.0 and interval >= 1e-6:
-        interval /= 10.0
-        runs += 1
-    return runs
+
+    whole_s: float
+    profiled_s: float
+    work_s: float
+    runs: int
 
 
-def tracked_phase(work: Callable[[], object], country: str = "FRA") -> tuple[float, float]:
-    """The code's "latency": the time around a phase, start and stop of its emissions tracker included.
+def validation(clips: int = VALIDATED_CLIPS, batch: int = BATCH) -> Callable[[], object]:
+    """One pass of a float classifier of the paper's sizes over a fold, in torch on one thread."""
+    import torch
 
-    Returns:
-        Seconds of the whole, and of `work` in it.
+    from qmoe_core.measure import peers, size
+
+    torch.set_num_threads(1)
+    network = peers.torch_network(size.random_expert("fp32"))
+    z = torch.from_numpy(np.random.default_rng(0).normal(size=(clips, 1536)).astype(np.float32))
+
+    @torch.inference_mode()
+    def run() -> object:
+        return [network(part).argmax(dim=1) for part in z.split(batch)]
+
+    run()
+    return run
+
+
+def timed_phase(work: Callable[[], object], country: str = "FRA") -> Phase:
+    """Time a phase as the code does: an emissions tracker around memory_profiler around the work.
+
+    Raises:
+        ModuleNotFoundError: memory_profiler is not installed.
     """
+    from memory_profiler import memory_usage
+
     from qmoe_core.measure import energy
 
-    def once() -> int:
+    passes: list[float] = []
+
+    def timed() -> None:
+        started = time.perf_counter()
         work()
+        passes.append(time.perf_counter() - started)
+
+    def once() -> int:
+        memory_usage((timed,), interval=PROFILER_INTERVAL_S)  # type: ignore[no-untyped-call]
         return 1
 
     started = time.perf_counter()
     block = energy.track("phase", country, once)
-    return time.perf_counter() - started, block.wall_s
+    return Phase(time.perf_counter() - started, block.wall_s, sum(passes), len(passes))

@@ -59,15 +59,18 @@ class ComputedTernaryLinear(nn.Linear):
         nn.init.xavier_uniform_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def effective_weight(self) -> Tensor:
+        """The weight [N, K] that products are made with."""
         centred = self.weight - self.weight.mean(dim=1, keepdim=True)
         size = centred.abs()
         kept = (size >= TERNARY_THRESHOLD * size.mean(dim=1, keepdim=True)).to(size.dtype)
         alpha = (size * kept).sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True).clamp(min=1.0)
-        weight = alpha * kept * centred.sign()
+        return alpha * kept * centred.sign()
+
+    def forward(self, input: Tensor) -> Tensor:
         return F.linear(
             input + (input.sign() - input).detach(),
-            self.weight + (weight - self.weight).detach(),
+            self.weight + (self.effective_weight() - self.weight).detach(),
             self.bias,
         )
 
@@ -75,8 +78,8 @@ class ComputedTernaryLinear(nn.Linear):
 class ComputedTernaryNetwork(PreNormNetwork):
     """The code's BitNet expert: its ternary layers between the LayerNorms, and a float head."""
 
-    def __init__(self, dim: int, classes: int, config: ExpertConfig) -> None:
-        super().__init__("fp32", dim, classes, config)
+    def __init__(self, name: str, dim: int, classes: int, config: ExpertConfig) -> None:
+        super().__init__(name, dim, classes, config)
         self.hidden = nn.ModuleList(
             ComputedTernaryLinear(inputs, outputs) for inputs, outputs in pairwise((dim, *config.hidden))
         )

@@ -6,6 +6,9 @@ shows in seconds, and each finding says that this is what was trained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from qmoe_core.config import ExpertConfig, Protocol
@@ -13,6 +16,10 @@ from qmoe_core.datasets import splits
 from qmoe_core.datasets.splits import Fold
 from qmoe_core.paper.claim import Materials
 from qmoe_core.runtime.system import processor
+
+if TYPE_CHECKING:
+    from qmoe_core.experts.network import ExpertNetwork
+    from qmoe_core.training.fit import Fit
 
 SEED = 42
 """The seed of the code's folds."""
@@ -42,19 +49,32 @@ def by_epoch(
     Returns:
         Weighted F1 on the test clips after each epoch, and the epoch of their lowest loss, from 1.
     """
-    from qmoe_core.experts.network import ExpertNetwork
-    from qmoe_core.paper.reference_networks import PreNormNetwork
-    from qmoe_core.training.fit import Scaler, fit
-    from qmoe_core.training.loop import reproducible
 
     def trained() -> tuple[list[float], int]:
-        z, y = m.data.embeddings.astype(np.float32), m.data.labels
-        scaler = Scaler.of(z[train])
-        kind = PreNormNetwork if pre_norm else ExpertNetwork
-        with reproducible(seed):
-            network = kind("fp32", z.shape[1], len(m.bundle.classes), SHORT)
-        watched = scaler(z[test]), y[test]
-        done = fit(network, scaler(z[train]), y[train], SHORT, seed=seed, epochs=EPOCHS, held_out=watched)
+        from qmoe_core.paper.reference_networks import PreNormNetwork
+
+        done = train_anew(m, train, test, seed, PreNormNetwork if pre_norm else None)
         return [epoch.f1 or 0.0 for epoch in done.history], done.epochs
 
     return m.once(("short", seed, pre_norm, train.tobytes(), test.tobytes()), trained)
+
+
+def train_anew(
+    m: Materials,
+    train: np.ndarray,
+    test: np.ndarray,
+    seed: int = 0,
+    kind: Callable[[str, int, int, ExpertConfig], ExpertNetwork] | None = None,
+    name: str = "fp32",
+) -> Fit:
+    """The training itself; `kind` builds another network than the lab's own of that format."""
+    from qmoe_core.experts.network import ExpertNetwork
+    from qmoe_core.training.fit import Scaler, fit
+    from qmoe_core.training.loop import reproducible
+
+    z, y = m.data.embeddings.astype(np.float32), m.data.labels
+    scaler = Scaler.of(z[train])
+    with reproducible(seed):
+        network = (kind or ExpertNetwork)(name, z.shape[1], len(m.bundle.classes), SHORT)
+    watched = scaler(z[test]), y[test]
+    return fit(network, scaler(z[train]), y[train], SHORT, seed=seed, epochs=EPOCHS, held_out=watched)

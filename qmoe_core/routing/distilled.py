@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qmoe_core.errors import BundleError
+from qmoe_core.experts.spec import CHEAPEST_FIRST
 from qmoe_core.routing.uncertainty import TINY, entropy, softmax
 
-CHEAPEST_FIRST = ("popcount", "q1", "bitnet", "q2", "q4", "q8", "ptq8", "q16", "fp32")
-"""Experts by what a packed inference takes (`qmoe bench latency`)."""
 FLOOR = 1e-12
 """Probabilities and entropies below this are alike to the head."""
 SMALLEST = 1e-5

@@ -92,7 +92,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Voices:
+class Outputs:
     """What the experts and the router said of some clips, before anything is mixed.
 
     Leading axes are the clips'. `experts` names the N of axis −2 (or −1) in order.
@@ -109,7 +109,7 @@ class Voices:
     router: np.ndarray
     router_mc: np.ndarray
 
-    def of(self, names: tuple[str, ...]) -> Voices:
+    def of(self, names: tuple[str, ...]) -> Outputs:
         """Only these experts, in this order.
 
         Raises:
@@ -121,15 +121,15 @@ class Voices:
         if missing:
             raise ConfigError(f"no expert {', '.join(missing)} here; there are {', '.join(self.experts)}")
         index = [self.experts.index(name) for name in names]
-        return Voices(names, self.logits[..., index, :], self.router[..., index], self.router_mc[..., index])
+        return Outputs(names, self.logits[..., index, :], self.router[..., index], self.router_mc[..., index])
 
-    def at(self, clip: int) -> Voices:
+    def at(self, clip: int) -> Outputs:
         """One clip of a leading axis."""
-        return Voices(self.experts, self.logits[clip], self.router[clip], self.router_mc[:, clip])
+        return Outputs(self.experts, self.logits[clip], self.router[clip], self.router_mc[:, clip])
 
-    def pooled(self) -> Voices:
+    def pooled(self) -> Outputs:
         """The clips of the first axis (windows of one recording) as one: mean distributions."""
-        return Voices(
+        return Outputs(
             self.experts,
             _log(softmax(self.logits).mean(axis=0)),
             _log(softmax(self.router).mean(axis=0)),
@@ -143,7 +143,7 @@ def _log(p: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Mixed:
-    """The mixture of some clips; axes as in `Voices`, N the experts in the mixture.
+    """The mixture of some clips; axes as in `Outputs`, N the experts in the mixture.
 
     Attributes:
         q: class distributions [..., N, C]; mean: q̄ [..., C].
@@ -180,12 +180,12 @@ class Mixed:
 
 
 def mix(
-    voices: Voices, settings: Settings, *, mean_interest: float = 1.0, predicted: Predicted | None = None
+    outputs: Outputs, settings: Settings, *, mean_interest: float = 1.0, predicted: Predicted | None = None
 ) -> Mixed:
     """Route, be curious, choose, mix (Eq. 5–8).
 
     Args:
-        voices: what was said; restricted to `settings.experts` here.
+        outputs: what was said; restricted to `settings.experts` here.
         settings: how to mix.
         mean_interest: the mean of d_i (or d̂_i, σ_i) over the calibration set, for `settings.normalise`.
         predicted: d̂_i of the same clips, for `distilled` alone; see `bundle.Bundle.predict`.
@@ -193,11 +193,11 @@ def mix(
     Raises:
         ConfigError: an expert in the settings that did not speak, or `distilled` without predictions.
     """
-    return mix_alphas(voices, settings, settings.alpha, mean_interest=mean_interest, predicted=predicted)
+    return mix_alphas(outputs, settings, settings.alpha, mean_interest=mean_interest, predicted=predicted)
 
 
 def mix_alphas(
-    voices: Voices,
+    outputs: Outputs,
     settings: Settings,
     alpha: float | np.ndarray,
     *,
@@ -214,12 +214,12 @@ def mix_alphas(
         With an array for α, `routing`, `weights`, `asked`, `ran`, `runs` and `probabilities` have its
         leading axes too.
     """
-    voices = voices.of(settings.experts)
-    q = softmax(voices.logits)
+    outputs = outputs.of(settings.experts)
+    q = softmax(outputs.logits)
     mean = q.mean(axis=-2)
     d = divergence(q, mean[..., None, :])
-    r = softmax(voices.router / settings.temperature)
-    r_mc = softmax(voices.router_mc[: settings.mc_samples] / settings.temperature)
+    r = softmax(outputs.router / settings.temperature)
+    r_mc = softmax(outputs.router_mc[: settings.mc_samples] / settings.temperature)
     r_std = r_mc.std(axis=0)
     scale = max(mean_interest, 1e-12) if settings.normalise else 1.0
     if settings.curiosity == "none":
@@ -242,7 +242,7 @@ def mix_alphas(
     ran = (weights > 0.0) | (settings.curiosity == "disagreement")
     ran |= asked[..., None] & (np.array(settings.experts) == settings.cheap_expert)
     if settings.mix == "logits":
-        probabilities = softmax((weights[..., None] * voices.logits).sum(axis=-2))
+        probabilities = softmax((weights[..., None] * outputs.logits).sum(axis=-2))
     else:
         probabilities = (weights[..., None] * q).sum(axis=-2)
     total, aleatoric = entropy(mean), entropy(q).mean(axis=-1)
@@ -268,15 +268,15 @@ def mix_alphas(
     )
 
 
-def mean_interest(voices: Voices, settings: Settings, *, predicted: Predicted | None = None) -> float:
+def mean_interest(outputs: Outputs, settings: Settings, *, predicted: Predicted | None = None) -> float:
     """The calibration set's mean d_i (or d̂_i, σ_i): what `normalise` divides by; 1 where there is none."""
-    mixed = mix(voices, replace(settings, normalise=False), predicted=predicted)
+    mixed = mix(outputs, replace(settings, normalise=False), predicted=predicted)
     mean = float(mixed.interest.mean())
     return mean if mean > 0.0 else 1.0
 
 
 def decide(
-    voices: Voices,
+    outputs: Outputs,
     classes: tuple[str, ...],
     settings: Settings,
     *,
@@ -288,19 +288,19 @@ def decide(
     """One clip's decision.
 
     Args:
-        voices: one clip's (no leading axis); experts outside the mixture are reported too.
+        outputs: one clip's (no leading axis); experts outside the mixture are reported too.
         classes: names of the C classes.
         settings: how to mix.
         mean_interest, predicted: see `mix`.
         start_s, end_s: where in the recording the window lies, seconds.
     """
-    mixed = mix(voices, settings, mean_interest=mean_interest, predicted=predicted)
+    mixed = mix(outputs, settings, mean_interest=mean_interest, predicted=predicted)
     unmoved = settings.curiosity == "distilled" and not mixed.asked
     factor = bonus(mixed.interest, 0.0 if unmoved else settings.alpha)
     place = {name: i for i, name in enumerate(settings.experts)}
-    everyone = softmax(voices.logits)
+    everyone = softmax(outputs.logits)
     experts = []
-    for row, name in enumerate(voices.experts):
+    for row, name in enumerate(outputs.experts):
         q, i = everyone[row], place.get(name)
         experts.append(
             ExpertOpinion(

@@ -351,11 +351,11 @@ class Story:
     curves: dict[tuple[str, str, int, str], list[dict[str, Any]]]
 
 
-def story(happened: Iterable[dict[str, Any]]) -> Story:
+def story(events: Iterable[dict[str, Any]]) -> Story:
     """Sum up a job's events, from the first on."""
     stage: dict[str, Any] = {"stage": "", "done": 0, "total": 0, "message": ""}
     folds, curves = [], {}
-    for event in happened:
+    for event in events:
         if event["event"] == "stage":
             stage = event
         elif event["event"] == "fold":

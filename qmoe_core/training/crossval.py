@@ -31,12 +31,12 @@ from qmoe_core.errors import DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.routing.router import Router
 from qmoe_core.runtime import system
 from qmoe_core.runtime.executor import Context, Observer
 from qmoe_core.runtime.identity import identity
-from qmoe_core.runtime.store import Entry, Store
+from qmoe_core.runtime.store import Store, StoreEntry
 
 if TYPE_CHECKING:
     from qmoe_core.experts.network import ExpertNetwork
@@ -161,14 +161,14 @@ class MixtureResult:
     """A mixture on one split, test clips as in `FoldResult`.
 
     Attributes:
-        voices: what its experts and router say of the test clips; router: the one trained on this split.
+        outputs: what its experts and router say of the test clips; router: the one trained on this split.
         f1: weighted F1 without and with curiosity, at the configuration's α and strategy.
     """
 
     experts: tuple[str, ...]
     split: Split
     test: np.ndarray
-    voices: Voices
+    outputs: Outputs
     router: Router
     f1: tuple[float, float]
     parameters: int
@@ -430,7 +430,7 @@ def _float_sources(task: Task, store: Store) -> dict[str, ExpertWeights]:
     return {part: from_tensors(entry.tensors, {"name": name}, f"{part}.") for part in parts}
 
 
-def _result(task: Task, entry: Entry, *, cached: bool) -> FoldResult:
+def _result(task: Task, entry: StoreEntry, *, cached: bool) -> FoldResult:
     tensors, metadata = entry.tensors, entry.metadata
     return FoldResult(
         expert=task.expert,
@@ -476,16 +476,16 @@ def compose(
         logits = np.stack([member.logits for member in members], axis=1).astype(np.float64)
         z_test = scaler(subject.embeddings[test])
 
-        def voices(
+        def outputs(
             router: Router,
             samples: int = config.router.mc_samples,
             logits: np.ndarray = logits,
             z: np.ndarray = z_test,
-        ) -> Voices:
+        ) -> Outputs:
             routing = router.logits(z).astype(np.float64)
-            return Voices(tuple(experts), logits, routing, router.mc_logits(z, samples).astype(np.float64))
+            return Outputs(tuple(experts), logits, routing, router.mc_logits(z, samples).astype(np.float64))
 
-        def score(router: Router, said: Callable[..., Voices] = voices, clips: np.ndarray = test) -> float:
+        def score(router: Router, said: Callable[..., Outputs] = outputs, clips: np.ndarray = test) -> float:
             plain = Settings.of(config.router, tuple(experts)).without_curiosity()
             return _f1(said(router, samples=1), plain, subject.labels[clips])
 
@@ -510,12 +510,12 @@ def compose(
             seed=split.seed,
             score=None if config.evaluation.selection == "inner-validation" else score,
         )
-        said = voices(router)
+        said = outputs(router)
         yield MixtureResult(
             experts=tuple(experts),
             split=split,
             test=test,
-            voices=said,
+            outputs=said,
             router=router,
             f1=_f1_pair(said, config, subject.labels[test]),
             parameters=sum(member.parameters for member in members) + _parameters(router),
@@ -540,18 +540,18 @@ def _parameters(router: Router) -> int:
     return sum(w.size for w in router.weights) + sum(b.size for b in router.biases)
 
 
-def _f1(voices: Voices, settings: Settings, labels: np.ndarray) -> float:
+def _f1(outputs: Outputs, settings: Settings, labels: np.ndarray) -> float:
     """Weighted F1 of a mixture."""
-    scale = mixing.mean_interest(voices, settings) if settings.normalise else 1.0
+    scale = mixing.mean_interest(outputs, settings) if settings.normalise else 1.0
     return weighted_f1(
-        labels, mixing.mix(voices, settings, mean_interest=scale).probabilities.argmax(axis=-1)
+        labels, mixing.mix(outputs, settings, mean_interest=scale).probabilities.argmax(axis=-1)
     )
 
 
-def _f1_pair(voices: Voices, config: Config, labels: np.ndarray) -> tuple[float, float]:
+def _f1_pair(outputs: Outputs, config: Config, labels: np.ndarray) -> tuple[float, float]:
     """Weighted F1 of a mixture without and with curiosity."""
-    settings = Settings.of(config.router, voices.experts)
-    return _f1(voices, settings.without_curiosity(), labels), _f1(voices, settings, labels)
+    settings = Settings.of(config.router, outputs.experts)
+    return _f1(outputs, settings.without_curiosity(), labels), _f1(outputs, settings, labels)
 
 
 @dataclass(frozen=True)
@@ -611,7 +611,7 @@ def run_joint(task: JointTask, root: str, observe: Observer | None = None) -> Mi
         entry = _train_joint(task, store, observe)
     subject, tensors = task.subject, entry.tensors
     test = task.split.fold.test
-    said = Voices(
+    said = Outputs(
         task.experts,
         tensors["logits"].astype(np.float64),
         tensors["router"].astype(np.float64),
@@ -622,7 +622,7 @@ def run_joint(task: JointTask, root: str, observe: Observer | None = None) -> Mi
         experts=task.experts,
         split=task.split,
         test=test,
-        voices=said,
+        outputs=said,
         router=Router.from_tensors(router, task.experts, task.config.router.dropout, task.config.seed),
         f1=_f1_pair(said, task.config, subject.labels[test]),
         parameters=entry.metadata["parameters"],
@@ -630,7 +630,7 @@ def run_joint(task: JointTask, root: str, observe: Observer | None = None) -> Mi
     )
 
 
-def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Entry:
+def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> StoreEntry:
     from qmoe_core.experts.network import export
     from qmoe_core.training.fit import predict
     from qmoe_core.training.routers import JointMixture, fit_joint, freeze

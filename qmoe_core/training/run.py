@@ -25,7 +25,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
-class Row:
+class ExpertScore:
     """One expert's or mixture's weighted F1 over folds × seeds (deviation with n − 1)."""
 
     name: str
@@ -36,7 +36,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingReport:
     """What `qmoe train` says."""
 
     dataset: str
@@ -50,7 +50,7 @@ class Report:
     found: int
     leaking_sources: int
     bundle: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[ExpertScore, ...]
 
     def to_json(self) -> dict[str, Any]:
         """`qmoe train --json` (design.md's contract)."""
@@ -79,9 +79,9 @@ class Report:
         }
 
 
-def _row(name: str, parameters: int, f1: Sequence[float]) -> Row:
+def _row(name: str, parameters: int, f1: Sequence[float]) -> ExpertScore:
     figures = bundling.summary(f1)
-    return Row(name, parameters, figures["mean"], figures["std"], tuple(f1))
+    return ExpertScore(name, parameters, figures["mean"], figures["std"], tuple(f1))
 
 
 def mixtures_of(
@@ -113,7 +113,7 @@ def train(
     progress: Callable[[str], executor.Progress] | None = None,
     cancelled: Callable[[], bool] | None = None,
     observe: executor.Observer | None = None,
-) -> Report:
+) -> TrainingReport:
     """Train and evaluate.
 
     Args:
@@ -182,7 +182,7 @@ def train(
             context=context,
         )
     folds = [split.fold for split in crossval.splits_of(subject, config, numbers[:1])]
-    return Report(
+    return TrainingReport(
         dataset=manifest.name,
         embedder=made.id,
         protocol=config.evaluation.protocol,

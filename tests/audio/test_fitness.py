@@ -56,11 +56,13 @@ def test_silence_takes_no_part_in_a_verdict(
 def test_pieces_between_silences(hiss: np.ndarray) -> None:
     second = SAMPLE_RATE
     sound, pause = hiss[:second], np.zeros(3 * second, np.float32)
-    pieces = fitness.sounding(np.concatenate([sound, pause, sound]), SAMPLE_RATE)
-    assert len(pieces) == 2
-    np.testing.assert_allclose(pieces, [(0, second), (4 * second, 5 * second)], atol=0.03 * second)
-    assert fitness.sounding(np.concatenate([sound, pause[:second], sound]), SAMPLE_RATE) == [(0, 3 * second)]
-    assert fitness.sounding(pause, SAMPLE_RATE) == [(0, 3 * second)]
+
+    def spans(*parts: np.ndarray) -> list[tuple[float, float]]:
+        return [(window.start_s, window.end_s) for window in decode.windows(clip(np.concatenate(parts)))]
+
+    np.testing.assert_allclose(spans(sound, pause, sound, pause), [(0, 1), (4, 5)], atol=0.03)
+    assert spans(sound, pause[:second], sound, sound, sound, sound) == [(0, 5), (1, 6)]
+    assert spans(pause, pause) == [(0, 5), (1, 6)]
 
 
 @pytest.mark.parametrize("db", [-10, -20, -40, -60])

@@ -23,13 +23,13 @@ def write(path: Path) -> None:
     data = loaded.dataset
     assert data is not None
     settings = loaded.settings()
-    voices = loaded.listen(data.embeddings.astype(np.float32))
+    outputs = loaded.outputs(data.embeddings.astype(np.float32))
     np.savez(
         path,
-        experts=softmax(voices.logits),
-        router=softmax(voices.router),
-        mixture=mixing.mix(voices, settings).probabilities,
-        out_of_fold=mixing.mix(data.voices, settings).probabilities,
+        experts=softmax(outputs.logits),
+        router=softmax(outputs.router),
+        mixture=mixing.mix(outputs, settings).probabilities,
+        out_of_fold=mixing.mix(data.outputs, settings).probabilities,
     )
 
 

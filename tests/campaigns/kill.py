@@ -33,7 +33,7 @@ from qmoe_core.bundles import export
 from qmoe_core.errors import BundleError
 from qmoe_core.paper.report import protocols, reproduce, ternary, writing
 from qmoe_core.paper.report.costs import Effort
-from qmoe_core.paper.report.document import Report
+from qmoe_core.paper.report.document import ReportDocument
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import run as training
 from tests import tiny
@@ -90,7 +90,7 @@ class Home:
     def export(self) -> None:
         export.export_packed(bundles.load(self.root / "bundle"), self.root / "carried.qmoe")
 
-    def report(self, rewritten: int = 0) -> Report:
+    def report(self, rewritten: int = 0) -> ReportDocument:
         """`qmoe reproduce --quick`, and its folder again and again, an older edition in turn with it."""
         random = ("evaluation.protocol=random", "evaluation.selection=best-on-test")
         of_code = config.load(settings=[*SMALLEST, *random])
@@ -132,7 +132,7 @@ class Home:
         return "" if found in whole else f"a report of {len(found)} files that is neither edition"
 
 
-def editions(report: Report) -> tuple[Report, Report]:
+def editions(report: ReportDocument) -> tuple[ReportDocument, ReportDocument]:
     """An older edition, with other and fewer files, and the report itself."""
     return replace(report, title=f"{report.title}, before", sections=report.sections[:-1]), report
 

@@ -260,9 +260,7 @@ async def classify(client: Client, number: int, pace_s: float, going: Going, too
         # Not a verdict, but the one that the command line gives of these very bytes.
         said = next((t for t in client.texts if t.startswith('<section class="qm-verdict"')), "")
         loaded = bundles.load()
-        expected = serve.classify(
-            serve.load(wav, loaded, name=f"{name}.wav"), loaded, loaded.settings()
-        ).whole
+        expected = serve.classify(decode.load(wav, name=f"{name}.wav"), loaded, loaded.settings()).whole
         if html.escape(words.capital(words.readable(expected.label))) not in said:
             raise Failed(f"{name} is {expected.label}, and the page says: {said or 'nothing'}")
         if before is not None:

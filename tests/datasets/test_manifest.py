@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmoe_core.datasets.manifest import Entry, Manifest, check, printable
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, check, printable
 from qmoe_core.errors import DatasetError
 
 
@@ -18,7 +18,7 @@ def manifest(root: Path, **changes) -> Manifest:
     entries = []
     for index, name in enumerate(("a.wav", "b.wav", "c.wav", "d.wav")):
         (root / name).write_bytes(bytes([index]))
-        entries.append(Entry(root / name, name, index // 2, index % 2 + 1, f"s{index}"))
+        entries.append(DatasetClip(root / name, name, index // 2, index % 2 + 1, f"s{index}"))
     return replace(Manifest("sounds", root, ("cat", "dog"), tuple(entries)), **changes)
 
 
@@ -72,10 +72,10 @@ def test_a_clip_that_went_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    def clips(*rows: tuple[int, int | None, str]) -> list[Entry]:
-        return [Entry(tmp_path, str(i), *row) for i, row in enumerate(rows)]
+    def clips(*rows: tuple[int, int | None, str]) -> list[DatasetClip]:
+        return [DatasetClip(tmp_path, str(i), *row) for i, row in enumerate(rows)]
 
-    def found(entries: list[Entry], classes: list[str]) -> list[str]:
+    def found(entries: list[DatasetClip], classes: list[str]) -> list[str]:
         return [f"{p.severity}: {p}" for p in check(entries, classes, "table")]
 
     fine = clips((0, None, "a"), (0, None, "a"), (1, None, "b"), (1, None, "b"))

@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from qmoe_core.engine import LEVELS, ExpertWeights, Format, HiddenLayer
+from qmoe_core.engine import LEVELS, ExpertWeights, HiddenLayer
 
 
 def random_expert(
-    layer_format: Format, sizes: tuple[int, ...], *, seed: int = 0, threshold: float = 0.05
+    layer_format: str, sizes: tuple[int, ...], *, seed: int = 0, threshold: float = 0.05
 ) -> ExpertWeights:
     """An expert with sizes (D, hidden…, C) whose levels cover the whole range, extremes included."""
     rng = np.random.default_rng(seed)

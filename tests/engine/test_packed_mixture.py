@@ -1,4 +1,4 @@
-"""The mixture on packed experts says what `moe` says, for every strategy, and runs only what it must."""
+"""The mixture on packed experts says what `mixing.mix` says, and runs only what it must."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.measure.size import random_expert
 from qmoe_core.routing import mixing
 from qmoe_core.routing.distilled import Head
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import softmax
 
@@ -43,15 +43,15 @@ def z() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(30, SHAPE[0])).astype(np.float32)
 
 
-def voices(mixture: PackedMixture, experts: dict[str, PackedExpert], z: np.ndarray, made: Router) -> Voices:
-    """What `moe.mix` needs, from the same quantized first layer, so that only the mixing is compared."""
+def outputs(mixture: PackedMixture, experts: dict[str, PackedExpert], z: np.ndarray, made: Router) -> Outputs:
+    """What `mixing.mix` needs, from the same quantized first layer, so that only the mixing is compared."""
     first = np.empty((len(z), mixture._sizes[0]), np.float32)
     scratch = mixture.numbers()._spaces[0].memory
     for row, one in zip(first, z, strict=True):
         mixture._forward(one, mixture._first, scratch, row)
     hidden = np.maximum(first, 0.0)
     rows = [made.experts.index(name) for name in mixture.names]
-    return Voices(
+    return Outputs(
         mixture.names,
         np.stack([experts[name].logits(z) for name in mixture.names], axis=1).astype(np.float64),
         made._rest(hidden)[:, rows].astype(np.float64),
@@ -85,7 +85,7 @@ def test_it_mixes_as_moe_does(experts, z, curiosity, cheap, alpha, top_k, hidden
     mixture = PackedMixture([experts[name] for name in names], made, head=learned, cheap=outside)
     out = mixture.numbers()
     settings = Settings(names, alpha=alpha, top_k=top_k, curiosity=curiosity, temperature=0.7, cheap=cheap)
-    said = voices(mixture, experts, z, made)
+    said = outputs(mixture, experts, z, made)
     predicted = learned(experts[cheap].logits(z), softmax(said.router / 0.7)) if learned else None
     expected = mixing.mix(said, settings, mean_interest=1.0, predicted=predicted)
     for i, one in enumerate(z):
@@ -178,7 +178,7 @@ def test_the_quantized_router_leaves_the_default_set_as_it_was() -> None:
     assert data is not None
     settings = loaded.settings()
     embeddings = data.embeddings.astype(np.float32)
-    expected = mixing.mix(loaded.listen(embeddings), settings)
+    expected = mixing.mix(loaded.outputs(embeddings), settings)
     z = np.ascontiguousarray(loaded.standardise(embeddings))
     mixture = PackedMixture([loaded.expert(name) for name in settings.experts], loaded.router)
     out = mixture.numbers()

@@ -83,8 +83,8 @@ def test_figures_are_those_of_the_mixture(found: Comparison) -> None:
     at = found.alphas.index(100.0)
     row = next(row for row in found.rows if row.cheap == "q1")
 
-    mixed = mixing.mix(data.voices, way, predicted=shipped.predict_out_of_fold(way))
-    true = mixing.mix(data.voices, replace(way, curiosity="disagreement"))
+    mixed = mixing.mix(data.outputs, way, predicted=shipped.predict_out_of_fold(way))
+    true = mixing.mix(data.outputs, replace(way, curiosity="disagreement"))
 
     assert row.runs[at] == mixed.runs.mean() == 1.0 + mixed.asked.mean()
     assert row.agreement[at] == (mixed.weights.argmax(-1) == true.weights.argmax(-1)).mean()

@@ -22,7 +22,7 @@ from qmoe_core.evaluation.formats import (
 from qmoe_core.evaluation.pareto import Budget, cheapest, front, misfits
 from qmoe_core.evaluation.scenarios import SCENARIOS, answer, answers
 from qmoe_core.experts.spec import EXPERTS, NAMES
-from qmoe_core.measure.bench import Report
+from qmoe_core.measure.bench import BenchReport
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_measurements_are_matched_by_name(loaded: Bundle) -> None:
     shape = [loaded.manifest.dim, *loaded.config.expert.hidden, len(loaded.classes)]
     where = {"processor": "Some CPU", "threads": 1, "shape": shape}
 
-    latency = Report("latency", where, times)
-    rows = {one.name: one for one in formats(loaded, latency, Report("energy", {}, energies))}
+    latency = BenchReport("latency", where, times)
+    rows = {one.name: one for one in formats(loaded, latency, BenchReport("energy", {}, energies))}
 
     assert (rows["q4"].p50_us, rows["q4"].p95_us, rows["q4"].p99_us, rows["q4"].std_us) == (
         1.0,
@@ -105,9 +105,9 @@ def test_measurements_are_matched_by_name(loaded: Bundle) -> None:
     assert rows["q8"].p50_us is None
     assert measured_on(latency, loaded).startswith("Some CPU, 1 thread, network")
     assert measured_on(latency, loaded).endswith("(as in this bundle)")
-    other = Report("latency", {**where, "shape": [1536, 640, 320, 50]}, times)
+    other = BenchReport("latency", {**where, "shape": [1536, 640, 320, 50]}, times)
     assert "network 1536–640–320–50 (this bundle has" in measured_on(other, loaded)
-    assert measured_on(Report("energy", {"processor": "Some CPU", "threads": 2}, []), loaded) == (
+    assert measured_on(BenchReport("energy", {"processor": "Some CPU", "threads": 2}, []), loaded) == (
         "Some CPU, 2 threads"
     )
 
@@ -142,8 +142,8 @@ def test_one_bit_has_no_zero_and_two_bits_have_most_there(loaded: Bundle) -> Non
 
 
 def test_grids_that_are_not_there(loaded: Bundle) -> None:
-    with pytest.raises(BundleError, match="no expert 'q3'; there are fp32"):
-        weight_grid(loaded, "q3")
+    with pytest.raises(BundleError, match="no expert 'q5'; there are fp32"):
+        weight_grid(loaded, "q5")
     with pytest.raises(BundleError, match="no hidden layer 2; accepted is 0 to 1"):
         weight_grid(loaded, "q4", 2)
 

@@ -13,7 +13,7 @@ from qmoe_core.errors import BundleError, Cancelled, ConfigError, DatasetError
 from qmoe_core.evaluation import ood
 from qmoe_core.evaluation.ood import HeldOut, hold_out, kept, report, without
 from qmoe_core.evaluation.selective import MEASURES
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.store import Store
 
@@ -89,13 +89,13 @@ def test_held_out_clips_meet_the_experts_that_test_their_own_fold(
     tiny_subject, tiny_config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met = []
-    listen = ood._listen
+    listen = ood._outputs
 
     def watched(subject, mixture, embeddings, config, store):
         met.append((mixture.split.fold.name, embeddings))
         return listen(subject, mixture, embeddings, config, store)
 
-    monkeypatch.setattr(ood, "_listen", watched)
+    monkeypatch.setattr(ood, "_outputs", watched)
     found = hold_out(tiny_subject, ["hiss"], ["q4"], tiny_config, Context(store))
 
     folds = tiny_subject.folds
@@ -141,9 +141,9 @@ def test_the_report_says_what_it_rests_on(held: HeldOut) -> None:
 
 
 def test_an_uncertainty_that_knows_scores_one(held: HeldOut) -> None:
-    def said(n: int, p: float) -> Voices:
+    def said(n: int, p: float) -> Outputs:
         logits = np.log(np.tile([p, 1.0 - p], (n, 2, 1)))
-        return Voices(("q4", "q8"), logits, np.zeros((n, 2)), np.zeros((3, n, 2)))
+        return Outputs(("q4", "q8"), logits, np.zeros((n, 2)), np.zeros((3, n, 2)))
 
     sure, unsure = said(20, 0.99), said(10, 0.5)
     found = report(replace(held, known=sure, strange=unsure)).detection

@@ -16,7 +16,7 @@ from qmoe_core.evaluation.selective import (
     uncertainties,
 )
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 
 # Few different values, so that ties are common.
 clips = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40)
@@ -165,15 +165,15 @@ def test_nothing_to_detect(positive: list[bool]) -> None:
     assert detection({"it": np.array([0.0, 1.0])}, np.array(positive)) is None
 
 
-def _voices(q: list[list[list[float]]]) -> Voices:
+def _outputs(q: list[list[list[float]]]) -> Outputs:
     logits = np.log(np.array(q))
     n, experts, _ = logits.shape
-    return Voices(("q4", "q8"), logits, np.zeros((n, experts)), np.zeros((3, n, experts)))
+    return Outputs(("q4", "q8"), logits, np.zeros((n, experts)), np.zeros((3, n, experts)))
 
 
 def test_every_uncertainty_is_named_and_is_the_mixtures() -> None:
     way = Settings(("q4", "q8"), top_k=2, curiosity="none")
-    mixed = mixing.mix(_voices([[[0.9, 0.1], [0.5, 0.5]]]), way)
+    mixed = mixing.mix(_outputs([[[0.9, 0.1], [0.5, 0.5]]]), way)
 
     found = uncertainties(mixed)
 
@@ -183,7 +183,7 @@ def test_every_uncertainty_is_named_and_is_the_mixtures() -> None:
 
 
 def test_notable_clips() -> None:
-    voices = _voices(
+    outputs = _outputs(
         [
             [[0.9, 0.1], [0.9, 0.1]],  # sure
             [[0.5, 0.5], [0.5, 0.5]],  # unsure, not disputed
@@ -192,7 +192,7 @@ def test_notable_clips() -> None:
             [[0.99, 0.01], [0.98, 0.02]],  # sure, and wrong
         ]
     )
-    mixed = mixing.mix(voices, Settings(("q4", "q8"), top_k=2))
+    mixed = mixing.mix(outputs, Settings(("q4", "q8"), top_k=2))
 
     found = notable(mixed, np.array([0, 0, 0, 0, 1]), k=4)
 

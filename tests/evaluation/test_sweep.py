@@ -17,15 +17,15 @@ from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep, flips
 from qmoe_core.routing import mixing
 from qmoe_core.routing.distilled import Predicted
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.routing.uncertainty import disagreement, entropy, softmax
 
 NAMES = ("bitnet", "q4", "q8", "popcount")
 
 
-def _voices(seed: int, n: int = 12, classes: int = 3) -> Voices:
+def _outputs(seed: int, n: int = 12, classes: int = 3) -> Outputs:
     rng = np.random.default_rng(seed)
-    return Voices(
+    return Outputs(
         NAMES,
         2.0 * rng.normal(size=(n, len(NAMES), classes)),
         rng.normal(size=(n, len(NAMES))),
@@ -33,9 +33,9 @@ def _voices(seed: int, n: int = 12, classes: int = 3) -> Voices:
     )
 
 
-def _foreseen(voices: Voices, way: Settings) -> Predicted:
+def _foreseen(outputs: Outputs, way: Settings) -> Predicted:
     """A head that is always right."""
-    d = disagreement(softmax(voices.of(way.experts).logits))
+    d = disagreement(softmax(outputs.of(way.experts).logits))
     return Predicted(d, d.max(axis=0))
 
 
@@ -55,16 +55,16 @@ alphas = st.lists(st.floats(0.0, mixing.MAX_ALPHA) | st.sampled_from([0.0, 0.3])
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), ways, alphas)
 def test_every_figure_is_the_mixtures_at_that_alpha(seed: int, way: Settings, values: list[float]) -> None:
-    voices, labels = _voices(seed), np.random.default_rng(seed).integers(0, 3, 12)
-    guess = _foreseen(voices, way)
-    scale = mixing.mean_interest(voices, way, predicted=guess) if way.normalise else 1.0
-    plain = mixing.mix(voices, replace(way, alpha=0.0), mean_interest=scale, predicted=guess)
+    outputs, labels = _outputs(seed), np.random.default_rng(seed).integers(0, 3, 12)
+    guess = _foreseen(outputs, way)
+    scale = mixing.mean_interest(outputs, way, predicted=guess) if way.normalise else 1.0
+    plain = mixing.mix(outputs, replace(way, alpha=0.0), mean_interest=scale, predicted=guess)
 
-    found = alpha_sweep(voices, labels, way, values, guess)
+    found = alpha_sweep(outputs, labels, way, values, guess)
 
     assert found.alphas.tolist() == values
     for i, alpha in enumerate(values):
-        mixed = mixing.mix(voices, replace(way, alpha=alpha), mean_interest=scale, predicted=guess)
+        mixed = mixing.mix(outputs, replace(way, alpha=alpha), mean_interest=scale, predicted=guess)
         predicted = mixed.probabilities.argmax(axis=1)
         np.testing.assert_array_equal(found.predicted[i], predicted)
         np.testing.assert_array_equal(found.utilisation[i], mixed.weights.mean(axis=0))
@@ -85,9 +85,9 @@ def test_every_figure_is_the_mixtures_at_that_alpha(seed: int, way: Settings, va
 
 @given(st.integers(0, 10_000), ways)
 def test_shares_entropies_and_bounds(seed: int, way: Settings) -> None:
-    voices, n = _voices(seed), len(way.experts)
+    outputs, n = _outputs(seed), len(way.experts)
 
-    found = alpha_sweep(voices, np.zeros(12, int), way, [0.0, 1.0, 100.0], _foreseen(voices, way))
+    found = alpha_sweep(outputs, np.zeros(12, int), way, [0.0, 1.0, 100.0], _foreseen(outputs, way))
 
     np.testing.assert_allclose(found.utilisation.sum(axis=1), 1.0)
     assert ((found.utilisation_entropy >= 0.0) & (found.utilisation_entropy <= np.log(n) + 1e-9)).all()
@@ -104,12 +104,12 @@ def test_curiosity_sends_a_clip_to_the_expert_that_disagrees() -> None:
     """By hand: two experts, r = (0.6, 0.4), the second says something else and differs more from q̄."""
     q = np.array([[[0.5, 0.5], [0.01, 0.99]]])
     r = np.log([[0.6, 0.4]])
-    voices = Voices(("q4", "q8"), np.log(q), r, r[None])
+    outputs = Outputs(("q4", "q8"), np.log(q), r, r[None])
     mean = np.array([0.255, 0.745])
     d = (q[0] * np.log(q[0] / mean)).sum(axis=1)
     turn = np.log(0.6 / 0.4) / (d[1] - d[0])  # where r_1 exp(α d_1) = r_2 exp(α d_2)
 
-    found = alpha_sweep(voices, np.array([1]), Settings(("q4", "q8")), [0.99 * turn, 1.01 * turn])
+    found = alpha_sweep(outputs, np.array([1]), Settings(("q4", "q8")), [0.99 * turn, 1.01 * turn])
 
     assert found.leading.tolist() == [[0], [1]]
     assert found.predicted.tolist() == [[0], [1]]
@@ -129,7 +129,7 @@ def test_the_routed_epistemic_uncertainty_by_hand() -> None:
     expected = entropy(mixture) - 0.75 * entropy(q[0, 0]) - 0.25 * entropy(q[0, 1])
 
     found = alpha_sweep(
-        Voices(("q4", "q8"), np.log(q), r, r[None]), np.array([0]), Settings(("q4", "q8")), [0.0]
+        Outputs(("q4", "q8"), np.log(q), r, r[None]), np.array([0]), Settings(("q4", "q8")), [0.0]
     )
 
     assert found.routed_epistemic[0] == pytest.approx(expected)
@@ -146,9 +146,9 @@ def test_what_a_flip_did(label: tuple[int, int], truth: int, effect: str) -> Non
 
 
 def test_flipped_labels_come_first() -> None:
-    voices, labels = _voices(3, n=60), np.zeros(60, int)
+    outputs, labels = _outputs(3, n=60), np.zeros(60, int)
 
-    found = flips(alpha_sweep(voices, labels, Settings(NAMES), [30.0]), labels, 0)
+    found = flips(alpha_sweep(outputs, labels, Settings(NAMES), [30.0]), labels, 0)
 
     changed = [one.label[0] != one.label[1] for one in found]
     assert any(changed)
@@ -160,25 +160,25 @@ def test_flipped_labels_come_first() -> None:
 def test_a_large_set_is_swept_in_parts_with_the_same_result(
     curiosity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    voices, labels, way = _voices(1), np.zeros(12, int), Settings(NAMES, curiosity=curiosity, top_k=2)
-    guess = _foreseen(voices, way)
-    whole = alpha_sweep(voices, labels, way, predicted=guess).to_json()
+    outputs, labels, way = _outputs(1), np.zeros(12, int), Settings(NAMES, curiosity=curiosity, top_k=2)
+    guess = _foreseen(outputs, way)
+    whole = alpha_sweep(outputs, labels, way, predicted=guess).to_json()
 
     monkeypatch.setattr(sweep, "MAX_CELLS", 300)  # two values of α at a time
 
-    parts = alpha_sweep(voices, labels, way, predicted=guess).to_json()
+    parts = alpha_sweep(outputs, labels, way, predicted=guess).to_json()
     assert {**parts, "seconds": 0} == {**whole, "seconds": 0}
 
 
 @pytest.mark.parametrize("wrong", [[], [-0.1], [1000.1], [float("nan")], [[0.0]]])
 def test_alphas_that_are_not_accepted(wrong: list) -> None:
     with pytest.raises(ConfigError, match="0 to 1000"):
-        alpha_sweep(_voices(0), np.zeros(12, int), Settings(NAMES), wrong)
+        alpha_sweep(_outputs(0), np.zeros(12, int), Settings(NAMES), wrong)
 
 
 def test_an_expert_that_did_not_speak() -> None:
     with pytest.raises(ConfigError, match="no expert fp32 here"):
-        alpha_sweep(_voices(0), np.zeros(12, int), Settings(("fp32", "q4")))
+        alpha_sweep(_outputs(0), np.zeros(12, int), Settings(("fp32", "q4")))
 
 
 def test_the_default_values_are_51_from_0_to_1000() -> None:
@@ -195,7 +195,7 @@ def test_on_a_bundle(tiny_run) -> None:
     assert data is not None
     way = loaded.settings(normalise=True, curiosity="disagreement")
 
-    found = alpha_sweep(data.voices, data.labels, way, [2.0])
+    found = alpha_sweep(data.outputs, data.labels, way, [2.0])
 
     reference = loaded.reference(replace(way, alpha=2.0))
     assert reference is not None

@@ -38,7 +38,7 @@ def test_alpha_over_the_default_bundle(tmp_path: Path) -> None:
 
     loaded = bundles.load()
     clips = judged(loaded)
-    expected = alpha_sweep(clips.voices, clips.labels, loaded.settings())
+    expected = alpha_sweep(clips.outputs, clips.labels, loaded.settings())
     assert found["alphas"] == list(ALPHAS)
     assert found["clips"] == 400
     assert found["f1"] == expected.f1.tolist()
@@ -61,7 +61,7 @@ def test_alpha_with_every_option(tiny_run, tmp_path: Path) -> None:
         experts=("q1", "popcount", "fp32"), curiosity="router-mc", top_k=2, normalise=True, mc_samples=3
     )
     clips = judged(loaded)
-    expected = alpha_sweep(clips.voices, clips.labels, settings, [0.0, 0.3, 1000.0]).to_json()
+    expected = alpha_sweep(clips.outputs, clips.labels, settings, [0.0, 0.3, 1000.0]).to_json()
     assert {**found, "seconds": 0, "bundle": ""} == {**expected, "seconds": 0, "bundle": ""}
 
 
@@ -92,7 +92,7 @@ def test_bits(tiny_run, tmp_path: Path) -> None:
 def test_bits_with_what_was_measured_last(tiny_run, tmp_path: Path, store: Store) -> None:
     row = {"name": "q4", "p50_us": 5.25, "p95_us": 6.0, "p99_us": 7.5, "std_us": 0.5}
     where = {"processor": "Some CPU", "threads": 1, "shape": [9, 8, 7]}
-    bench.keep(bench.Report("latency", where, [row]), store)
+    bench.keep(bench.BenchReport("latency", where, [row]), store)
 
     found = _document("bits", "--bundle", tiny_run.bundle, cwd=tmp_path)
     table = _qmoe("bits", "--bundle", tiny_run.bundle, cwd=tmp_path).stdout.splitlines()
@@ -124,7 +124,7 @@ def test_ood(tiny_dataset: Path, tiny_settings: tuple[str, ...], tmp_path: Path)
     [
         (["alpha", "--alphas", "0,much"], "--alphas 0,much: expected numbers with commas between"),
         (["alpha", "--alphas", "0,1001"], "alphas: accepted is one or more numbers from 0 to 1000"),
-        (["alpha", "--experts", "q3"], "--experts: there is no expert 'q3'"),
+        (["alpha", "--experts", "q5"], "--experts: there is no expert 'q5'"),
         (["alpha", "--bundle", "nothing"], "nothing: not a bundle"),
         (
             ["alpha", "--curiosity", "cat"],

@@ -7,8 +7,8 @@ from qmoe_core.errors import ConfigError
 from qmoe_core.experts import EXPERTS, NAMES, parse_names
 
 
-def test_there_are_nine_experts_in_the_order_of_the_design():
-    assert NAMES == ("fp32", "q1", "q2", "q4", "q8", "q16", "bitnet", "ptq8", "popcount")
+def test_there_are_ten_experts_in_the_order_of_the_design():
+    assert NAMES == ("fp32", "q1", "q2", "q3", "q4", "q8", "q16", "bitnet", "ptq8", "popcount")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -17,9 +17,8 @@ def test_a_spec_says_what_it_is(name):
 
     assert spec.name == name
     assert spec.title
-    assert spec.paper_name
     assert spec.summary.endswith(".")
-    assert spec.bits == (32 if spec.format == "float" else LEVELS[spec.format][0])
+    assert spec.bits == (32 if spec.format == "float" else LEVELS[spec.format].bits)
 
 
 def test_only_the_post_training_formats_are_made_from_another():

@@ -39,7 +39,7 @@ def recordings(loaded: Bundle, manifest: Manifest) -> dict[str, dict[str, str | 
     return {entry.name: judge(decode.load(entry.path), loaded) for entry in chosen}
 
 
-def _place(entry: datasets.Entry) -> tuple[int, str]:
+def _place(entry: datasets.DatasetClip) -> tuple[int, str]:
     return entry.fold or 0, entry.name
 
 

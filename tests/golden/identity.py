@@ -50,13 +50,13 @@ def subject() -> Subject:
     )
 
 
-def voices():
+def outputs():
     """What three experts and a router give for eight clips of four classes, made up."""
-    from qmoe_core.routing.mixing import Voices
+    from qmoe_core.routing.mixing import Outputs
 
     rng = np.random.default_rng(7)
     logits, routing = rng.normal(size=(8, 3, 4)) * 2.0, rng.normal(size=(8, 3))
-    return Voices(("q4", "q8", "bitnet"), logits, routing, routing + 0.3 * rng.normal(size=(5, 8, 3)))
+    return Outputs(("q4", "q8", "bitnet"), logits, routing, routing + 0.3 * rng.normal(size=(5, 8, 3)))
 
 
 def embedding(home: Path) -> Results:
@@ -99,7 +99,7 @@ def joint(home: Path) -> Results:
     data = subject()
     task = crossval.joint_tasks_of(data, ("fp32", "q8"), settings(), [0])[0]
     result = crossval.run_joint(task, Store(home).address)
-    return {"logits": result.voices.logits[:4], "router": result.voices.router[:4]}
+    return {"logits": result.outputs.logits[:4], "router": result.outputs.router[:4]}
 
 
 def mixture(home: Path) -> Results:
@@ -114,7 +114,7 @@ def mixture(home: Path) -> Results:
     made = Router(("q4", "q8", "bitnet"), weights, biases, 0.3, 4)
     z = rng.normal(size=(3, 6)).astype(np.float32)
     found = {"router": made.logits(z), "masks": made.masks(4), "thinned": made.mc_logits(z, 4)}
-    said = voices()
+    said = outputs()
     for curiosity in ("none", "disagreement", "router-mc"):
         for mix in ("probabilities", "logits"):
             chosen = Settings(said.experts, alpha=3.0, top_k=2, curiosity=curiosity, mix=mix)

@@ -17,7 +17,7 @@ from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live import log as logs
 from qmoe_core.live.detections import Detection
-from qmoe_core.live.log import Entry, Log
+from qmoe_core.live.log import Log, LoggedDetection
 
 DAY = 1_700_000_000.0
 
@@ -44,7 +44,7 @@ def detection(number: int = 0, **changes: object) -> Detection:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def add(log: Log, number: int = 0, **changes: object) -> Entry:
+def add(log: Log, number: int = 0, **changes: object) -> LoggedDetection:
     return log.add(detection(number, **changes), source="here", bundle="default")
 
 

@@ -12,7 +12,7 @@ from qmoe_core.audio import decode, mel, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import GAP, SILENCE, Rules
-from qmoe_core.live.log import Entry, Log
+from qmoe_core.live.log import Log, LoggedDetection
 from qmoe_core.live.pipeline import HOP_S, SHOWN_S, Pipeline
 from qmoe_core.live.sources import HeldSource
 from tests.live.recordings import Sequence, in_order
@@ -23,7 +23,7 @@ PACKET_S = 0.25
 
 def listen(
     bundle: Bundle, samples: np.ndarray, rate: int = decode.SAMPLE_RATE, **options: object
-) -> tuple[Pipeline, list[Entry]]:
+) -> tuple[Pipeline, list[LoggedDetection]]:
     """Play samples to a pipeline in packets, as a microphone would."""
     source = HeldSource("here", rate, started=DAY)
     pipeline = Pipeline(source, bundle, **options)  # type: ignore[arg-type]

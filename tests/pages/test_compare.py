@@ -82,7 +82,7 @@ def test_first_visit(compare: Open, bundle: Bundle) -> None:
     found = rows(app, "Figures of each format and mixture")
     assert [row[0] for row in found] == ["q16", "q4", "popcount", "bitnet+q4+q8, α = 0.3"]
     assert bundle.dataset is not None
-    wrong = bundle.dataset.voices.of(("q4",)).logits[:, 0].argmax(axis=-1) != bundle.dataset.labels
+    wrong = bundle.dataset.outputs.of(("q4",)).logits[:, 0].argmax(axis=-1) != bundle.dataset.labels
     assert found[1][4] == str(wrong.sum())
     assert (
         found[1][2]
@@ -108,7 +108,7 @@ def test_every_view_says_what_it_was_drawn_from(compare: Open, view: str) -> Non
 @pytest.mark.parametrize(
     ("link", "sentence"),
     [
-        ({"show": "q3"}, "show = “q3”; accepted is up to 12 of fp32, q1"),
+        ({"show": "q5"}, "show = “q5”; accepted is up to 12 of fp32, q1"),
         ({"show": "q4@banana"}, "show = “q4@banana”"),
         ({"show": ","}, "show = “,”"),
         ({"view": "truth"}, "accepted is errors, agreement"),
@@ -207,7 +207,7 @@ def test_one_clip(compare: Open, bundle: Bundle) -> None:
     name, label = bundle.dataset.clips[0].name, bundle.classes[bundle.dataset.labels[0]]
     app = compare(view="clip", clip=name, show="q4,popcount,q4+popcount")
     said = {row[0]: row for row in rows(app, "What each says")}
-    q4 = bundle.dataset.voices.of(("q4",)).logits[0, 0].argmax()
+    q4 = bundle.dataset.outputs.of(("q4",)).logits[0, 0].argmax()
     assert said["q4"][1] == bundle.classes[q4].replace("_", " ")
     assert said["q4"][3] == ("yes" if bundle.classes[q4] == label else "no")
     assert said["q4+popcount"][6] in ("q4", "popcount")
@@ -340,7 +340,7 @@ def test_a_single_expert_is_judged_by_its_own_answers(bundle: Bundle) -> None:
     contender = contenders.parse("popcount", bundle)
     assert contender
     judged = contenders.judge(contender, bundle, bundle.dataset)
-    said = bundle.dataset.voices.of(("popcount",)).logits[:, 0].argmax(axis=-1)
+    said = bundle.dataset.outputs.of(("popcount",)).logits[:, 0].argmax(axis=-1)
     np.testing.assert_array_equal(judged.predicted, said)
     assert set(judged.uncertainties) == {"doubt", "total"}
     assert judged.confusion.sum() == 400

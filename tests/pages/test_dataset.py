@@ -110,7 +110,7 @@ def test_every_order(dataset: Open, bundle: Bundle, order: str) -> None:
 @pytest.mark.parametrize(
     ("link", "sentence"),
     [
-        ({"by": "q3"}, "accepted is an expert or a mixture such as q4+q8@0.3"),
+        ({"by": "q5"}, "accepted is an expert or a mixture such as q4+q8@0.3"),
         ({"class": "cat"}, "class = “cat”; accepted is dog, rooster, rain"),
         ({"called": "cat"}, "It is left out."),
         ({"fold": "6"}, "accepted is 1, 2, 3, 4 and 5"),
@@ -178,7 +178,7 @@ def test_the_order_of_the_list_is_that_of_the_drawer(dataset: Open, bundle: Bund
     assert bundle.dataset is not None
     contender = contenders.parse("q4", bundle)
     assert contender
-    mixed = contender.mixed(bundle, bundle.dataset.voices)
+    mixed = contender.mixed(bundle, bundle.dataset.outputs)
     worst = selective.notable(mixed, bundle.dataset.labels, 400).confidently_wrong
     names = [bundle.dataset.clips[i].name for i in worst[:2]]
     app = dataset(by="q4", order="wrong", clip=names[0])

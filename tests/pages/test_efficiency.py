@@ -167,7 +167,7 @@ def test_the_emissions_calculator(kept: None) -> None:
 
 def test_nonsense_in_the_link() -> None:
     app = visit(
-        view="x", scenario="y", cold="2", show="all", format="q3", perday="0", grid="-1", trainings="?"
+        view="x", scenario="y", cold="2", show="all", format="q5", perday="0", grid="-1", trainings="?"
     )
     assert len(app.warning) == 8
     text(app)

@@ -88,7 +88,7 @@ def test_every_equation_shows_its_code(visit: Visit) -> None:
     "reference",
     [
         "qmoe_core.audio.mel:hz_to_mel",
-        "qmoe_core.routing.mixing:Voices.of",
+        "qmoe_core.routing.mixing:Outputs.of",
         "qmoe_core.routing.mixing:Settings",
     ],
 )
@@ -102,7 +102,7 @@ def test_source_is_what_inspect_finds(reference: str) -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    ["qmoe_core.nowhere:mix", "qmoe_core.routing.mixing:nothing", "qmoe_core.routing.mixing:Voices.nothing"],
+    ["qmoe_core.nowhere:mix", "qmoe_core.routing.mixing:nothing", "qmoe_core.routing.mixing:Outputs.nothing"],
 )
 def test_source_that_is_not_there(reference: str) -> None:
     with pytest.raises(LookupError):

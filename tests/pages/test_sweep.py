@@ -39,7 +39,7 @@ def text(app: AppTest) -> str:
 @pytest.fixture(scope="module")
 def swept(bundle: Bundle) -> AlphaSweep:
     data = sweeping.dataset(bundle)
-    return sweep.alpha_sweep(data.voices, data.labels, bundle.settings(), sweeping.STOPS)
+    return sweep.alpha_sweep(data.outputs, data.labels, bundle.settings(), sweeping.STOPS)
 
 
 def test_first_visit(swept: AlphaSweep) -> None:
@@ -101,7 +101,7 @@ def test_flips_open_with_the_same_mixture() -> None:
 
 
 def test_nonsense_in_the_link() -> None:
-    app = visit(alpha="banana", experts="q3", k="0", curiosity="=1+1", normalise="maybe")
+    app = visit(alpha="banana", experts="q5", k="0", curiosity="=1+1", normalise="maybe")
     assert len(app.warning) == 5
     assert "α = 0.3 changes nothing" in text(app)
     assert not app.query_params

@@ -153,14 +153,14 @@ def test_what_will_run(page: Open, small: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("link", "sentence"),
     [
-        ({"experts": "q3"}, "experts = “q3”; accepted is one or more of fp32, q1"),
-        ({"mix": "q3"}, "mix = “q3”"),
+        ({"experts": "q5"}, "experts = “q5”; accepted is one or more of fp32, q1"),
+        ({"mix": "q5"}, "mix = “q5”"),
         ({"protocol": "k-fold"}, "accepted is official, random and grouped"),
         ({"selection": "luck"}, "selection = “luck”"),
         ({"folds": "1"}, "accepted is a whole number from 2 to 100"),
         ({"seeds": "0"}, "accepted is a whole number from 1 to 10"),
         ({"job": "20200101-000000-00000000"}, "accepted is a job that is here. It is left out."),
-        ({"expert": "q3"}, "expert = “q3”"),
+        ({"expert": "q5"}, "expert = “q5”"),
     ],
 )
 def test_nonsense_in_a_link(page: Open, link: dict[str, str], sentence: str) -> None:

@@ -31,7 +31,7 @@ def test_its_fix_is_a_temperature_and_keeps_the_order(alpha):
 def test_logged_curiosity_does_not_reach_the_routing():
     logits = np.log(ROUTING)
     noisy = np.stack([logits, logits[:, ::-1]])
-    routing, logged = reference.logged_only_curiosity(logits, noisy, 1000.0)
+    routing, logged = reference.logged_only_curiosity(logits, noisy)
     np.testing.assert_allclose(routing, ROUTING)
     assert (logged > 0.0).all()
 

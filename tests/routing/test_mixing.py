@@ -12,25 +12,25 @@ from qmoe_core.config import RouterConfig
 from qmoe_core.errors import ConfigError
 from qmoe_core.routing import mixing
 from qmoe_core.routing.distilled import Predicted
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.routing.uncertainty import softmax
 
 TRIO = ("q4", "q8", "bitnet")
 
 
-def literal() -> Voices:
+def literal() -> Outputs:
     """One clip, three experts, two classes: q = (0.9 0.1), (0.6 0.4), (0.3 0.7); r = 0.5, 0.3, 0.2."""
     q = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
     passes = np.array([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.4, 0.3, 0.3]])
-    return Voices(TRIO, np.log(q), np.log([0.5, 0.3, 0.2]), np.log(passes))
+    return Outputs(TRIO, np.log(q), np.log([0.5, 0.3, 0.2]), np.log(passes))
 
 
-def random_voices(
+def random_outputs(
     clips: int = 20, experts: tuple[str, ...] = TRIO, seed: int = 0, classes: int = 4
-) -> Voices:
+) -> Outputs:
     rng = np.random.default_rng(seed)
     n = len(experts)
-    return Voices(
+    return Outputs(
         experts,
         rng.normal(size=(clips, n, classes)) * 3,
         rng.normal(size=(clips, n)),
@@ -38,21 +38,21 @@ def random_voices(
     )
 
 
-def foreseen(voices: Voices) -> Predicted:
+def foreseen(outputs: Outputs) -> Predicted:
     """A head that is always right."""
-    d = mixing.mix(voices, Settings(voices.experts)).disagreement
+    d = mixing.mix(outputs, Settings(outputs.experts)).disagreement
     return Predicted(d, d.reshape(-1, d.shape[-1]).max(axis=0))
 
 
 @st.composite
-def some_voices(draw: st.DrawFn) -> Voices:
+def some_outputs(draw: st.DrawFn) -> Outputs:
     clips, experts, classes = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(2, 5))
     numbers = st.floats(-60, 60)
 
     def array(*shape: int) -> np.ndarray:
         return draw(hnp.arrays(np.float64, shape, elements=numbers))
 
-    return Voices(
+    return Outputs(
         TRIO[:experts], array(clips, experts, classes), array(clips, experts), array(4, clips, experts)
     )
 
@@ -119,8 +119,8 @@ def test_only_as_many_passes_as_asked_for_count():
 
 
 def test_mixing_logits_is_the_papers_code():
-    voices = literal()
-    mixed = mixing.mix(voices, Settings(TRIO, curiosity="none", top_k=2, mix="logits"))
+    outputs = literal()
+    mixed = mixing.mix(outputs, Settings(TRIO, curiosity="none", top_k=2, mix="logits"))
 
     np.testing.assert_allclose(
         mixed.probabilities, softmax(0.625 * np.log([0.9, 0.1]) + 0.375 * np.log([0.6, 0.4]))
@@ -136,40 +136,40 @@ def test_temperature_flattens_the_router():
 
 
 def test_normalised_interest_is_in_units_of_its_mean():
-    voices = literal()
+    outputs = literal()
     settings = Settings(TRIO, alpha=1.0, normalise=True, top_k=3)
 
-    mean = mixing.mean_interest(voices, settings)
-    mixed = mixing.mix(voices, settings, mean_interest=mean)
+    mean = mixing.mean_interest(outputs, settings)
+    mixed = mixing.mix(outputs, settings, mean_interest=mean)
 
     assert mean == pytest.approx(np.mean(D))
     np.testing.assert_allclose(mixed.interest, np.array(D) / np.mean(D), atol=1e-12)
-    raw = mixing.mix(voices, replace(settings, normalise=False, alpha=1 / np.mean(D)))
+    raw = mixing.mix(outputs, replace(settings, normalise=False, alpha=1 / np.mean(D)))
     np.testing.assert_allclose(mixed.routing, raw.routing)
 
 
 def test_experts_that_never_disagree_are_divided_by_one():
-    voices = Voices(("q4", "q8"), np.zeros((3, 2, 2)), np.zeros((3, 2)), np.zeros((4, 3, 2)))
+    outputs = Outputs(("q4", "q8"), np.zeros((3, 2, 2)), np.zeros((3, 2)), np.zeros((4, 3, 2)))
 
-    assert mixing.mean_interest(voices, Settings(("q4", "q8"), normalise=True)) == 1.0
+    assert mixing.mean_interest(outputs, Settings(("q4", "q8"), normalise=True)) == 1.0
 
 
-@given(some_voices(), st.sampled_from(mixing.CURIOSITIES), st.integers(1, 4), st.booleans())
-def test_without_alpha_or_curiosity_it_is_the_plain_router_bit_for_bit(voices, curiosity, k, normalise):
-    plain = softmax(voices.router / 1.7)
+@given(some_outputs(), st.sampled_from(mixing.CURIOSITIES), st.integers(1, 4), st.booleans())
+def test_without_alpha_or_curiosity_it_is_the_plain_router_bit_for_bit(outputs, curiosity, k, normalise):
+    plain = softmax(outputs.router / 1.7)
     settings = Settings(
-        voices.experts, alpha=0.0, curiosity=curiosity, top_k=k, normalise=normalise, temperature=1.7
+        outputs.experts, alpha=0.0, curiosity=curiosity, top_k=k, normalise=normalise, temperature=1.7
     )
 
-    mixed = mixing.mix(voices, settings, mean_interest=0.01, predicted=foreseen(voices))
+    mixed = mixing.mix(outputs, settings, mean_interest=0.01, predicted=foreseen(outputs))
     np.testing.assert_array_equal(mixed.routing, plain)
     uncurious = replace(settings, alpha=500.0, curiosity="none")
-    np.testing.assert_array_equal(mixing.mix(voices, uncurious).routing, plain)
+    np.testing.assert_array_equal(mixing.mix(outputs, uncurious).routing, plain)
 
 
-@given(some_voices(), st.floats(0, 1000), st.integers(1, 5), st.sampled_from(["probabilities", "logits"]))
-def test_whatever_is_said_the_mixture_is_a_distribution(voices, alpha, k, mix):
-    mixed = mixing.mix(voices, Settings(voices.experts, alpha=alpha, top_k=k, mix=mix))
+@given(some_outputs(), st.floats(0, 1000), st.integers(1, 5), st.sampled_from(["probabilities", "logits"]))
+def test_whatever_is_said_the_mixture_is_a_distribution(outputs, alpha, k, mix):
+    mixed = mixing.mix(outputs, Settings(outputs.experts, alpha=alpha, top_k=k, mix=mix))
 
     for distribution in (mixed.q, mixed.mean, mixed.r, mixed.routing, mixed.weights, mixed.probabilities):
         assert np.isfinite(distribution).all()
@@ -181,20 +181,20 @@ def test_whatever_is_said_the_mixture_is_a_distribution(voices, alpha, k, mix):
     np.testing.assert_allclose(mixed.epistemic, mixed.disagreement.mean(axis=-1), atol=1e-9)
 
 
-@given(some_voices(), st.integers(1, 3))
-def test_with_all_chosen_and_probabilities_mixed_it_is_their_weighted_mean(voices, k):
-    mixed = mixing.mix(voices, Settings(voices.experts, top_k=99))
+@given(some_outputs(), st.integers(1, 3))
+def test_with_all_chosen_and_probabilities_mixed_it_is_their_weighted_mean(outputs, k):
+    mixed = mixing.mix(outputs, Settings(outputs.experts, top_k=99))
 
     expected = np.einsum("cn,cnk->ck", mixed.routing, mixed.q)
     np.testing.assert_allclose(mixed.probabilities, expected, rtol=1e-12)
 
 
 def test_a_clip_is_judged_alike_alone_and_among_others():
-    voices = random_voices()
+    outputs = random_outputs()
     settings = Settings(TRIO, alpha=20.0, top_k=2)
 
-    together = mixing.mix(voices, settings)
-    alone = [mixing.mix(voices.at(i), settings) for i in range(20)]
+    together = mixing.mix(outputs, settings)
+    alone = [mixing.mix(outputs.at(i), settings) for i in range(20)]
 
     np.testing.assert_array_equal(together.probabilities, [m.probabilities for m in alone])
     np.testing.assert_array_equal(together.routing, [m.routing for m in alone])
@@ -205,14 +205,14 @@ def test_a_clip_is_judged_alike_alone_and_among_others():
 
 @pytest.mark.parametrize("curiosity", ["disagreement", "distilled", "router-mc"])
 def test_many_values_of_alpha_at_once_are_each_by_itself(curiosity):
-    voices, settings = random_voices(), Settings(TRIO, top_k=2, curiosity=curiosity)
+    outputs, settings = random_outputs(), Settings(TRIO, top_k=2, curiosity=curiosity)
     alphas = [0.0, 0.3, 10.0, 1000.0]
 
-    predicted = foreseen(voices)
-    at_once = mixing.mix_alphas(voices, settings, np.array(alphas)[:, None, None], predicted=predicted)
+    predicted = foreseen(outputs)
+    at_once = mixing.mix_alphas(outputs, settings, np.array(alphas)[:, None, None], predicted=predicted)
 
     for i, alpha in enumerate(alphas):
-        single = mixing.mix(voices, replace(settings, alpha=alpha), predicted=predicted)
+        single = mixing.mix(outputs, replace(settings, alpha=alpha), predicted=predicted)
         np.testing.assert_array_equal(at_once.routing[i], single.routing)
         np.testing.assert_array_equal(at_once.ran[i], single.ran)
         np.testing.assert_array_equal(at_once.runs[i], single.runs)
@@ -220,21 +220,24 @@ def test_many_values_of_alpha_at_once_are_each_by_itself(curiosity):
 
 
 def test_a_subset_is_as_if_the_others_did_not_exist():
-    voices = random_voices()
-    subset = Voices(
-        ("bitnet", "q4"), voices.logits[:, [2, 0]], voices.router[:, [2, 0]], voices.router_mc[:, :, [2, 0]]
+    outputs = random_outputs()
+    subset = Outputs(
+        ("bitnet", "q4"),
+        outputs.logits[:, [2, 0]],
+        outputs.router[:, [2, 0]],
+        outputs.router_mc[:, :, [2, 0]],
     )
     settings = Settings(("bitnet", "q4"), alpha=10.0, top_k=2)
 
     np.testing.assert_array_equal(
-        mixing.mix(voices, settings).probabilities, mixing.mix(subset, settings).probabilities
+        mixing.mix(outputs, settings).probabilities, mixing.mix(subset, settings).probabilities
     )
 
 
 def test_the_order_of_the_experts_changes_nothing_but_the_order():
-    voices = random_voices()
-    one = mixing.mix(voices, Settings(TRIO, alpha=10.0, top_k=2))
-    other = mixing.mix(voices, Settings(TRIO[::-1], alpha=10.0, top_k=2))
+    outputs = random_outputs()
+    one = mixing.mix(outputs, Settings(TRIO, alpha=10.0, top_k=2))
+    other = mixing.mix(outputs, Settings(TRIO[::-1], alpha=10.0, top_k=2))
 
     np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-12)
     np.testing.assert_allclose(one.weights, other.weights[:, ::-1], rtol=1e-12)
@@ -246,17 +249,17 @@ def test_an_expert_that_did_not_speak_is_named_with_those_that_did():
 
 
 def test_pooled_windows_are_their_mean_distributions():
-    voices = random_voices(clips=3)
-    pooled = voices.pooled()
+    outputs = random_outputs(clips=3)
+    pooled = outputs.pooled()
 
-    np.testing.assert_allclose(softmax(pooled.logits), softmax(voices.logits).mean(axis=0))
-    np.testing.assert_allclose(softmax(pooled.router), softmax(voices.router).mean(axis=0))
-    np.testing.assert_allclose(softmax(pooled.router_mc), softmax(voices.router_mc).mean(axis=1))
+    np.testing.assert_allclose(softmax(pooled.logits), softmax(outputs.logits).mean(axis=0))
+    np.testing.assert_allclose(softmax(pooled.router), softmax(outputs.router).mean(axis=0))
+    np.testing.assert_allclose(softmax(pooled.router_mc), softmax(outputs.router_mc).mean(axis=1))
 
 
 def test_pooling_windows_of_the_same_sound_changes_nothing():
-    one = random_voices(clips=1)
-    many = Voices(
+    one = random_outputs(clips=1)
+    many = Outputs(
         TRIO, *(np.repeat(a, 4, axis=axis) for a, axis in zip(_arrays(one), (0, 0, 1), strict=True))
     )
     settings = Settings(TRIO, alpha=10.0, top_k=2)
@@ -266,12 +269,12 @@ def test_pooling_windows_of_the_same_sound_changes_nothing():
     )
 
 
-def _arrays(voices: Voices) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return voices.logits, voices.router, voices.router_mc
+def _arrays(outputs: Outputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return outputs.logits, outputs.router, outputs.router_mc
 
 
 def test_pooling_bears_windows_that_are_dead_sure():
-    sure = Voices(("q4", "q8"), np.array([[[9e3, 0.0]] * 2] * 2), np.zeros((2, 2)), np.zeros((3, 2, 2)))
+    sure = Outputs(("q4", "q8"), np.array([[[9e3, 0.0]] * 2] * 2), np.zeros((2, 2)), np.zeros((3, 2, 2)))
 
     mixed = mixing.mix(sure.pooled(), Settings(("q4", "q8"), mix="logits"))
 
@@ -303,7 +306,7 @@ def test_a_decision_says_everything_of_a_literal():
 def test_an_expert_outside_of_the_mixture_is_heard_but_has_no_say():
     decision = mixing.decide(literal(), ("dog", "rain"), Settings(("q8", "bitnet"), alpha=5.0, top_k=2))
     without = mixing.decide(
-        Voices(("q8", "bitnet"), literal().logits[1:], literal().router[1:], literal().router_mc[:, 1:]),
+        Outputs(("q8", "bitnet"), literal().logits[1:], literal().router[1:], literal().router_mc[:, 1:]),
         ("dog", "rain"),
         Settings(("q8", "bitnet"), alpha=5.0, top_k=2),
     )
@@ -319,9 +322,9 @@ def test_an_expert_outside_of_the_mixture_is_heard_but_has_no_say():
 
 
 def test_of_equally_likely_classes_the_first_is_named():
-    voices = Voices(("q4",), np.zeros((1, 3)), np.zeros(1), np.zeros((2, 1)))
+    outputs = Outputs(("q4",), np.zeros((1, 3)), np.zeros(1), np.zeros((2, 1)))
 
-    assert mixing.decide(voices, ("a", "b", "c"), Settings(("q4",))).label == "a"
+    assert mixing.decide(outputs, ("a", "b", "c"), Settings(("q4",))).label == "a"
 
 
 @pytest.mark.parametrize(

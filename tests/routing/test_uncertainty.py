@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from qmoe_core.routing.uncertainty import disagreement, divergence, entropy, mutual_information, softmax
 
 # Logits of some clips: [clips, N experts, C classes]; ±800 makes probabilities underflow to zero.
-voices = hnp.arrays(
+outputs = hnp.arrays(
     np.float64,
     st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(2, 6)),
     elements=st.floats(-800, 800),
@@ -22,7 +22,7 @@ def test_softmax_of_literals():
     assert softmax(np.zeros(3, np.float32)).dtype == np.float64
 
 
-@given(voices, st.floats(-100, 100))
+@given(outputs, st.floats(-100, 100))
 def test_softmax_gives_distributions_and_does_not_mind_a_constant(logits, constant):
     p = softmax(logits)
 
@@ -68,14 +68,14 @@ def test_experts_that_agree_do_not_disagree_however_unsure_they_are():
     assert entropy(q.mean(axis=0)) == pytest.approx(np.log(5))
 
 
-@given(voices)
+@given(outputs)
 def test_mean_kl_from_the_mean_is_the_mutual_information(logits):
     q = softmax(logits)
 
     np.testing.assert_allclose(disagreement(q).mean(axis=-1), mutual_information(q), atol=1e-9)
 
 
-@given(voices)
+@given(outputs)
 def test_everything_lies_in_its_range(logits):
     q = softmax(logits)
     experts, classes = q.shape[1:]
@@ -89,7 +89,7 @@ def test_everything_lies_in_its_range(logits):
     assert np.isfinite(disagreement(q)).all()
 
 
-@given(voices)
+@given(outputs)
 def test_one_clip_is_what_it_is_among_others(logits):
     q = softmax(logits)
 

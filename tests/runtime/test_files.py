@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qmoe_core.paper.report import writing
-from qmoe_core.paper.report.document import Report
+from qmoe_core.paper.report.document import ReportDocument
 from qmoe_core.runtime import files, system
 from qmoe_core.runtime.store import unfinished
 
@@ -61,7 +61,7 @@ def test_a_report_clears_away_what_a_killed_one_left(tmp_path: Path) -> None:
     made += "u(P(sys.argv[1])).mkdir()"
     subprocess.run([sys.executable, "-c", made, out], check=True, cwd=Path(__file__).parents[2])
     assert len(list(tmp_path.glob(".out-*"))) == 1
-    writing.write(Report("A report", (), ()), out)
+    writing.write(ReportDocument("A report", (), ()), out)
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -69,7 +69,7 @@ def test_a_link_to_a_report_stays_one(tmp_path: Path) -> None:
     newest, place = tmp_path / "newest", tmp_path / "place"
     newest.symlink_to(place)
     for title in ("first", "second"):
-        writing.write(Report(title, (), ()), newest)
+        writing.write(ReportDocument(title, (), ()), newest)
         assert newest.is_symlink()
         assert (place / writing.TEXT).read_text().startswith(f"# {title}")
     assert sorted(tmp_path.iterdir()) == [newest, place]

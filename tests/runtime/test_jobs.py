@@ -341,7 +341,7 @@ def test_a_benchmark_as_a_job_is_kept_for_the_pages(store: Store) -> None:
     ("change", "error", "message"),
     [
         ({"dataset": "/nowhere"}, DatasetError, "/nowhere"),
-        ({"experts": ("q3",)}, ConfigError, "no expert 'q3'"),
+        ({"experts": ("q5",)}, ConfigError, "no expert 'q5'"),
         ({"mixtures": (("q4", "q4"),)}, ConfigError, "mixture: an expert is named twice"),
         ({"bundle": "escape me"}, BundleError, "not a name for a bundle"),
     ],

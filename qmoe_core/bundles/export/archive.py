@@ -111,5 +111,5 @@ def _with_experts(bundle: Bundle, chosen: tuple[str, ...], folder: Path) -> Path
         ),
         mean=bundle.mean,
         std=bundle.std,
-        dataset=None if data is None else replace(data, voices=data.voices.of(chosen)),
+        dataset=None if data is None else replace(data, outputs=data.outputs.of(chosen)),
     )

@@ -346,10 +346,10 @@ def _product(g: _Graph, layer: HiddenLayer, x: str) -> str:
     most = g.node("ReduceMax", g.node("Abs", x), g.integers(-1), keepdims=1)
     most = g.node("Max", most, g.constant(np.finfo(np.float32).tiny))  # silence divides by no zero
     levels = g.node("Round", g.node("Mul", x, g.node("Div", g.constant(127.0), most)))
-    if layer.format == "int8":
+    if LEVELS[layer.format].field == 8:
         whole = g.cast(levels, "INT8")
         product = g.cast(g.node("MatMulInteger", whole, g.constant(layer.matrix.T, np.int8)), "FLOAT")
-    elif layer.format == "int16":
+    elif LEVELS[layer.format].field == 16:
         stored = g.constant(layer.matrix.T, np.int16)
         product = g.node("MatMul", levels, g.node("DequantizeLinear", stored, g.constant(1.0)))
     else:
@@ -360,8 +360,9 @@ def _product(g: _Graph, layer: HiddenLayer, x: str) -> str:
 
 
 def _few_bits(g: _Graph, layer: HiddenLayer, x: str) -> str:
-    """Integers times levels of at most 4 bits; the sums are exact in float32."""
-    bits = max(2, LEVELS[layer.format][0])
+    """Integers times levels of at most 4 bits; the sums are exact in float32. The operator knows fields of 2
+    and 4 bits."""
+    bits = max(2, LEVELS[layer.format].field)
     blocks = -(-layer.inputs // BLOCK)
     middle = 1 << (bits - 1)
     codes = np.full((layer.outputs, blocks * BLOCK), middle, np.uint8)

@@ -141,7 +141,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportDocument:
     """Title, what it is of, its sections, and what a reader must know to make it again."""
 
     title: str

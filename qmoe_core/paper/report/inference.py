@@ -19,7 +19,6 @@ from qmoe_core.evaluation.significance import (
     paired,
     spearman,
 )
-from qmoe_core.numbers import signed
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report.document import Column, Interval, Section, Table, Value
 from qmoe_core.paper.report.protocols import Scores
@@ -32,6 +31,7 @@ from qmoe_core.paper.report.study import (
     of_all,
     printed,
     runs_of,
+    signed,
     was_busy,
 )
 

@@ -21,7 +21,7 @@ from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.datasets import splits
 from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.routing import mixing
-from qmoe_core.routing.mixing import Settings, Voices
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
@@ -186,8 +186,8 @@ def _gather(
         at, title = place[result.split.seed], "+".join(result.experts)
         settings = Settings.of(trial.config.router, result.experts)
         plain, curious = (
-            mixing.mix(result.voices, settings.without_curiosity()),
-            mixing.mix(result.voices, settings),
+            mixing.mix(result.outputs, settings.without_curiosity()),
+            mixing.mix(result.outputs, settings),
         )
         for name, mixture in ((title, plain), (f"{title} curious", curious)):
             predicted[names.index(name), at, result.test] = mixture.probabilities.argmax(axis=-1)
@@ -270,19 +270,19 @@ def as_judged(trial: Trial, bundle: Bundle, subject: Subject) -> Scores:
     """
     from qmoe_core.evaluation.sweep import judged
 
-    voices = judged(bundle).voices
+    outputs = judged(bundle).outputs
     made = [split.fold for split in crossval.splits_of(subject, trial.config, trial.seeds)]
     folds = np.zeros((1, len(subject.labels)), np.int16)
     for number, fold in enumerate(made):
         folds[0, fold.test] = number
     tensors: dict[str, np.ndarray] = {"folds": folds}
-    said = voices.of(trial.experts).logits.argmax(axis=-1)
+    said = outputs.of(trial.experts).logits.argmax(axis=-1)
     predicted = dict(zip(trial.experts, said.T, strict=True))
     parameters = {name: bundle.expert(name).parameters for name in trial.experts}
     router = sum(array.size for array in (*bundle.router.weights, *bundle.router.biases))
     for names in trial.mixtures:
         title, settings = "+".join(names), Settings.of(trial.config.router, names)
-        part: Voices = voices.of(names)
+        part: Outputs = outputs.of(names)
         curious = mixing.mix(part, settings)
         predicted[title] = mixing.mix(part, settings.without_curiosity()).probabilities.argmax(axis=-1)
         predicted[f"{title} curious"] = curious.probabilities.argmax(axis=-1)

@@ -16,7 +16,6 @@ from qmoe_core.engine import from_tensors
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import environment
-from qmoe_core.numbers import listed, signed
 from qmoe_core.paper.report import (
     accuracy,
     cost_tables,
@@ -28,9 +27,9 @@ from qmoe_core.paper.report import (
     writing,
 )
 from qmoe_core.paper.report.costs import Effort, Loaded, Served
-from qmoe_core.paper.report.document import Report, Section
+from qmoe_core.paper.report.document import ReportDocument, Section
 from qmoe_core.paper.report.protocols import Trial
-from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study
+from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study, named, signed
 from qmoe_core.runtime.executor import Context, Progress
 from qmoe_core.runtime.identity import described
 from qmoe_core.runtime.store import Store
@@ -53,7 +52,7 @@ LEFT_OUT = (
     "one seed instead of three",
     "the sound figures are the shipped bundle's out-of-fold outputs, its mixtures sharing the bundle's one "
     "router",
-    f"the leaky protocol for {listed(IN_BOTH)} alone, without mixtures",
+    f"the leaky protocol for {named(IN_BOTH)} alone, without mixtures",
     "the two parts of the leak",
     "mixtures trained jointly with their experts, as the paper's code does",
     "half as many timed calls, one process for each peak of memory",
@@ -120,7 +119,7 @@ def reproduce(
     store: Store | None = None,
     progress: Callable[[str], Progress] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Report:
+) -> ReportDocument:
     """Train what is missing, measure what is missing, and write a report.
 
     Args:
@@ -163,7 +162,7 @@ def reproduce(
             _of_dataset(name, embedder, weights, plan, context, fresh) for name in names or (FULL_DATASET,)
         ]
     if len({study.name for study in studies}) < len(studies):
-        raise ConfigError(f"--dataset: {listed([s.name for s in studies])}: a dataset is given twice")
+        raise ConfigError(f"--dataset: {named([s.name for s in studies])}: a dataset is given twice")
     report = assemble(studies, plan, costs.sizes(NAMES, context.store, fresh=fresh))
     writing.write(report, folder)
     return report
@@ -267,7 +266,7 @@ def _study(
     )
 
 
-def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> Report:
+def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> ReportDocument:
     """The report from finished studies."""
     alpha = plan.config.router.alpha
     sections = [
@@ -283,8 +282,8 @@ def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> Report
         cost_tables.table_6(studies),
         cost_tables.table_7(sizes),
     ]
-    where = listed([study.name for study in studies])
-    return Report(
+    where = named([study.name for study in studies])
+    return ReportDocument(
         f"The paper’s tables, from our runs on {where}",
         tuple(_summary(studies)),
         tuple(sections),
@@ -325,7 +324,7 @@ def _methods(studies: Sequence[Study], plan: Plan) -> Section:
     config = study.tables
     expert = plan.config.expert
     text = [
-        f"Embeddings are {listed(sorted({f'{s.embedder} ({s.dim:,} numbers a clip)' for s in studies}))}; a "
+        f"Embeddings are {named(sorted({f'{s.embedder} ({s.dim:,} numbers a clip)' for s in studies}))}; a "
         f"multilayer perceptron ({'–'.join(map(str, expert.hidden))}, LayerNorm, ReLU, dropout "
         f"{expert.dropout}) is trained in every numeric format with class-weighted cross-entropy and AdamW. "
         + "; ".join(
@@ -335,7 +334,7 @@ def _methods(studies: Sequence[Study], plan: Plan) -> Section:
         )
         + ".",
         f"The tables are of {config.protocol} (preset {plan.preset}), seed(s) "
-        f"{listed([str(s) for s in plan.seeds])}. With inner validation the epoch is chosen on a part of the "
+        f"{named([str(s) for s in plan.seeds])}. With inner validation the epoch is chosen on a part of the "
         "training clips, the expert is trained again on all of them, and the test fold is looked at once.",
         f"Times are of one thread on {study.costs.environment['processor']}, "
         f"{study.costs.environment['cores']} cores"

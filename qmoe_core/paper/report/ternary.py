@@ -77,7 +77,7 @@ def _last_and_best(
     fold = split.fold
     scaler = Scaler.of(z[fold.train])
     with reproducible(split.seed):
-        network = ComputedTernaryNetwork(z.shape[1], len(subject.classes), config)
+        network = ComputedTernaryNetwork("fp32", z.shape[1], len(subject.classes), config)
     done = fit(
         network,
         scaler(z[fold.train]),

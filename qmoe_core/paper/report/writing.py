@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from qmoe_core.errors import ConfigError
-from qmoe_core.paper.report.document import Interval, Report, Spread, Table, Value
+from qmoe_core.paper.report.document import Interval, ReportDocument, Spread, Table, Value
 from qmoe_core.paper.report.templates import FOLDER, render
 from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.spreadsheets import defused
@@ -47,7 +47,7 @@ def _is_report(folder: Path) -> bool:
         return False
 
 
-def write(report: Report, folder: Path) -> Path:
+def write(report: ReportDocument, folder: Path) -> Path:
     """Write a report: complete, or not at all.
 
     Raises:
@@ -73,7 +73,7 @@ def write(report: Report, folder: Path) -> Path:
     return folder
 
 
-def files(report: Report) -> dict[str, str]:
+def files(report: ReportDocument) -> dict[str, str]:
     """Every file of a report by its name in the folder."""
     made = {PAGE: page(report), TEXT: markdown(report), RECORD: record(report)}
     for section in report.sections:
@@ -86,12 +86,12 @@ def files(report: Report) -> dict[str, str]:
     return made
 
 
-def record(report: Report) -> str:
+def record(report: ReportDocument) -> str:
     """The whole report as one JSON document."""
     return msgspec.json.format(msgspec.json.encode(to_json(report)), indent=1).decode()
 
 
-def to_json(report: Report) -> dict[str, object]:
+def to_json(report: ReportDocument) -> dict[str, object]:
     """`qmoe reproduce --json`: everything but the drawings."""
     return {
         "format": FORMAT,
@@ -148,7 +148,7 @@ def comma_separated(table: Table) -> str:
     return out.getvalue()
 
 
-def markdown(report: Report) -> str:
+def markdown(report: ReportDocument) -> str:
     """The report as Markdown; figures are the files beside it."""
     return render("report.md.j2", report=report)
 
@@ -156,6 +156,6 @@ def markdown(report: Report) -> str:
 _STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
 
 
-def page(report: Report) -> str:
+def page(report: ReportDocument) -> str:
     """The report as one HTML page that needs nothing else."""
     return render("report.html.j2", report=report, style=_STYLE)

@@ -36,10 +36,10 @@ from qmoe_core.runtime.store.entry import (
     SCHEMA,
     VERSIONS,
     Damaged,
-    Entry,
+    DamagedEntry,
     OtherVersion,
     Place,
-    Report,
+    StoreEntry,
     decode,
     encode,
 )
@@ -47,9 +47,9 @@ from qmoe_core.runtime.store.folder import Folder, unfinished
 
 __all__ = [
     "Collected",
-    "Entry",
-    "Report",
+    "DamagedEntry",
     "Store",
+    "StoreEntry",
     "Verification",
     "default_address",
     "default_root",
@@ -132,8 +132,8 @@ class Verification:
     """What checking all entries gave."""
 
     checked: int
-    damaged: tuple[Report, ...]
-    others: tuple[Report, ...] = ()
+    damaged: tuple[DamagedEntry, ...]
+    others: tuple[DamagedEntry, ...] = ()
     """Entries of another version, which were left as they are; not among those checked."""
 
 
@@ -141,7 +141,7 @@ class Verification:
 class Collected:
     """What `gc` removed, or with `dry_run` would remove."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[StoreEntry, ...]
     quarantined: int
     unfinished: int
     bytes: int
@@ -191,7 +191,7 @@ class Store:
         tensors: Mapping[str, np.ndarray],
         metadata: Mapping[str, Any] | None = None,
         files: Mapping[str, bytes] | None = None,
-    ) -> Entry:
+    ) -> StoreEntry:
         """Keeps a result. A sound entry that is already there stays: the same key means the same result.
 
         Args:
@@ -223,7 +223,7 @@ class Store:
                 place = self._beside
         raise StoreError(f"{self.address}: {kind}/{address[:12]} was written, and cannot be read")
 
-    def get(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
+    def get(self, kind: str, key: Mapping[str, Any]) -> StoreEntry | None:
         """The entry of a key, every file checked.
 
         Returns:
@@ -252,7 +252,7 @@ class Store:
             self._try_set_aside(place, kind, address, damage)
             return None
 
-    def get_each(self, kind: str, keys: Iterable[Mapping[str, Any]]) -> Iterator[Entry | None]:
+    def get_each(self, kind: str, keys: Iterable[Mapping[str, Any]]) -> Iterator[StoreEntry | None]:
         """As `get`, of many keys in their order; from a bucket, some are fetched at once."""
         if not self.remote:
             yield from (self.get(kind, key) for key in keys)
@@ -278,7 +278,7 @@ class Store:
             return True
         return False
 
-    def list(self, kind: str | None = None) -> list[Entry]:
+    def list(self, kind: str | None = None) -> list[StoreEntry]:
         """All entries, oldest first, none of their tensors read.
 
         Those with a damaged header, and those that only another version can read, are left out, and named in
@@ -289,13 +289,13 @@ class Store:
         """
         return sorted(self._found(kind), key=lambda entry: (entry.created, entry.key))
 
-    def _found(self, kind: str | None, prefix: str = "") -> Collection[Entry]:
+    def _found(self, kind: str | None, prefix: str = "") -> Collection[StoreEntry]:
         """Entries of keys that begin so, one a key: this store's own before those that are published."""
         below = self._below()
         found = {(entry.kind, entry.key): entry for entry in (below._found(kind, prefix) if below else ())}
         return (found | {(entry.kind, entry.key): entry for entry in self._own(kind, prefix)}).values()
 
-    def _own(self, kind: str | None = None, prefix: str = "") -> Iterator[Entry]:
+    def _own(self, kind: str | None = None, prefix: str = "") -> Iterator[StoreEntry]:
         """As `list`, without what is published, of keys that begin so."""
         others: Counter[str] = Counter()
         for place in (self._place, self._beside):
@@ -316,7 +316,7 @@ class Store:
         below = published(self.root)
         return None if below == self.root else Store(below)
 
-    def resolve(self, prefix: str) -> Entry:
+    def resolve(self, prefix: str) -> StoreEntry:
         """The entry whose key begins with `prefix` (or `kind/prefix`), at least four characters.
 
         Raises:
@@ -335,7 +335,7 @@ class Store:
             raise StoreError(f"{prefix} could be {len(found)} entries ({names}); give more of the key")
         return found[0]
 
-    def delete(self, prefix: str) -> Entry:
+    def delete(self, prefix: str) -> StoreEntry:
         """Removes one entry of this store's own; else as `resolve`. Returns the entry that was."""
         entry = self.resolve(prefix)
         if entry.place not in (self._place, self._beside):
@@ -357,7 +357,7 @@ class Store:
                 except FileNotFoundError:
                     continue  # removed meanwhile
                 except OtherVersion as other:
-                    others.append(Report(kind, key, str(other), place.location(kind, key)))
+                    others.append(DamagedEntry(kind, key, str(other), place.location(kind, key)))
                     continue
                 except Damaged as damage:
                     if report := self._try_set_aside(place, kind, key, damage):
@@ -365,7 +365,7 @@ class Store:
                 checked += 1
         return Verification(checked, tuple(damaged), tuple(others))
 
-    def reports(self) -> list[Report]:
+    def reports(self) -> list[DamagedEntry]:
         """Damaged entries that were set aside, by this or any process, and not yet removed by `gc`."""
         return [*self._place.aside(), *self._beside.aside()]
 
@@ -435,16 +435,16 @@ class Store:
         """Whether a mark that somebody left is in this store."""
         return self._place.marked(mark)
 
-    def _try_set_aside(self, place: Place, kind: str, key: str, damage: Damaged) -> Report | None:
+    def _try_set_aside(self, place: Place, kind: str, key: str, damage: Damaged) -> DamagedEntry | None:
         """As `_set_aside`; in a store that cannot be written, the damage is reported where it lies."""
         try:
             return self._set_aside(place, kind, key, damage)
         except StoreError as error:
             path = place.location(kind, key)
             log.warning("%s: damaged (%s), and cannot be set aside (%s)", path, damage, error)
-            return Report(kind, key, str(damage), path)
+            return DamagedEntry(kind, key, str(damage), path)
 
-    def _set_aside(self, place: Place, kind: str, key: str, damage: Damaged) -> Report | None:
+    def _set_aside(self, place: Place, kind: str, key: str, damage: Damaged) -> DamagedEntry | None:
         """Moves a damaged entry away; None if another process did so first."""
         reason = str(damage)
         aside = place.set_aside(kind, key, reason, damage.header)
@@ -452,10 +452,10 @@ class Store:
             return None
         path = place.location(kind, key)
         log.warning("%s: damaged (%s); set aside in %s, to be computed again", path, reason, aside)
-        return Report(kind, key, reason, aside)
+        return DamagedEntry(kind, key, reason, aside)
 
 
-def _open(place: Place, kind: str, key: str, *, verify: bool) -> Entry:
+def _open(place: Place, kind: str, key: str, *, verify: bool) -> StoreEntry:
     """
     Raises:
         FileNotFoundError: there is no such entry.

@@ -70,7 +70,7 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Report:
+class DamagedEntry:
     """A damaged entry that was set aside."""
 
     kind: str
@@ -124,7 +124,7 @@ class Place(Protocol):
         """
         ...
 
-    def aside(self, before: float | None = None) -> list[Report]:
+    def aside(self, before: float | None = None) -> list[DamagedEntry]:
         """What was set aside, before a Unix time."""
         ...
 
@@ -184,7 +184,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoreEntry:
     """One result in the store; its tensors are read, and checked, when they are first asked for."""
 
     kind: str
@@ -306,7 +306,7 @@ def encode(
     return address, contents
 
 
-def decode(raw: bytes, kind: str, key: str, place: Place) -> Entry:
+def decode(raw: bytes, kind: str, key: str, place: Place) -> StoreEntry:
     """The entry of a header.
 
     Raises:
@@ -327,7 +327,7 @@ def decode(raw: bytes, kind: str, key: str, place: Place) -> Entry:
         raise Damaged(f"{HEADER} belongs to another key")
     if TENSORS not in body.files or not all(FILE.fullmatch(name) for name in body.files):
         raise Damaged(f"{HEADER} lists files that no entry has")
-    return Entry(body.kind, body.key, body.fields, body.metadata, body.created, body.files, place)
+    return StoreEntry(body.kind, body.key, body.fields, body.metadata, body.created, body.files, place)
 
 
 def checksum(body: Mapping[str, Any]) -> str:

@@ -30,8 +30,8 @@ from qmoe_core.runtime.store.entry import (
     RESERVED,
     STALE_TMP_S,
     Damaged,
+    DamagedEntry,
     FileRecord,
-    Report,
 )
 
 
@@ -134,7 +134,7 @@ class Folder:
             (aside / REASON).write_text(reason + "\n", encoding="utf-8")
         return aside
 
-    def aside(self, before: float | None = None) -> list[Report]:
+    def aside(self, before: float | None = None) -> list[DamagedEntry]:
         found, now = [], time.time()
         for path in self._folders(self.root / "quarantine"):
             if before is not None and _mtime(path, now) > before:
@@ -144,7 +144,7 @@ class Folder:
                 reason = (path / REASON).read_text(encoding="utf-8", errors="replace").strip()
             except OSError:
                 reason = "not recorded"
-            found.append(Report(kind, rest.partition(".")[0], reason, path))
+            found.append(DamagedEntry(kind, rest.partition(".")[0], reason, path))
         return found
 
     def abandoned(self, now: float) -> list[tuple[Path, int]]:
@@ -163,11 +163,11 @@ class Folder:
 
     def discard(self, location: Path) -> None:
         """Takes a folder out of sight in one step before its files go, so that nobody finds half an entry."""
-        grave = self._unfinished()
+        doomed = self._unfinished()
         try:
-            grave.parent.mkdir(exist_ok=True)
-            os.rename(location, grave)  # noqa: PTH104
-            shutil.rmtree(grave)
+            doomed.parent.mkdir(exist_ok=True)
+            os.rename(location, doomed)  # noqa: PTH104
+            shutil.rmtree(doomed)
         except FileNotFoundError:
             pass  # somebody else removed it
         except OSError as error:

@@ -34,9 +34,9 @@ from qmoe_core.runtime.store.entry import (
     RESERVED,
     STALE_TMP_S,
     Damaged,
+    DamagedEntry,
     FileRecord,
     OtherVersion,
-    Report,
     decode,
 )
 from qmoe_core.runtime.store.folder import name_of_work
@@ -192,7 +192,7 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def aside(self, before: float | None = None) -> list[Report]:
+    def aside(self, before: float | None = None) -> list[DamagedEntry]:
         folders: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for path, info in self._find("quarantine").items():
             where = "/".join(path.split("/")[: self._root.count("/") + 3])
@@ -206,7 +206,7 @@ class Objects:
                 reason = self._header(f"{where}/{REASON}").decode("utf-8", errors="replace").strip()
             except FileNotFoundError:
                 reason = "not recorded"
-            found.append(Report(kind, rest.partition(".")[0], reason, where))
+            found.append(DamagedEntry(kind, rest.partition(".")[0], reason, where))
         return found
 
     def abandoned(self, now: float) -> list[tuple[tuple[str, ...], int]]:

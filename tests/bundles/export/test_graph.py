@@ -42,11 +42,11 @@ def test_every_expert_says_the_same(everything, gallery):
     loaded = bundles.load()
     embeddings = embedders.create(loaded.embedder).embed(gallery)
     found = heard(everything, gallery)
-    voices = loaded.listen(embeddings)
-    mixed = mixing.mix(voices, loaded.settings())
+    outputs = loaded.outputs(embeddings)
+    mixed = mixing.mix(outputs, loaded.settings())
 
     np.testing.assert_allclose(found["embedding"], embeddings, rtol=1e-3, atol=2e-3)
-    q = softmax(voices.logits)
+    q = softmax(outputs.logits)
     assert (found["expert_probabilities"].argmax(-1) == q.argmax(-1)).all()
     # One rounding of an 8-bit activation may fall the other way: see the packed form's own bound.
     np.testing.assert_allclose(found["expert_probabilities"], q, atol=5e-3)
@@ -60,12 +60,12 @@ def test_real_recordings_get_the_same_labels(everything, shared_data):
     loaded = bundles.load()
     files = sorted((shared_data / "esc10" / "audio").glob("*.ogg"))[::8]
     waveforms = np.stack([decode.windows(decode.load(file))[0].samples for file in files])
-    voices = loaded.listen(embedders.create(loaded.embedder).embed(waveforms))
+    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(waveforms))
     found = heard(everything, waveforms)
 
     assert len(files) == 50
-    assert (found["expert_probabilities"].argmax(-1) == voices.logits.argmax(-1)).all()
-    mixed = mixing.mix(voices, loaded.settings())
+    assert (found["expert_probabilities"].argmax(-1) == outputs.logits.argmax(-1)).all()
+    mixed = mixing.mix(outputs, loaded.settings())
     assert (found["probabilities"].argmax(-1) == mixed.probabilities.argmax(-1)).all()
 
 
@@ -81,9 +81,9 @@ def test_other_ways_to_mix(tmp_path, gallery, changes):
     loaded = bundles.load()
     settings = replace(loaded.settings(), experts=("popcount", "q1", "q16"), **changes)
     found = heard(export.export_onnx(loaded, tmp_path / "x.onnx", settings), gallery[:3])
-    voices = loaded.listen(embedders.create(loaded.embedder).embed(gallery[:3]))
+    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(gallery[:3]))
     mixed = mixing.mix(
-        voices, settings, mean_interest=loaded.mean_interest(settings) if settings.normalise else 1.0
+        outputs, settings, mean_interest=loaded.mean_interest(settings) if settings.normalise else 1.0
     )
 
     np.testing.assert_allclose(found["routing"], mixed.routing, atol=5e-3)

@@ -12,7 +12,7 @@ import pytest
 from qmoe_core import config as configuration
 from qmoe_core.paper.report import reproduce
 from qmoe_core.paper.report.costs import Effort
-from qmoe_core.paper.report.document import Report
+from qmoe_core.paper.report.document import ReportDocument
 from qmoe_core.runtime.store import Store
 from tests import tiny
 
@@ -22,7 +22,7 @@ EFFORT = Effort(calls=100, processes=2, energy_repetitions=0)
 class Reproduced(NamedTuple):
     """A report, its folder, and what `reproduce` was called with."""
 
-    report: Report
+    report: ReportDocument
     folder: Path
     arguments: dict
     store: Store

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from qmoe_core.paper.report import charts, writing
-from qmoe_core.paper.report.document import Column, Figure, Interval, Report, Section, Spread, Table
+from qmoe_core.paper.report.document import Column, Figure, Interval, ReportDocument, Section, Spread, Table
 
 NASTY = "<script>alert('x')</script> & |pipe| *star*"
 
 
 @pytest.fixture
-def report() -> Report:
+def report() -> ReportDocument:
     table = Table(
         "t",
         NASTY,
@@ -24,25 +24,25 @@ def report() -> Report:
         NASTY,
     )
     svg = charts.intervals([(NASTY, [charts.Mark(0.0, -1.0, 1.0)])], NASTY, series=(NASTY,))
-    return Report(
+    return ReportDocument(
         NASTY, (NASTY,), (Section("s", NASTY, (NASTY,), table, figures=(Figure("f", svg, NASTY),)),)
     )
 
 
-def test_the_page_escapes_names(report: Report) -> None:
+def test_the_page_escapes_names(report: ReportDocument) -> None:
     page = writing.page(report)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
-def test_markdown_escapes_names(report: Report) -> None:
+def test_markdown_escapes_names(report: ReportDocument) -> None:
     text = writing.markdown(report)
     assert "<script" not in text.replace("\\<script", "")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5}
 
 
-def test_csv_keeps_precision_and_defuses_formulas(report: Report) -> None:
+def test_csv_keeps_precision_and_defuses_formulas(report: ReportDocument) -> None:
     table = report.sections[0].tables[0]
     head, first, second = csv.reader(io.StringIO(writing.comma_separated(table)))
     assert head == ["Name", "F1", "F1 deviation", "Leak", "Leak low", "Leak high", "p"]

@@ -55,8 +55,8 @@ def test_its_bundle_and_dataset(release: Path) -> None:
     manifest = datasets.open_dataset("small")
     assert (len(manifest), manifest.classes) == (30, loaded.classes)
     assert loaded.dataset is not None
-    voices = loaded.listen(loaded.dataset.embeddings.astype(np.float32))
-    assert voices.logits.shape == (30, 3, 3)
+    outputs = loaded.outputs(loaded.dataset.embeddings.astype(np.float32))
+    assert outputs.logits.shape == (30, 3, 3)
     assert loaded.reference(loaded.settings()) is not None
 
 

@@ -286,7 +286,7 @@ def test_an_entry_under_another_key_is_damage(store: Store) -> None:
     assert "belongs to another key" in store.reports()[0].reason
 
 
-def of_version(schema: int, entry: store_module.Entry) -> bytes:
+def of_version(schema: int, entry: store_module.StoreEntry) -> bytes:
     """Make an entry one of another version, which has fields that this one does not know."""
     path = entry.path / "entry.json"
     header = json.loads(path.read_bytes())
