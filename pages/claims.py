@@ -22,7 +22,6 @@ from dashboard.views.claims_checks import (
     the_run,
 )
 from qmoe_core.errors import UserError
-from qmoe_core.paper.claim import THEMES
 from qmoe_core.paper.claims import CLAIMS
 
 FAIRNESS = (

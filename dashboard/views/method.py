@@ -14,9 +14,8 @@ from qmoe_core import numbers
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import hz_to_mel
 from qmoe_core.bundles import Bundle
-from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.decision import Decision, ExpertOpinion
-
+from qmoe_core.experts.spec import EXPERTS
 
 STRATEGY = {
     "distilled": "\n\nThe bonus here comes from d̂, predicted from one cheap expert’s answer, as chosen on "
