@@ -20,7 +20,7 @@ from qmoe_core.audio import decode
 from qmoe_core.evaluation.selective import detection
 from qmoe_core.experts.layers import PopcountLinear
 from qmoe_core.live import log as logs
-from qmoe_core.runtime import jobs
+from qmoe_core.runtime.jobs import queue
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
 from qmoe_core.training.fit import fit_expert
@@ -65,7 +65,7 @@ def test_an_entry_is_on_the_disk_before_it_takes_its_place(
     assert ("fsync", entry.path.parent.stat().st_ino) in events[placed:]
 
 
-@pytest.mark.parametrize("write", [logs._write, lambda path, data: jobs._write(path, [1])])
+@pytest.mark.parametrize("write", [logs._write, lambda path, data: queue.write(path, [1])])
 def test_a_file_is_on_the_disk_before_it_takes_its_place(
     events: list[tuple[str, Any]], write: Any, tmp_path: Path
 ) -> None:
@@ -99,8 +99,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return decode.from_samples(np.full(2048, 0.1, np.float32), decode.SAMPLE_RATE, name=name)
 
-    for cache in (hearing._hear, hearing._content_key):
-        cache.clear()
+    session = f"of {id(names)}"  # the caches are a session's own
+    monkeypatch.setattr("streamlit.runtime.caching.cache_data_api.get_session_id_or_throw", lambda: session)
     monkeypatch.setattr(hearing.decode, "load", load)
     monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle: clip.name)
     return names

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from qmoe_core.measure import bench, energy, latency, memory, size
+from qmoe_core.runtime.executor import Context, Observer, Progress
+from qmoe_core.runtime.requests import Train
+from qmoe_core.runtime.store import Store
+from qmoe_core.training.run import TrainingReport
 
 SETTINGS = (
     "expert.hidden=[24, 16]",
@@ -58,6 +64,21 @@ def dataset(root: Path) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return root
+
+
+def train(
+    dataset: Path | str,
+    *,
+    store: Store | None = None,
+    progress: Callable[[str], Progress] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    observe: Observer | None = None,
+    **fields: Any,
+) -> TrainingReport:
+    """Run `requests.Train` with these fields here."""
+    context = Context(store or Store(), cancelled=cancelled, observe=observe)
+    context = replace(context, progress=progress) if progress else context
+    return Train(dataset=str(dataset), **fields).run(context)
 
 
 @contextmanager

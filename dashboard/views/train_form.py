@@ -11,16 +11,17 @@ import streamlit as st
 from dashboard.session import linked, public, training
 from dashboard.session.linked import Control
 from dashboard.session.training import Outline
-from dashboard.views import tables, widgets, words
+from dashboard.views import tables, weights, widgets, words
 from dashboard.views.tables import Column
 from dashboard.views.train_job import PAGE, colour, submit
 from qmoe_core import bundles, datasets, numbers
+from qmoe_core.embedders import OWN, models
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
 from qmoe_core.runtime import jobs, system
 from qmoe_core.runtime.jobs import Job, Plan, Train
+from qmoe_core.runtime.requests import DEFAULT_MIXTURE
 from qmoe_core.runtime.store import default_root
-from qmoe_core.training.run import DEFAULT_MIXTURE
 
 PROTOCOLS = {"official": "the data’s own", "random": "random", "grouped": "grouped by recording"}
 SELECTIONS = {"inner-validation": "inner validation", "best-on-test": "best on test"}
@@ -143,10 +144,12 @@ def the_data(listed: Sequence[Job], values: dict[str, Any]) -> Outline | None:
         key=linked.widget(PAGE, "embedder"),
         accept_new_options=True,
         format_func=lambda name: f"{name} (no weights, offline)" if name == training.OFFLINE else name,
-        help="What turns five seconds of sound into numbers: log-mel statistics, the paper’s "
-        "EfficientNet-B3, or any model of timm by name.",
+        help="What turns five seconds of sound into numbers: log-mel statistics, a small network of our own "
+        "(ds-cnn), a learned one (mn04), the paper’s EfficientNet-B3, or any model of timm by name.",
     )
-    if values["embedder"] != training.OFFLINE:
+    if values["embedder"] in models.ARCHITECTURES:
+        weights.offer(values["embedder"])
+    elif values["embedder"] != training.OFFLINE:
         st.text_input(
             "Its weights",
             key=linked.widget(PAGE, "weights"),
@@ -293,7 +296,7 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
     if values["protocol"] == "official" and not found.folds:
         st.caption("Choose other folds first.")
         return
-    light = asked.embedder == training.OFFLINE
+    light = asked.embedder in OWN
     planned = f"planned:{asked.embedder}:{asked.weights}"
     if light or st.session_state.get(planned):
         stamp = tuple((job.id, job.state) for job in listed)

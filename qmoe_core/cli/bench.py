@@ -15,6 +15,7 @@ from qmoe_core.cli.common import (
     command,
     json_option,
     print_json,
+    request_of,
     table,
 )
 
@@ -31,19 +32,23 @@ bench = LazyGroup(
 )
 
 
+shape_option = click.option(
+    "--shape",
+    default="1536,640,320,50",
+    help="D,hidden,…,C of experts with random weights (default: the paper’s)",
+)
+experts_option = click.option("--experts", help="such as q4,q8 (default: all)")
+
+
 @command("latency", help="time of one call of each expert", example="qmoe bench latency --n 2000")
 @click.option("--bundle", help="measure a bundle’s own experts instead")
 @click.option("--n", type=int, default=2000, help="timed calls of each")
 @click.option("--batch", type=int, default=1, help="clips in a call")
 @click.option("--cold", is_flag=True, help="empty the caches before every call")
-@click.option("--no-peers", is_flag=True, help="only torch fp32 beside ours")
+@click.option("--no-peers", "peers", flag_value=False, default=True, help="only torch fp32 beside ours")
 @click.option("--figure", metavar="FILE", help="write the distributions as an HTML page")
-@click.option(
-    "--shape",
-    default="1536,640,320,50",
-    help="D,hidden,…,C of experts with random weights (default: the paper’s)",
-)
-@click.option("--experts", help="such as q4,q8 (default: all)")
+@shape_option
+@experts_option
 @json_option
 def latency(arguments: Arguments) -> int:
     return _bench("latency", arguments)
@@ -56,15 +61,11 @@ def latency(arguments: Arguments) -> int:
 )
 @click.option("--bundle", help="measure a bundle’s own experts instead")
 @click.option("--repetitions", type=int, default=3, help="blocks measured of each expert")
-@click.option("--block-seconds", type=float, default=10.0, help="60 for a figure to quote")
+@click.option("--block-seconds", "block_s", type=float, default=10.0, help="60 for a figure to quote")
 @click.option("--country", default="FRA", help="grid, three-letter code")
 @click.option("--per-day", type=float, default=1000000.0, help="inferences a day of a deployment")
-@click.option(
-    "--shape",
-    default="1536,640,320,50",
-    help="D,hidden,…,C of experts with random weights (default: the paper’s)",
-)
-@click.option("--experts", help="such as q4,q8 (default: all)")
+@shape_option
+@experts_option
 @json_option
 def energy(arguments: Arguments) -> int:
     return _bench("energy", arguments)
@@ -72,64 +73,38 @@ def energy(arguments: Arguments) -> int:
 
 @command("memory", help="peak memory of a process that serves", example="qmoe bench memory --json")
 @click.option("--bundle", multiple=True, help="may be repeated (default: all that are known)")
-@click.option(
-    "--shape",
-    default="1536,640,320,50",
-    help="D,hidden,…,C of experts with random weights (default: the paper’s)",
-)
-@click.option("--experts", help="such as q4,q8 (default: all)")
+@shape_option
+@experts_option
 @json_option
 def memory(arguments: Arguments) -> int:
     return _bench("memory", arguments)
 
 
 @command("size", help="bytes of each packed expert", example="qmoe bench size --shape 1536,640,320,50")
-@click.option(
-    "--shape",
-    default="1536,640,320,50",
-    help="D,hidden,…,C of experts with random weights (default: the paper’s)",
-)
-@click.option("--experts", help="such as q4,q8 (default: all)")
+@shape_option
+@experts_option
 @json_option
 def size(arguments: Arguments) -> int:
     return _bench("size", arguments)
 
 
 def _bench(what: str, arguments: Arguments) -> int:
-    from qmoe_core.experts.spec import NAMES, parse_names
     from qmoe_core.measure import bench
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.requests import Bench
     from qmoe_core.runtime.store import Store
 
-    experts = parse_names(arguments.experts, setting="--experts") if arguments.experts else NAMES
+    store = Store()
     if what == "memory":
         report = bench.run_memory(arguments.bundle or ())
-    elif what == "size":
-        report = bench.run_size(bench.parse_shape(arguments.shape), experts)
-    elif what == "energy":
-        report = bench.run_energy(
-            shape=bench.parse_shape(arguments.shape),
-            bundle=arguments.bundle,
-            experts=experts,
-            repetitions=arguments.repetitions,
-            block_s=arguments.block_seconds,
-            country=arguments.country,
-            per_day=arguments.per_day,
-            progress=ProgressBar("energy"),
-        )
+        bench.keep(report, store)
     else:
-        report = bench.run_latency(
-            shape=bench.parse_shape(arguments.shape),
-            bundle=arguments.bundle,
-            experts=experts,
-            peers=not arguments.no_peers,
-            n=arguments.n,
-            batch=arguments.batch,
-            cold=arguments.cold,
-            progress=ProgressBar("latency"),
+        shape = bench.parse_shape(arguments.shape)
+        report = request_of(Bench, arguments, measure=what, shape=shape).run(
+            Context(store, progress=ProgressBar)
         )
-        if arguments.figure:
-            bench.figure(report, Path(arguments.figure))
-    bench.keep(report, Store())
+    if getattr(arguments, "figure", None):
+        bench.figure(report, Path(arguments.figure))
     if arguments.json:
         print_json(report.to_json())
         return 0

@@ -44,6 +44,7 @@ Arguments = SimpleNamespace
 """What a command was given: one attribute for each of its options and arguments."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class _Documented(click.Command):
@@ -206,6 +207,27 @@ def mixing_settings(arguments: Arguments, loaded: Any) -> Any:
     return loaded.settings(**changes)
 
 
+def request_of(kind: type[R], arguments: Arguments, **given: Any) -> R:
+    """A request made of the options that have the names of its fields, and of what is given besides.
+
+    What was neither given nor typed keeps the request's default. A configuration is read from `--config` and
+    `--set`, experts from their names.
+
+    Raises:
+        ConfigError: an expert or a setting that does not exist.
+    """
+    from qmoe_core import config
+    from qmoe_core.experts.spec import parse_names
+
+    typed = {name: getattr(arguments, name, None) for name in kind.__struct_fields__} | given
+    fields = {name: value for name, value in typed.items() if value is not None}
+    if "experts" in fields:
+        fields["experts"] = parse_names(fields["experts"], setting="--experts")
+    if hasattr(arguments, "set") and "config" not in given:
+        fields["config"] = config.load(arguments.config, arguments.set)
+    return kind(**fields)
+
+
 class ProgressBar:
     """A line on stderr that counts; plain lines every ten percent where stderr is not a terminal."""
 
@@ -258,7 +280,10 @@ def recording(file: str) -> tuple[str | bytes, str | None]:
 
 def print_json(document: object) -> None:
     """Write a document to standard output."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    encoded = msgspec.json.encode(document)
+    if len(encoded) < 1 << 20:  # nobody reads more, and indenting takes as much memory again
+        encoded = msgspec.json.format(encoded, indent=2)
+    sys.stdout.buffer.write(encoded + b"\n")
     sys.stdout.buffer.flush()
 
 

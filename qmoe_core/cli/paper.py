@@ -75,10 +75,13 @@ def reproduce(arguments: Arguments) -> int:
 @json_option
 def claims(arguments: Arguments) -> int:
     from qmoe_core.paper import claims as checks
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.requests import Claims
+    from qmoe_core.runtime.store import Store
 
     only = None if arguments.only is None else checks.parse_only(arguments.only)
     started = time.perf_counter()
-    findings = list(checks.run(only, progress=ProgressBar("claims")))
+    findings = Claims(only=only).run(Context(Store(), progress=ProgressBar))
     if arguments.json:
         print_json([finding.to_json() for finding in findings])
         return 0

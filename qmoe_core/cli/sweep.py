@@ -19,6 +19,7 @@ from qmoe_core.cli.common import (
     mixing_settings,
     needs,
     print_json,
+    request_of,
     scheduler_option,
     table,
 )
@@ -202,34 +203,18 @@ def bits(arguments: Arguments) -> int:
 @scheduler_option
 @json_option
 def held_out(arguments: Arguments) -> int:
-    from qmoe_core import config as configuration
-    from qmoe_core import datasets, embedders
-    from qmoe_core.embedders.embed import embed_dataset
     from qmoe_core.evaluation import ood
-    from qmoe_core.experts.spec import parse_names
     from qmoe_core.routing.mixing import Settings
     from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.requests import HoldOut
     from qmoe_core.runtime.store import Store
-    from qmoe_core.training.crossval import Subject
 
     needs("torch")
-    context = Context.of(Store(), arguments.workers, ProgressBar)
-    experts = parse_names(arguments.experts, setting="--experts")
-    config = configuration.load(arguments.config, arguments.set)
-    manifest = datasets.open_dataset(arguments.dataset)
-    embedder = embedders.for_dataset(manifest, arguments.embedder, weights=arguments.weights)
-    embeddings = embed_dataset(manifest, embedder, context)
-    reports = []
+    context, reports = Context(Store(), progress=ProgressBar), []
     for names in arguments.held_out:
-        held = ood.hold_out(
-            Subject.of(manifest, embedder.id, embeddings),
-            [name.strip() for name in names.split(",")],
-            experts,
-            config,
-            context,
-            f"training without {names}",
-        )
-        reports.append(ood.report(held, Settings.of(config.router, experts)))
+        request = request_of(HoldOut, arguments, held_out=tuple(name.strip() for name in names.split(",")))
+        held = request.run(context)
+        reports.append(ood.report(held, Settings.of(request.config.router, request.experts)))
         if not arguments.json:
             _print_held_out(reports[-1])
     if arguments.json:

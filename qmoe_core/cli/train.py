@@ -14,6 +14,7 @@ from qmoe_core.cli.common import (
     json_option,
     needs,
     print_json,
+    request_of,
     scheduler_option,
     table,
 )
@@ -87,8 +88,10 @@ def embed(arguments: Arguments) -> int:
 def train(arguments: Arguments) -> int:
     from qmoe_core import config as configuration
     from qmoe_core import datasets
-    from qmoe_core.experts.spec import NAMES, parse_names
-    from qmoe_core.training import run
+    from qmoe_core.experts.spec import parse_names
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.requests import Train
+    from qmoe_core.runtime.store import Store
 
     needs("torch")
     settings = list(arguments.set)
@@ -96,7 +99,6 @@ def train(arguments: Arguments) -> int:
         settings.append(f"evaluation.protocol={arguments.protocol}")
     if arguments.selection:
         settings.append(f"evaluation.selection={arguments.selection}")
-    mixtures = [parse_names(text, setting="--moe") for text in arguments.moe]
     asked = arguments.protocol or arguments.config or any("evaluation.protocol" in text for text in settings)
     if not asked and datasets.open_dataset(arguments.dataset).folds is None:
         settings.append("evaluation.protocol=grouped")
@@ -104,18 +106,13 @@ def train(arguments: Arguments) -> int:
             f"{arguments.dataset} has no folds of its own: they are grouped by recording (--protocol)",
             file=sys.stderr,
         )
-    report = run.train(
-        arguments.dataset,
-        embedder=arguments.embedder,
-        weights=arguments.weights,
-        experts=NAMES if arguments.experts is None else parse_names(arguments.experts, setting="--experts"),
-        mixtures=mixtures,
+    request = request_of(
+        Train,
+        arguments,
+        mixtures=tuple(parse_names(text, setting="--moe") for text in arguments.moe),
         config=configuration.load(arguments.config, settings),
-        seeds=arguments.seeds,
-        workers=arguments.workers,
-        bundle=arguments.bundle,
-        progress=ProgressBar,
     )
+    report = request.run(Context(Store(), progress=ProgressBar))
     if arguments.json:
         print_json(report.to_json())
         return 0

@@ -21,15 +21,14 @@ from qmoe_core import bundles, engine
 from qmoe_core.config import Curiosity
 from qmoe_core.engine.weights import MAX_WIDTH
 from qmoe_core.errors import ConfigError
-from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import energy, environment, latency, memory, size
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.routing.router import Router
+from qmoe_core.runtime.executor import Context
+from qmoe_core.runtime.requests import Bench
 from qmoe_core.runtime.store import Store
 
 KIND = "benchmarks"
-
-Progress = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ def last(what: str, store: Store) -> BenchReport | None:
 
 
 def _weights(
-    shape: Sequence[int], bundle: str | None, experts: Sequence[str]
+    shape: Sequence[int] | None, bundle: str | None, experts: Sequence[str]
 ) -> dict[str, engine.ExpertWeights]:
     """Experts of a shape with random weights, or a bundle's own."""
     if bundle is None:
-        return {name: size.random_expert(name, shape) for name in dict.fromkeys(experts)}
+        return {name: size.random_expert(name, shape or size.PAPER_SHAPE) for name in dict.fromkeys(experts)}
     loaded = bundles.load(bundle)
     missing = [name for name in experts if name not in loaded.experts]
     if missing:
@@ -178,48 +177,42 @@ def _distilled_contestants(
     return made
 
 
-def run_latency(
-    *,
-    shape: Sequence[int] = size.PAPER_SHAPE,
-    bundle: str | None = None,
-    experts: Sequence[str] = NAMES,
-    mixtures: bool = True,
-    peers: bool = True,
-    n: int = 2000,
-    batch: int = 1,
-    cold: bool = False,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> BenchReport:
-    """Time experts, mixtures and peers in one interleaved run on one thread.
-
-    Args:
-        shape: D, hidden sizes, C of experts with random weights; ignored with a bundle.
-        bundle: time a bundle's own experts instead.
-        mixtures: also the paper's mixtures, with and without curiosity (batch 1 only).
-        n: timed calls of each; batch: embeddings a call.
-        cold: empty the caches before every call.
+def run(request: Bench, context: Context) -> BenchReport:
+    """Measure what is asked for.
 
     Raises:
-        ConfigError: settings out of range. Cancelled: `cancelled` said so.
+        ConfigError: settings out of range. Cancelled: the context said so.
     """
+    if request.measure == "latency":
+        return run_latency(request, context)
+    if request.measure == "energy":
+        return run_energy(request, context)
+    if request.measure == "memory":
+        return run_memory([request.bundle] if request.bundle else ())
+    return run_size(request.shape or size.PAPER_SHAPE, request.experts)
+
+
+def run_latency(request: Bench, context: Context) -> BenchReport:
+    """Time experts, mixtures (of one clip a call) and peers in one interleaved run on one thread."""
     from qmoe_core.measure import peers as others
 
+    n, batch, cold, bundle, experts = request.n, request.batch, request.cold, request.bundle, request.experts
     if n < 100:
         raise ConfigError(f"--n is {n}; accepted is 100 or more (a figure to quote needs 2,000)")
     if batch < 1:
         raise ConfigError(f"--batch is {batch}; accepted is 1 or more")
-    weights = _weights(shape, bundle, ("fp32", *experts))
+    weights = _weights(request.shape, bundle, ("fp32", *experts))
     floating = weights["fp32"]
     x = np.random.default_rng(0).normal(size=(batch, floating.dim)).astype(np.float32)
-    contestants = others.contestants(floating, x) if peers else others.torch_only(floating, x)
+    contestants = others.contestants(floating, x) if request.peers else others.torch_only(floating, x)
     contestants += expert_contestants({name: weights[name] for name in experts}, x)
-    if mixtures and batch == 1:
+    if batch == 1:
         names = [some for some in MIXTURES if set(some) <= set(weights)]
         router = _router(floating.dim, tuple(weights), bundle)
         contestants += mixture_contestants(weights, x, dict.fromkeys(names, router))
         contestants += _distilled_contestants(weights, x, bundle)
-    times = latency.race(contestants, n=n, cold=cold, progress=progress, cancelled=cancelled)
+    progress = context.progress("latency")
+    times = latency.race(contestants, n=n, cold=cold, progress=progress, cancelled=context.cancelled)
     rows = latency.summarise(contestants, times, baseline=others.TORCH_FP32, batch=batch)
     by_name = {row.name: row for row in rows}
     documents = []
@@ -245,55 +238,42 @@ def _paired(times: dict[str, np.ndarray], slower: str, faster: str) -> float:
     return float(np.median(np.median(times[slower], axis=1) / np.median(times[faster], axis=1)))
 
 
-def run_energy(
-    *,
-    shape: Sequence[int] = size.PAPER_SHAPE,
-    bundle: str | None = None,
-    experts: Sequence[str] = NAMES,
-    repetitions: int = 3,
-    block_s: float = energy.MIN_BLOCK_S,
-    country: str = "FRA",
-    per_day: float = 1e6,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> BenchReport:
+def run_energy(request: Bench, context: Context) -> BenchReport:
     """Energy of an inference of each expert and of torch fp32, in interleaved blocks.
 
     Then the energy of training one expert on the default bundle's clips, and after how many inferences
     serving has used as much (the paper's appendix A).
-
-    Args:
-        shape, bundle, experts: as `run_latency`.
-        repetitions, block_s, country: as `energy.run_blocks`.
-        per_day: inferences a day of the deployment that is compared with training.
     """
     from qmoe_core.measure import peers as others
 
-    weights = _weights(shape, bundle, ("fp32", *experts))
+    experts, block_s, country = request.experts, request.block_s, request.country
+    weights = _weights(request.shape, request.bundle, ("fp32", *experts))
     floating = weights["fp32"]
     x = np.random.default_rng(0).normal(size=(1, floating.dim)).astype(np.float32)
     contestants = others.torch_only(floating, x)
     contestants += expert_contestants({name: weights[name] for name in experts}, x)
     blocks = energy.run_blocks(
         contestants,
-        repetitions=repetitions,
+        repetitions=request.repetitions,
         block_s=block_s,
         country=country,
-        progress=progress,
-        cancelled=cancelled,
+        progress=context.progress("energy"),
+        cancelled=context.cancelled,
     )
     rows = [row.to_json() for row in energy.summarise(contestants, blocks, baseline=others.TORCH_FP32)]
     grid = float(np.median([block.grid_g_per_kwh for block in blocks if block.grid_g_per_kwh]))
     training = training_block(block_s, country)
     training_kwh = training.gross_kwh / training.calls
     for row in rows:
-        row["deployment"] = dict(energy.deployment(training_kwh, row["gross_mj"], per_day, grid).__dict__)
+        row["deployment"] = dict(
+            energy.deployment(training_kwh, row["gross_mj"], request.per_day, grid).__dict__
+        )
     where = environment.describe(
         threads=1,
         country=country,
         grid_g_per_kwh=grid,
         block_s=block_s,
-        repetitions=repetitions,
+        repetitions=request.repetitions,
         quotable=block_s >= energy.QUOTABLE_BLOCK_S,
         idle_blocks=sum(block.name == energy.IDLE for block in blocks),
         training={
@@ -336,7 +316,7 @@ def run_memory(bundle_names: Sequence[str] = (), *, runs: int = 3) -> BenchRepor
     return BenchReport("memory", environment.describe(), rows)
 
 
-def run_size(shape: Sequence[int] = size.PAPER_SHAPE, experts: Sequence[str] = NAMES) -> BenchReport:
+def run_size(shape: Sequence[int], experts: Sequence[str]) -> BenchReport:
     """Bytes on disk of each packed expert of a shape."""
     rows = [row.to_json() for row in size.sizes(shape, experts)]
     return BenchReport("size", environment.describe(shape=list(shape)), rows)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -127,7 +127,7 @@ def run(
             raise Cancelled("stopped by Ctrl-C; what was finished is kept") from None
 
 
-def _silent(title: str) -> Progress:
+def silent(title: str) -> Progress:
     return lambda done, total, message: None
 
 
@@ -145,26 +145,19 @@ class Context:
 
     store: Store
     workers: int = 1
-    progress: Callable[[str], Progress] = _silent
+    progress: Callable[[str], Progress] = silent
     cancelled: Callable[[], bool] | None = None
     observe: Observer | None = None
 
-    @staticmethod
-    def of(
-        store: Store,
-        workers: int = 1,
-        progress: Callable[[str], Progress] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-        observe: Observer | None = None,
-    ) -> Context:
-        """A context in which 0 workers stand for one a core.
+    def with_workers(self, workers: int) -> Context:
+        """The context with another number of processes; 0 is one a core.
 
         Raises:
             ConfigError: fewer than no workers.
         """
         if workers < 0:
             raise ConfigError(f"--workers is {workers}; accepted is 1 or more, or 0 for one a core")
-        return Context(store, workers or cores(), progress or _silent, cancelled, observe)
+        return replace(self, workers=workers or cores())
 
     def tell(self, event: dict[str, Any]) -> None:
         """Pass an event to the observer, where there is one."""

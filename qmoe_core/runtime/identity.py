@@ -32,6 +32,8 @@ class Part:
 
 PARTS = {
     "embedding": Part(2, ("numpy", "soundfile", "soxr")),  # decoding, windows, log-mel, statistics, pooling
+    "sounds": Part(1, ("numpy", "scipy", "soxr")),  # the bank and the synthetic sounds made of it
+    "student": Part(1, ("numpy", "torch")),  # the training of ds-cnn on them
     "expert": Part(1, ("numpy", "torch")),  # formats, networks, the training of one expert
     "router": Part(1, ("numpy", "torch")),  # the training of the router alone
     "joint": Part(1, ("numpy", "torch")),  # the training of router and experts together
@@ -39,18 +41,23 @@ PARTS = {
     "scores": Part(1),  # weighted F1 and accuracy
     "engine": Part(1, ("llvmlite", "numba", "numpy")),  # packed experts and their kernels
     "projection": Part(1, ("numpy", "scikit-learn")),  # the map of embeddings
+    "quantization": Part(1, ("numpy", "torch")),  # embedders in number formats: calibration and training
     "ternary": Part(1, ("numpy", "torch")),  # the BitNet of the paper's code
 }
 """Every part; see `Part`."""
 
 KINDS = {
     "embeddings": ("embedding",),
+    "sound-bank": ("sounds",),
+    "synthetic-clips": ("embedding", "sounds"),
+    "students": ("embedding", "sounds", "student"),
     "experts": ("expert", "scores"),
     "final-experts": ("expert",),
     "routers": ("router", "mixture", "scores"),
     "joint-mixtures": ("expert", "router", "joint", "mixture", "scores"),
     "held-out": ("expert", "router", "mixture"),
     "trials": ("expert", "router", "joint", "mixture", "scores"),
+    "quantized-embedders": ("quantization",),
     "paper-code-ternary": ("expert", "ternary", "scores"),
     "measurements": ("engine",),
     "projections": ("projection",),

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import gc
 import os
 import platform
 import re
@@ -153,6 +154,13 @@ def peak_bytes() -> int | None:
 
     told = psutil.Process().memory_info()
     return getattr(told, "peak_wset", None) or told.rss  # Windows tells the peak
+
+
+def free_memory() -> None:
+    """Give memory that is free in this process back to the system, as far as that can be done (Linux)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # Locks.

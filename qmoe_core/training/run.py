@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from qmoe_core import bundles, datasets, embedders
 from qmoe_core.bundles import bundling
-from qmoe_core.config import Config
 from qmoe_core.datasets import splits
 from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import ConfigError
-from qmoe_core.experts.spec import NAMES
-from qmoe_core.runtime import executor
 from qmoe_core.runtime.executor import Context
-from qmoe_core.runtime.store import Store
+from qmoe_core.runtime.requests import DEFAULT_MIXTURE, Train
 from qmoe_core.training import crossval
 
-DEFAULT_MIXTURE = ("bitnet", "q4", "q8")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -54,29 +51,7 @@ class TrainingReport:
 
     def to_json(self) -> dict[str, Any]:
         """`qmoe train --json` (design.md's contract)."""
-        return {
-            "dataset": self.dataset,
-            "embedder": self.embedder,
-            "protocol": self.protocol,
-            "selection": self.selection,
-            "seeds": self.seeds,
-            "seconds": self.seconds,
-            "compose_seconds": self.compose_seconds,
-            "trained": self.trained,
-            "found": self.found,
-            "leaking_sources": self.leaking_sources,
-            "bundle": self.bundle,
-            "rows": [
-                {
-                    "name": row.name,
-                    "parameters": row.parameters,
-                    "f1_mean": row.f1_mean,
-                    "f1_std": row.f1_std,
-                    "f1_folds": list(row.f1_folds),
-                }
-                for row in self.rows
-            ],
-        }
+        return msgspec.json.decode(msgspec.json.encode(self))
 
 
 def _row(name: str, parameters: int, f1: Sequence[float]) -> ExpertScore:
@@ -98,55 +73,28 @@ def needed_by(experts: Sequence[str], mixtures: Sequence[Sequence[str]]) -> tupl
     return tuple(dict.fromkeys([*experts, *(name for names in mixtures for name in names)]))
 
 
-def train(
-    dataset: str | Path,
-    *,
-    embedder: str = "logmel-stats",
-    weights: str | None = None,
-    experts: Sequence[str] = NAMES,
-    mixtures: Sequence[Sequence[str]] = (),
-    config: Config | None = None,
-    seeds: int = 1,
-    workers: int = 0,
-    bundle: str | Path | None = None,
-    store: Store | None = None,
-    progress: Callable[[str], executor.Progress] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    observe: executor.Observer | None = None,
-) -> TrainingReport:
+def train(request: Train, context: Context) -> TrainingReport:
     """Train and evaluate.
 
     Args:
-        dataset: folder or name; embedder, weights: see `embedders.for_dataset`.
-        experts: names; those that a mixture needs are added.
-        mixtures: lists of names; when a bundle is written and none is given, bitnet, q4 and q8 as far as
-            they are among the experts.
-        config: settings; the paper's when None.
-        seeds: how many, counted from `config.seed`.
-        workers: processes; 0 is one for each core.
-        bundle: name or folder of a bundle to write.
-        store: where runs are kept; the user's own when None.
-        progress: makes a progress display from a title.
-        cancelled: asked between tasks.
-        observe: told of epochs and folds as they happen.
+        context: its observer is told of epochs and folds.
 
     Raises:
         DatasetError, ConfigError, StoreError, BundleError: in words. Cancelled: finished tasks are kept.
     """
-    config = config or Config()
-    if not 1 <= seeds <= LARGEST_SEED - config.seed + 1:
-        raise ConfigError(f"--seeds is {seeds}; accepted is 1 or more, up to seed {LARGEST_SEED}")
-    folder = None if bundle is None else bundles.destination(bundle)
-    context = Context.of(store or Store(), workers, progress, cancelled, observe)
+    config, experts = request.config, request.experts
+    if not 1 <= request.seeds <= LARGEST_SEED - config.seed + 1:
+        raise ConfigError(f"--seeds is {request.seeds}; accepted is 1 or more, up to seed {LARGEST_SEED}")
+    folder = None if request.bundle is None else bundles.destination(request.bundle)
     started = time.perf_counter()
 
-    manifest = datasets.open_dataset(dataset)
-    made = embedders.for_dataset(manifest, embedder, weights=weights)
+    manifest = datasets.open_dataset(request.dataset)
+    made = embedders.for_dataset(manifest, request.embedder, weights=request.weights)
     embeddings = embed_dataset(manifest, made, context)
     subject = crossval.Subject.of(manifest, made.id, embeddings)
-    mixtures = mixtures_of(experts, mixtures, bundle is not None)
+    mixtures = mixtures_of(experts, request.mixtures, folder is not None)
     needed = needed_by(experts, mixtures)
-    numbers = [config.seed + i for i in range(seeds)]
+    numbers = [config.seed + i for i in range(request.seeds)]
     results = crossval.train_experts(subject, crossval.with_sources(needed), config, numbers, context)
     rows = []
     for name in needed:
@@ -169,7 +117,7 @@ def train(
     if folder is not None:
         bundling.make(
             folder,
-            title=f"{manifest.name}, {embedder if manifest.ready is None else 'imported embeddings'}",
+            title=f"{manifest.name}, {request.embedder if manifest.ready is None else 'imported embeddings'}",
             manifest=manifest,
             subject=subject,
             embedder=made.name,
@@ -187,7 +135,7 @@ def train(
         embedder=made.id,
         protocol=config.evaluation.protocol,
         selection=config.evaluation.selection,
-        seeds=seeds,
+        seeds=request.seeds,
         seconds=time.perf_counter() - started,
         compose_seconds=compose_seconds,
         trained=sum(not result.cached for result in results),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, hostile, kill, sessions
 
 CAMPAIGNS = {
     "fuzz": fuzz,
     "kill": kill,
     "disk": disk,
+    "batch": batch,
     "sessions": sessions,
+    "hostile": hostile,
     "cluster": cluster,
     "arm": arm,
 }

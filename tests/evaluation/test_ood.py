@@ -154,7 +154,7 @@ def test_an_uncertainty_that_knows_scores_one(held: HeldOut) -> None:
 
 def test_fewer_than_no_workers(tiny_subject, tiny_config, store: Store) -> None:
     with pytest.raises(ConfigError, match="--workers is -1"):
-        hold_out(tiny_subject, ["hum"], ["q4"], tiny_config, Context.of(store, -1))
+        Context(store).with_workers(-1)
 
 
 def test_it_can_be_stopped(tiny_subject, tiny_config, store: Store) -> None:

@@ -107,10 +107,10 @@ MUTANTS = (
     # The engine
     M(
         "one-bit-zero",
-        "qmoe_core/engine/bits.py",
-        "levels > 0, axis=1",
-        "levels >= 0, axis=1",
-        (BITS, LAYERS),
+        LAYERS_PY,
+        "torch.sign(weight).add_(0.5).sign_()",
+        "torch.sign(weight).sub_(0.5).sign_()",
+        (LAYERS,),
     ),
     M(
         "one-bit-order",
@@ -316,8 +316,8 @@ MUTANTS = (
     M(
         "heard-sounds-unbounded",
         "dashboard/session/hearing.py",
-        'max_entries=64, max_size="256 MB", ',
-        "",
+        'max_entries=64, max_size="256 MB", scope',
+        "scope",
         (f"{NET}::test_heard_sounds_are_let_go", f"{NET}::test_every_cache_of_the_dashboard_is_bounded"),
     ),
     M(

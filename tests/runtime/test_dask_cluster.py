@@ -24,7 +24,7 @@ from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import Cancelled, ConfigError, UserError
 from qmoe_core.runtime import dask_cluster, executor
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import run
+from tests import tiny
 from tests.clusters import Cluster
 from tests.conftest import TinyRun
 
@@ -235,7 +235,7 @@ def test_training_without_one_of_the_workers_is_that_of_one_machine(
 
     names, store = ("bitnet", "q4", "popcount"), Store()
     with dask_cluster.connected(two.address):
-        report = run.train(tiny_dataset, experts=names, config=tiny_config, store=store, progress=show)
+        report = tiny.train(tiny_dataset, experts=names, config=tiny_config, store=store, progress=show)
     assert two.workers[0].returncode is not None
     assert report.rows == tuple(row for name in names for row in tiny_run.report.rows if row.name == name)
     mine, theirs = entries(store), entries(tiny_run.store)
@@ -260,7 +260,7 @@ def test_a_store_in_a_bucket_gives_the_same(
     made.add_workers(2)
     try:
         with dask_cluster.connected(made.address):
-            report = run.train(
+            report = tiny.train(
                 tiny_dataset, experts=("q4",), config=tiny_config, store=store, observe=heard.append
             )
     finally:

@@ -12,10 +12,11 @@ from qmoe_core import bundles, config
 from qmoe_core.errors import BundleError, Cancelled, ConfigError, DatasetError
 from qmoe_core.experts import NAMES
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import run
+from qmoe_core.training.run import TrainingReport
+from tests import tiny
 
 
-def figures(report: run.TrainingReport) -> dict[str, tuple[float, ...]]:
+def figures(report: TrainingReport) -> dict[str, tuple[float, ...]]:
     return {row.name: row.f1_folds for row in report.rows}
 
 
@@ -49,7 +50,7 @@ def test_it_learnt_the_tiny_dataset(tiny_run):
 
 
 def test_a_second_run_does_nothing_and_says_the_same(tiny_run, tiny_dataset, tiny_config):
-    again = run.train(
+    again = tiny.train(
         tiny_dataset,
         mixtures=[("bitnet", "q4", "q8"), ("fp32", "popcount")],
         config=tiny_config,
@@ -67,7 +68,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit_whatever_the_workers(
 ):
     experts = ("q1", "bitnet", "popcount")
 
-    report = run.train(
+    report = tiny.train(
         tiny_dataset, experts=experts, mixtures=[experts], config=tiny_config, workers=workers, store=store
     )
 
@@ -85,7 +86,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit_whatever_the_workers(
 def test_another_seed_is_another_run_and_seeds_are_counted_from_the_first(
     tiny_dataset, tiny_config, tiny_run
 ):
-    report = run.train(
+    report = tiny.train(
         tiny_dataset, experts=("q4",), config=tiny_config, seeds=2, workers=1, store=tiny_run.store
     )
 
@@ -111,7 +112,7 @@ def test_a_damaged_entry_is_reported_set_aside_and_trained_again(
     data[-100] ^= 1
     path.write_bytes(bytes(data))
 
-    report = run.train(tiny_dataset, experts=("q4", "q8"), config=tiny_config, workers=1, store=store)
+    report = tiny.train(tiny_dataset, experts=("q4", "q8"), config=tiny_config, workers=1, store=store)
 
     assert (report.trained, report.found) == (1, 9)
     assert figures(report)["q4"] == figures(tiny_run.report)["q4"]
@@ -125,7 +126,7 @@ def test_a_damaged_entry_is_reported_set_aside_and_trained_again(
 def test_other_protocols(tiny_run, tiny_dataset, tiny_config, protocol, leaks):
     evaluation = config.EvaluationConfig(protocol=protocol, folds=2)
 
-    report = run.train(
+    report = tiny.train(
         tiny_dataset,
         experts=("q8",),
         config=_with(tiny_config, evaluation=evaluation),
@@ -147,7 +148,7 @@ def _with(start: config.Config, **changes: object) -> config.Config:
 def test_best_on_test_is_never_worse_on_the_epochs_it_saw(tiny_run, tiny_dataset, tiny_config):
     settings = _with(tiny_config, evaluation=config.EvaluationConfig(selection="best-on-test"))
 
-    report = run.train(
+    report = tiny.train(
         tiny_dataset,
         experts=("q4", "ptq8"),
         mixtures=[("q4", "ptq8")],
@@ -173,8 +174,8 @@ def test_joint_training_has_its_own_rows_and_is_kept(tiny_run, tiny_dataset, tin
         "store": tiny_run.store,
     }
 
-    first = run.train(tiny_dataset, **arguments)
-    second = run.train(tiny_dataset, **arguments)
+    first = tiny.train(tiny_dataset, **arguments)
+    second = tiny.train(tiny_dataset, **arguments)
 
     assert [row.name for row in first.rows] == ["q4", "bitnet", "q4+bitnet", "q4+bitnet curious"]
     assert first.rows == second.rows
@@ -185,7 +186,7 @@ def test_joint_training_has_its_own_rows_and_is_kept(tiny_run, tiny_dataset, tin
 def test_a_bundle_of_derived_experts_alone_has_a_trained_source(
     tiny_run, tiny_dataset, tiny_config, tmp_path
 ):
-    report = run.train(
+    report = tiny.train(
         tiny_dataset,
         experts=("popcount", "ptq8"),
         config=tiny_config,
@@ -209,7 +210,7 @@ def test_a_bundle_of_derived_experts_alone_has_a_trained_source(
 
 
 def test_a_bundle_by_name_goes_to_the_users_own(tiny_run, tiny_dataset, tiny_config, tmp_path, monkeypatch):
-    report = run.train(
+    report = tiny.train(
         tiny_dataset, experts=("q4",), config=tiny_config, workers=1, store=tiny_run.store, bundle="mine"
     )
 
@@ -234,7 +235,7 @@ def test_a_bundle_by_name_goes_to_the_users_own(tiny_run, tiny_dataset, tiny_con
 )
 def test_what_is_not_accepted_is_said_first(tiny_dataset, store, arguments, error, says):
     with pytest.raises(error, match=says):
-        run.train(tiny_dataset, store=store, **arguments)
+        tiny.train(tiny_dataset, store=store, **arguments)
 
     assert not store.root.exists()
 
@@ -245,7 +246,7 @@ def test_a_folder_that_holds_something_else_is_not_overwritten(tiny_dataset, sto
     (precious / "thesis.txt").write_text("my thesis")
 
     with pytest.raises(BundleError, match="is not a bundle, and is not replaced by one"):
-        run.train(tiny_dataset, store=store, bundle=precious)
+        tiny.train(tiny_dataset, store=store, bundle=precious)
 
     assert not store.root.exists()
     assert (precious / "thesis.txt").read_text() == "my thesis"
@@ -253,7 +254,7 @@ def test_a_folder_that_holds_something_else_is_not_overwritten(tiny_dataset, sto
 
 def test_a_dataset_that_does_not_exist_is_named(store):
     with pytest.raises(DatasetError, match="esc11: no such dataset"):
-        run.train("esc11", store=store)
+        tiny.train("esc11", store=store)
 
 
 def test_cancelling_while_a_bundle_is_made_writes_none(tiny_run, tiny_dataset, tiny_config, tmp_path):
@@ -266,7 +267,7 @@ def test_cancelling_while_a_bundle_is_made_writes_none(tiny_run, tiny_dataset, t
         return lambda done, total, message: None
 
     with pytest.raises(Cancelled):
-        run.train(
+        tiny.train(
             tiny_dataset,
             experts=("q4",),
             config=tiny_config,
@@ -293,7 +294,7 @@ def test_an_observer_hears_every_epoch_and_fold_and_changes_nothing(
 ):
     heard: list[dict[str, object]] = []
 
-    report = run.train(
+    report = tiny.train(
         tiny_dataset, experts=("q2",), config=tiny_config, workers=1, store=store, observe=heard.append
     )
 

@@ -18,6 +18,7 @@ from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import environment
 from qmoe_core.paper.report import (
     accuracy,
+    appendix,
     cost_tables,
     costs,
     curiosity,
@@ -30,7 +31,7 @@ from qmoe_core.paper.report.costs import Effort, Loaded, Served
 from qmoe_core.paper.report.document import ReportDocument, Section
 from qmoe_core.paper.report.protocols import Trial
 from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study, named, signed
-from qmoe_core.runtime.executor import Context, Progress
+from qmoe_core.runtime.executor import Context, Progress, silent
 from qmoe_core.runtime.identity import described
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
@@ -117,7 +118,7 @@ def reproduce(
     fresh: bool = False,
     effort: Effort | None = None,
     store: Store | None = None,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Callable[[str], Progress] = silent,
     cancelled: Callable[[], bool] | None = None,
 ) -> ReportDocument:
     """Train what is missing, measure what is missing, and write a report.
@@ -154,7 +155,7 @@ def reproduce(
         tuple(config.seed + i for i in range(count)),
         effort or (costs.QUICK if quick else Effort()),
     )
-    context = Context.of(store or Store(), workers, progress, cancelled)
+    context = Context(store or Store(), progress=progress, cancelled=cancelled).with_workers(workers)
     if quick and not names:
         studies = [_of_bundle(bundles.load(), plan, context, fresh)]
     else:
@@ -183,7 +184,10 @@ def _of_bundle(loaded: bundles.Bundle, plan: Plan, context: Context, fresh: bool
         )
 
     served = Served(
-        loaded.digest, f"The bundle {loaded.name}, on its own {len(data.labels)} clips", load_served
+        loaded.digest,
+        f"The bundle {loaded.name}, on its own {len(data.labels)} clips",
+        load_served,
+        None if loaded.embedder.startswith("imported-") else loaded.embedder,
     )
     sound = protocols.as_judged(trials["sound"], loaded, subject)
     return _study(sound, trials, subject, served, plan, context, fresh)
@@ -203,11 +207,12 @@ def _of_dataset(
     subject = Subject.of(manifest, made.id, embeddings)
     trials = plan.trials(subject)
     sound = protocols.train(trials["sound"], subject, context)
-    served = _served(trials["sound"], subject, context.store)
+    timed = made.name if made.takes == "waveforms" else None
+    served = _served(trials["sound"], subject, context.store, timed)
     return _study(sound, trials, subject, served, plan, context, fresh)
 
 
-def _served(trial: Trial, subject: Subject, store: Store) -> Served:
+def _served(trial: Trial, subject: Subject, store: Store, embedder: str | None) -> Served:
     """The experts and routers of the first fold, and the clips that it tests."""
     tasks = crossval.tasks_of(subject, trial.experts, trial.config, trial.seeds[:1])
     first = tasks[0].split.fold.name
@@ -238,7 +243,7 @@ def _served(trial: Trial, subject: Subject, store: Store) -> Served:
     words = (
         f"Experts and routers of {subject.name}, {first}, on its {len(tasks[0].split.fold.test)} test clips"
     )
-    return Served(address, words, load_served)
+    return Served(address, words, load_served, embedder)
 
 
 def _study(
@@ -281,6 +286,9 @@ def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> Report
         inference.table_5(studies),
         cost_tables.table_6(studies),
         cost_tables.table_7(sizes),
+        appendix.scenarios(studies),
+        appendix.emissions(studies),
+        appendix.recommendations(studies),
     ]
     where = named([study.name for study in studies])
     return ReportDocument(

@@ -249,6 +249,15 @@ def test_no_flipped_byte_of_a_header_is_served(store: Store, position: int) -> N
     assert after is None or after == before
 
 
+def test_a_header_that_was_changed_is_damage(store: Store) -> None:
+    path = put(store).path / "entry.json"
+    header = json.loads(path.read_bytes())
+    header["body"]["created"] += 1.0
+    path.write_bytes(json.dumps(header).encode())
+    assert store.get("experts", KEY) is None
+    assert "checksum" in store.reports()[0].reason
+
+
 def test_putting_replaces_damage(store: Store) -> None:
     entry = put(store)
     flip(entry.path / "tensors.safetensors")
