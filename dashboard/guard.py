@@ -39,6 +39,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 WILDCARDS = ("", "0.0.0.0", "::")
 HEALTH = "/_stcore/health"
 UPLOADS = "/_stcore/upload_file/"
+OWN = ("/_stcore/", "/static/", "/media/", "/component/")
+"""Where Streamlit answers with something else than the page."""
 CLOSED = ("/_stcore/metrics", "/_stcore/agent", "/_stcore/script-health-check")
 """Addresses of Streamlit's that nobody needs here: what others have in memory, and programs that click."""
 HEADERS = (
@@ -50,6 +52,10 @@ HEADERS = (
 )
 NO_ROOM = (413, "These are more files than visitors may have here at once; try again later.")
 _SAFE = ("GET", "HEAD", "OPTIONS")
+BASE = b'<script>window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}</script>'
+"""In the page's head: where its server is. Streamlit looks below the page's own address first: two 404s."""
+_RESHAPED = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
+"""Headers of a request whose answer would not be the whole page as plain text."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,11 @@ class Guard:
                 message = {**message, "headers": [*kept, *HEADERS]}
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        last = scope["path"].rpartition("/")[2]
+        if scope["method"] == "GET" and "." not in last and not scope["path"].startswith(OWN):
+            await _page(self.app, scope, receive, with_headers)
+        else:
+            await self.app(scope, receive, with_headers)
 
     def _too_often(self, scope: Scope) -> tuple[int, str] | None:
         """Status and sentence for an address that asks more often than it may."""
@@ -269,6 +279,29 @@ class Guard:
                 await _answer(scope, send, *refusal)
         finally:
             _less(room.coming, session, came)
+
+
+async def _page(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a page that knows where its server is; what is no HTML is sent as it is."""
+    start: MutableMapping[str, Any] = {}
+    parts: list[bytes] = []
+
+    async def whole(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        parts.append(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        body, headers = b"".join(parts), dict(start["headers"])
+        if headers.get(b"content-type", b"").startswith(b"text/html"):
+            body = body.replace(b"<head>", b"<head>" + BASE, 1)
+            headers |= {b"content-length": str(len(body)).encode()}
+        await send({**start, "headers": list(headers.items())})
+        await send({"type": "http.response.body", "body": body})
+
+    asked = [pair for pair in scope["headers"] if pair[0].lower() not in _RESHAPED]
+    await app({**scope, "headers": asked}, receive, whole)
 
 
 def _less(counted: Counter[str], key: str, by: int) -> None:

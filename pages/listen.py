@@ -22,7 +22,7 @@ from dashboard.views.listen_input import (
     judge,
 )
 
-AWAITED = "The answer appears here, with what each expert says and how uncertain they are."
+AWAITED = "The answer appears here, with each expert’s class probabilities and the uncertainties."
 
 
 def listen() -> None:

@@ -15,7 +15,7 @@ LOGGED_EVERY_S, HEALTH_EVERY_S = 2.0, 5.0
 
 def live() -> None:
     """The page, from top to bottom."""
-    st.title("The lab listens", anchor=False)
+    st.title("The microphone, judged live", anchor=False)
     bundle = switch.bundle()
     if bundle is None:
         return
@@ -38,7 +38,7 @@ def live() -> None:
         the_microphone(listening, bundle)
     every = HEALTH_EVERY_S if listening.running else None
     st.fragment(health, run_every=every)(listening)
-    st.subheader("What was heard", anchor=False)
+    st.subheader("Detections", anchor=False)
     every = LOGGED_EVERY_S if listening.running else None
     st.fragment(the_log, run_every=every)(listening)
 

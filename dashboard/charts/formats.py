@@ -336,14 +336,14 @@ def _values(one: WeightGrid, base: int, reach: float) -> Trace:
 
 
 def uses(one: WeightGrid) -> str:
-    """What a grid is used for: its zeros, and what a weight tells against what it takes.
+    """What a grid is used for: its zeros, and the entropy of a weight.
 
     >>> uses(WeightGrid("q2", 0, np.zeros(4), np.full(4, 0.25), 2, 4, 0.886, 0.62))
-    '89 % zeros; a weight tells 0.62 of its 2 bits'
+    '89 % zeros; entropy 0.62 bit'
     """
     zeros = f"{100 * one.zeros:.0f} % zeros; " if one.zeros >= 0.005 else ""
     if one.levels is None:
         return f"{zeros}floats"
     if one.levels > len(one.values):  # the shares are of bins, not of levels
         return f"{zeros}{one.levels:,} levels"
-    return f"{zeros}a weight tells {one.entropy_bits:.2g} of its {one.bits} bit{'s' * (one.bits != 1)}"
+    return f"{zeros}entropy {one.entropy_bits:.2g} bit"

@@ -125,8 +125,15 @@ def the_downloads(shown: Sequence[Finding]) -> None:
             ("JSON", lambda: _as_json(shown), "qmoe-claims.json", "application/json"),
             ("Document for the authors", lambda: claims.markdown(shown), "qmoe-claims.md", "text/markdown"),
         ):
-            look = {"on_click": "ignore", "type": "tertiary", "icon": ":material/download:"}
-            st.download_button(label, made, name, kind, **look)
+            st.download_button(
+                label,
+                made,
+                name,
+                kind,
+                on_click="ignore",
+                type="tertiary",
+                icon=":material/download:",
+            )
 
 
 def _as_json(shown: Sequence[Finding]) -> str:

@@ -53,8 +53,8 @@ def one_clip(
     data: BundleDataset,
     values: dict[str, Any],
 ) -> None:
-    """The same clip, as each hears it."""
-    st.subheader("The same clip, as each hears it", anchor=False)
+    """Predictions for one clip."""
+    st.subheader("Predictions for one clip", anchor=False)
     example = st.session_state.get("example")
     clips = {clip.name: i for i, clip in enumerate(data.clips)}
     st.selectbox(
@@ -67,7 +67,7 @@ def one_clip(
     truth = None
     if values["clip"] == LAST_HEARD:
         if example is None or example.decision.classes != bundle.classes:
-            st.info("Nothing was heard on Listen with these classes yet.")
+            st.info("No sound was judged on Listen with these classes yet.")
             st.page_link(widgets.PAGES / "listen.py", label="Open Listen")
             return
         rows, shares, shown = heard_there(example, compared)
@@ -106,7 +106,7 @@ def one_clip(
 def clip_title(name: str, bundle: Bundle, data: BundleDataset, clips: dict[str, int]) -> str:
     """A clip's class and name."""
     if name not in clips:
-        return "the sound heard last on Listen"
+        return "the last sound of Listen"
     return f"{words.readable(bundle.classes[int(data.labels[clips[name]])])}: {name}"
 
 

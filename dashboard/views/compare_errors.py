@@ -142,7 +142,7 @@ def confusions(judged: Sequence[Judged], bundle: Bundle) -> None:
 
 def agreement(judged: Sequence[Judged], bundle: Bundle, values: dict[str, Any]) -> None:
     """Which of them say the same."""
-    st.subheader("Who says the same", anchor=False)
+    st.subheader("Agreement of predictions", anchor=False)
     if len(judged) < 2:
         st.info("It takes two to agree: choose another format or mixture above.")
         return

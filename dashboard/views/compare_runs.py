@@ -54,7 +54,7 @@ RUNS = (
 
 def all_runs(bundle: Bundle, values: dict[str, Any]) -> None:
     """Parallel coordinates, and the same as a table."""
-    st.subheader("Everything that was trained", anchor=False)
+    st.subheader("All training runs", anchor=False)
     widgets.one_of(
         PAGE,
         "runs",

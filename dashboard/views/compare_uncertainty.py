@@ -50,7 +50,7 @@ CALIBRATION = (
 
 def calibration(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle) -> None:
     """Does 80 % mean eight times in ten."""
-    st.subheader("Does 80 % mean eight times in ten?", anchor=False)
+    st.subheader("Calibration: is 80 % right in 80 % of cases?", anchor=False)
     left, right = st.columns([3, 2], gap="large")
     rows = []
     for one in judged:
@@ -94,11 +94,11 @@ def abstaining(
     judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle, values: dict[str, Any]
 ) -> None:
     """Risk–coverage with a slider; error and out-of-distribution detection."""
-    st.subheader("What is gained by not answering", anchor=False)
+    st.subheader("Risk and coverage: what not answering gains", anchor=False)
     left, right = st.columns([3, 2], gap="large")
     with right:
         st.pills(
-            "Unsure means",
+            "Measure of uncertainty",
             list(MEASURES),
             key=linked.widget(PAGE, "by"),
             required=True,
@@ -109,7 +109,7 @@ def abstaining(
             ),
         )
         st.slider(
-            "Answer the surest",
+            "Answer the most certain",
             1,
             100,
             key=linked.widget(PAGE, "answer"),
@@ -133,7 +133,7 @@ def abstaining(
                 alt="Share of errors among the answered clips against the share that is answered.",
             )
             widgets.caption(
-                f"Unsure means {MEASURES[measure]}: {selective.MEASURES[measure]}. {basis(bundle)}"
+                f"Measure of uncertainty {MEASURES[measure]}: {selective.MEASURES[measure]}. {basis(bundle)}"
             )
     with right:
         if able:
@@ -194,7 +194,7 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
     one = mixture or judged[-1]
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("Does it know when it is wrong?", anchor=False)
+        st.subheader("Does uncertainty find its errors?", anchor=False)
         st.markdown(f"Errors of **{widgets.plain(one.contender.title)}**, found by each uncertainty.")
         found = found_errors(bundle.digest, one.contender.name, one.uncertainties, one.correct)
         if found is None:
@@ -209,7 +209,7 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
                 f"{bundle.provenance.seeds[0]}."
             )
     with right:
-        st.subheader("Does it know what nobody taught?", anchor=False)
+        st.subheader("Does uncertainty find unknown classes?", anchor=False)
         strange(bundle, measure, held)
 
 

@@ -70,7 +70,7 @@ def filters(shown: Shown, values: dict[str, Any]) -> None:
 
 def the_map(shown: Shown, values: dict[str, Any]) -> None:
     """The embeddings on a plane; a click opens the clip."""
-    st.subheader("Which clips are alike", anchor=False)
+    st.subheader("Map of the embeddings", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         widgets.one_of(
             PAGE,
@@ -111,7 +111,7 @@ def the_map(shown: Shown, values: dict[str, Any]) -> None:
     widgets.caption(
         f"{MAPS[drawn.method]} of standardised {shown.bundle.embedder} embeddings "
         f"({shown.data.embeddings.shape[1]} numbers a clip){held}. Crosses: errors of "
-        f"{shown.judged.contender.title}. Press a point to hear it. {compare_views.basis(shown.bundle)}"
+        f"{shown.judged.contender.title}. Press a point to play its clip. {compare_views.basis(shown.bundle)}"
     )
 
 
@@ -186,7 +186,7 @@ FOLDS = (
 
 def the_classes(shown: Shown) -> None:
     """How many clips of what, and how hard they are."""
-    st.subheader("What there is", anchor=False)
+    st.subheader("Classes", anchor=False)
     data, classes = shown.data, shown.bundle.classes
     sources = np.array([clip.source for clip in data.clips])
     uncertainty = shown.judged.uncertainties["total"]

@@ -159,7 +159,7 @@ def flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def the_variances(kept: Kept) -> None:
     """Is one steadier than another? The paper's 82 %, tested properly."""
-    st.subheader("Is any of them steadier?", anchor=False)
+    st.subheader("Variance of the times", anchor=False)
     rows = kept.report.rows
     base = next(row for row in rows if row["name"] == TORCH_FP32)["std_us"]
     tested = [

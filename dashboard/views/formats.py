@@ -51,7 +51,7 @@ SIZES = (
 ENERGIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, NO_LIMIT)
 """Stops of the energy budget, mJ."""
 CALLS = {"p50_us": "50 %", "p95_us": "95 %", "p99_us": "99 %"}
-CHEAPEST = {"size": "smallest", "latency": "fastest", "energy": "thriftiest"}
+CHEAPEST = {"size": "smallest", "latency": "fastest", "energy": "least energy"}
 QUICK_N, FULL_N = 300, 2000
 SQUEEZE = 0.95
 """Formats that keep less than this stand on the lower edge of the figure, unless the budget is lower."""

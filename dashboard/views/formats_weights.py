@@ -91,7 +91,7 @@ def the_table(candidates: Sequence[Format], budget: Budget, choice: pareto.Choic
 
 def the_bits(bundle: Bundle, found: list[Format], latency: Kept | None, energy: Kept | None) -> None:
     """Everything against bits."""
-    st.subheader("What a bit buys", anchor=False)
+    st.subheader("F1 and costs against bits", anchor=False)
     singles = [one for one in found if one.kind == "expert"]
     said = "; ".join(f"{one.name} F1 {one.f1:.3f}, {amount('bytes', one.bytes)}" for one in singles)
     widgets.figure(
@@ -118,7 +118,7 @@ def _grids(digest: str, layer: int, _bundle: Bundle) -> list[WeightGrid]:
 
 def the_grids(bundle: Bundle, found: Sequence[Format]) -> None:
     """The 2-bit cliff as a picture: what values the weights may take, and how many are nothing at all."""
-    st.subheader("Why two bits are a poor ternary", anchor=False)
+    st.subheader("Weight values of each format", anchor=False)
     try:
         grids = _grids(bundle.digest, 0, bundle)
     except UserError as error:
@@ -153,7 +153,7 @@ def explanation(grids: dict[str, WeightGrid], found: dict[str, Format]) -> str:
         parts.append(
             "With two bits, Eq. 2 takes its step from the **largest** weight, so what is below half of it "
             f"rounds to nothing: **{100 * q2.zeros:.0f} % of the weights are zero**, the code −2 is never "
-            f"used, and a weight tells {q2.entropy_bits:.2f} of its 2 bits."
+            f"used, and the entropy of a weight is {q2.entropy_bits:.2f} bit."
         )
         if q1 := grids.get("q1"):
             less = "less" if q2.entropy_bits < q1.entropy_bits else "more"
@@ -161,10 +161,10 @@ def explanation(grids: dict[str, WeightGrid], found: dict[str, Format]) -> str:
     if bitnet := grids.get("bitnet"):
         parts.append(
             f"BitNet’s threshold and scale are learned for each output channel: {100 * bitnet.zeros:.0f} % "
-            f"zeros, {bitnet.entropy_bits:.2f} bits of the log₂ 3 = 1.58 that three values can tell."
+            f"zeros, {bitnet.entropy_bits:.2f} bits of entropy, of at most log₂ 3 = 1.58."
         )
     if q4 := grids.get("q4"):
-        parts.append(f"Four bits are past it: {100 * q4.zeros:.0f} % zeros, {q4.entropy_bits:.1f} bits.")
+        parts.append(f"With four bits: {100 * q4.zeros:.0f} % zeros, entropy {q4.entropy_bits:.1f} bits.")
     two = found.get("q2")
     if two and two.share_of_16bit:
         here = 100 * two.share_of_16bit

@@ -26,7 +26,7 @@ ZOOM_ABOVE_S = 60.0  # of a longer recording, the spectrogram shows the minute a
 def the_sound(judged: Judged, shown: Shown) -> None:
     """Player, waveform and spectrogram."""
     theme, sound, result = widgets.theme(), judged.sound, judged.result
-    st.subheader("What was heard", anchor=False)
+    st.subheader("The recording", anchor=False)
     if shown.span is None:
         st.audio(sound.playable)
     else:
@@ -56,7 +56,7 @@ def the_sound(judged: Judged, shown: Shown) -> None:
 
 def the_experts(shown: Shown, bundle: Bundle) -> None:
     """Experts × classes."""
-    st.subheader("What each expert says", anchor=False)
+    st.subheader("Class probabilities of each expert", anchor=False)
     experts = shown.decision.experts
     said = (
         f"{e.name}: {words.readable(e.label)} {numbers.percent(float(e.probabilities.max()))}."
@@ -75,11 +75,11 @@ def the_experts(shown: Shown, bundle: Bundle) -> None:
 def the_answer(shown: Shown) -> None:
     """The likeliest classes."""
     decision = shown.decision
-    st.subheader("The five likeliest", anchor=False)
+    st.subheader("The five most probable classes", anchor=False)
     likeliest = np.argsort(decision.probabilities)[::-1][:5]
     shares = [(words.readable(decision.classes[i]), float(decision.probabilities[i])) for i in likeliest]
     said = numbers.listed(f"{label} {numbers.percent(share)}" for label, share in shares)
-    widgets.figure(charts.likeliest(decision, widgets.theme()), alt=f"Likeliest classes: {said}.")
+    widgets.figure(charts.likeliest(decision, widgets.theme()), alt=f"Most probable classes: {said}.")
     widgets.caption(f"The mixture’s probabilities; {shown.basis}.")
 
 
@@ -128,7 +128,7 @@ def the_uncertainty(
 def take_away(judged: Sequence[Judged], heard: Heard, bundle: Bundle) -> None:
     """Downloads, and how the result was got."""
     results = [one.result for one in judged]
-    st.subheader("Take it away", anchor=False)
+    st.subheader("Download", anchor=False)
     with st.container(horizontal=True):
         st.download_button(
             "JSON", lambda: export.as_json(results), "qmoe.json", "application/json", on_click="ignore"

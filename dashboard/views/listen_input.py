@@ -77,20 +77,29 @@ def choose_sounds(controls: Controls) -> list[Sound]:
 
 
 def uploaded() -> Sequence[Any]:
-    """The files that were given; of visitors, so many at once."""
+    """The files that were given, also before another page was looked at; of visitors, so many at once."""
+    memory = st.session_state
+    if linked.entered("listen.files"):  # the widget is empty again; what it held is in the session
+        memory.earlier_files = [*memory.get("earlier_files", []), *memory.get("given_files", [])]
     longest = "an hour" if public.LIMITS is None else f"{public.LIMITS.duration_s / 60:g} minutes"
-    files = st.file_uploader(
+    memory.given_files = st.file_uploader(
         f"WAV, FLAC, Ogg, MP3, or what phones record (M4A, WebM, …); any length up to {longest}",
         type=sorted(suffix[1:] for suffix in containers.SUFFIXES),
         accept_multiple_files=True,
         key="files",
     )
+    files = [*memory.earlier_files, *memory.given_files]
+    if memory.earlier_files:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"Still here: {widgets.plain(numbers.listed(f.name for f in memory.earlier_files))}.")
+            st.button("Remove", on_click=memory.update, args=({"earlier_files": []},))
     most = len(files) if public.LIMITS is None else public.LIMITS.files
     if len(files) > most:
         st.warning(
             f"The first {numbers.number(most)} of {len(files)} files are judged: this lab is open to the "
             "public, and takes no more at once."
         )
+        memory.earlier_files = memory.earlier_files[:most]
     st.caption("Files stay in memory while this page is open, and go with it; nothing of them is kept.")
     return files[:most]
 
@@ -120,7 +129,7 @@ def judge(sound: Sound, bundle: Bundle, controls: Controls) -> Judged | None:
     """A sound with its result; a sentence in a box when it cannot be judged."""
     settings = controls.settings(bundle)
     try:
-        with st.spinner(f"Listening to {widgets.plain(sound.name)} …", show_time=True):
+        with st.spinner(f"Classifying {widgets.plain(sound.name)} …", show_time=True):
             heard = hearing.hear(sound, bundle)
             result = hearing.judge(sound, heard, bundle, settings)
             plain = hearing.judge(sound, heard, bundle, replace(settings, curiosity="none"))

@@ -96,7 +96,7 @@ def host_microphone(listening: Live) -> None:
         rate = st.selectbox("Sample rate", RATES, key=linked.keep("live_rate", None), format_func=_rate)
         on = listening.running and isinstance(listening.pipeline.source, sources.HostSource)
         st.button(
-            "Stop" if on else "Start listening",
+            "Stop" if on else "Start",
             key="live_host",
             on_click=_toggle,
             args=(listening, name, rate),
@@ -134,7 +134,7 @@ def chosen_rules(bundle: Bundle) -> Rules:
 
 def the_rules(bundle: Bundle) -> None:
     """Thresholds and the abstain line."""
-    st.subheader("What is accepted", anchor=False)
+    st.subheader("What counts as a detection", anchor=False)
     st.slider("Probability of at least", 0.0, 1.0, step=0.05, key="live_threshold")
     with st.expander("Another threshold for some classes"):
         before = st.session_state.get("live_before", {})
@@ -177,20 +177,20 @@ def the_picture(listening: Live, bundle: Bundle) -> None:
 
 
 def now(view: View, bundle: Bundle, running: bool) -> None:
-    """What is being heard, in large letters."""
+    """What is recognized now, in large letters."""
     current = view.current
     kind, colour = "qm-plain", "transparent"
     if current is None or not view.windows:
-        headline, sentence = "Ready to listen", INVITATION
+        headline, sentence = "Ready", INVITATION
         if running:
             headline = f"{min(view.heard_s, WINDOW_S):.1f} of {WINDOW_S:g} s"
             sentence = "The first answer comes when there are five seconds to judge."
         elif view.stream:
-            headline, sentence = "Not listening", "Below is what was heard last."
+            headline, sentence = "Stopped", "Below is what was heard last."
     elif current.reason:
         guess = f"{words.readable(current.label)}, {numbers.percent(current.probability)}"
         sentence = UNHEARD.get(current.reason, f"The best guess is {guess}: {current.reason}.")
-        kind, headline = "qm-refused", "I would rather not say"
+        kind, headline = "qm-refused", "No answer"
     else:
         headline = f"{words.capital(words.readable(current.label))}, {numbers.percent(current.probability)}"
         sentence = f"For {current.end_s - current.start_s:.0f} s; {current.expert} answers."
@@ -209,7 +209,7 @@ def health(listening: Live) -> None:
     view = listening.pipeline.view()
     if not view.stream:
         return
-    st.subheader("How it keeps up", anchor=False)
+    st.subheader("Processing time", anchor=False)
     if len(view.judge_s):
         st.html(live_charts.latency(view.judge_s))
     st.markdown(

@@ -74,7 +74,7 @@ def table(entries: list[LoggedDetection]) -> str:
                 "marked": entry.mark,
             }
         )
-    return tables.html([Column(name, name, number=False) for name in rows[0]], rows, "What was heard")
+    return tables.html([Column(name, name, number=False) for name in rows[0]], rows, "Detections")
 
 
 def routed(entry: LoggedDetection) -> str:
@@ -95,7 +95,7 @@ def listen_again(log: logs.Log, entries: list[LoggedDetection]) -> None:
             f"{logs.clock(entry.start)} {words.readable(entry.label)}, {numbers.percent(entry.probability)}"
         )
 
-    chosen = st.selectbox("Listen again to", list(by_id), format_func=line, key="live_chosen")
+    chosen = st.selectbox("Play a detection", list(by_id), format_func=line, key="live_chosen")
     if chosen is None:
         return
     sound = log.sound(chosen)

@@ -20,7 +20,7 @@ from qmoe_core.experts.spec import EXPERTS
 STRATEGY = {
     "distilled": "\n\nThe bonus here comes from d̂, predicted from one cheap expert’s answer, as chosen on "
     "Listen.",
-    "router-mc": "\n\nThe bonus here comes from σ, the deviation of r, instead of d, as chosen on Listen.",
+    "router-mc": "\n\nThe bonus here comes from the router’s doubt σ instead of d, as chosen on Listen.",
     "none": "\n\nCuriosity is off on Listen, so every bonus is one.",
 }
 """Where the bonus comes from, where it isn't Eq. 8's."""

@@ -21,7 +21,7 @@ from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 _DECADE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 STOPS = (0.0, *(round(x * 10.0**power, 10) for power in (-1, 0, 1, 2) for x in _DECADE), MAX_ALPHA)
 """The slider's α: logarithmic, with 0; the paper's 0.2 and 0.3 are among them."""
-EFFECTS = ("mended", "broken", "still wrong")
+EFFECTS = ("corrected", "made wrong", "still wrong")
 STRATEGIES: dict[Curiosity, str] = {
     "disagreement": "disagreement",
     "distilled": "predicted disagreement",

@@ -127,7 +127,7 @@ def buttons(job: Job) -> None:
             job_panel.stop_button(job)
         elif job.state != "done":
             st.button(
-                "Go on",
+                "Resume",
                 key=f"again:{job.id}",
                 icon=":material/resume:",
                 type="primary",

@@ -204,7 +204,7 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
 def abstain_controls(controls: Controls) -> None:
     """When the lab should rather not answer."""
     st.segmented_control(
-        "Rather not answer when",
+        "Do not answer when",
         ABSTAINS,
         key="abstain",
         required=True,

@@ -135,7 +135,7 @@ def verdict(
     rest = f"{agreement(decision)} {uncertainty(decision, reference)}".strip()
     if why:
         guess = f"The best guess is {answer}, but {why}."
-        return Verdict("I would rather not say", f"{guess} {rest}", refused=True)
+        return Verdict("No answer", f"{guess} {rest}", refused=True)
     return Verdict(capital(answer), rest, refused=False)
 
 

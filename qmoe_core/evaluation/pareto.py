@@ -20,7 +20,7 @@ COSTS: dict[str, tuple[str, str]] = {
     "p50_us": ("fastest", "latency"),
     "p95_us": ("fastest", "latency"),
     "p99_us": ("fastest", "latency"),
-    "energy_mj": ("thriftiest", "energy"),
+    "energy_mj": ("lowest-energy", "energy"),
 }
 """What can be spent, what spending least of it is called, and the benchmark that measures it."""
 

@@ -223,12 +223,12 @@ class Flip:
 
     @property
     def effect(self) -> str:
-        """`mended`, `broken`, `still wrong` or `same label`."""
+        """`corrected`, `made wrong`, `still wrong` or `same label`."""
         before, after = self.label
         if before == after:
             return "same label"
         if self.truth in self.label:
-            return "mended" if after == self.truth else "broken"
+            return "corrected" if after == self.truth else "made wrong"
         return "still wrong"
 
 

@@ -82,7 +82,7 @@ def test_verdict_and_refusal(decision: Decision) -> None:
     assert verdict.sentence.startswith("All nine experts agree. Uncertainty is low")
     assert not verdict.refused
     refused = words.verdict(sure, reference=REFERENCE, abstain="epistemic", limit=0.1)
-    assert refused.headline == "I would rather not say"
+    assert refused.headline == "No answer"
     assert refused.sentence.replace("\xa0", " ").startswith(
         "The best guess is dog, 93 %, "
         "but the epistemic uncertainty, 0.290 nats, is above your limit of 0.1 nats."
