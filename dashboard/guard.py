@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import json
 import os
 import secrets
 import socket
@@ -39,8 +40,6 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 WILDCARDS = ("", "0.0.0.0", "::")
 HEALTH = "/_stcore/health"
 UPLOADS = "/_stcore/upload_file/"
-OWN = ("/_stcore/", "/static/", "/media/", "/component/")
-"""Where Streamlit answers with something else than the page."""
 CLOSED = ("/_stcore/metrics", "/_stcore/agent", "/_stcore/script-health-check")
 """Addresses of Streamlit's that nobody needs here: what others have in memory, and programs that click."""
 HEADERS = (
@@ -50,12 +49,19 @@ HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 )
+OTHER_NAME = """<script>
+if (location.host !== HOST) addEventListener("load", () => {
+  document.body.textContent = `This page was opened as ${location.host}, and the lab was asked as ${HOST}, \
+so it does not answer: let the proxy between them pass the Host on, and name it when the lab is started, \
+with qmoe app --host ${location.hostname}, or --address where there is no proxy.`;
+});
+</script>"""
+"""Said where a page would stay empty: the WebSocket of a page with another name is refused."""
+_NOT_FOR_PAGES = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
 NO_ROOM = (413, "These are more files than visitors may have here at once; try again later.")
 _SAFE = ("GET", "HEAD", "OPTIONS")
-BASE = b'<script>window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}</script>'
+BASE = '<script>window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}</script>'
 """In the page's head: where its server is. Streamlit looks below the page's own address first: two 404s."""
-_RESHAPED = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
-"""Headers of a request whose answer would not be the whole page as plain text."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ class Guard:
         if not self._ours(host):
             return 403, (
                 f"This lab does not answer to the name {host[:80]!r}; "
-                "name it when the lab is started: qmoe app --host NAME"
+                "name it when the lab is started: qmoe app --host NAME, or --address NAME to listen there"
             )
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE
         if (writes and origin is None) or (origin is not None and not _same(origin, host)):
@@ -183,18 +189,30 @@ class Guard:
             await _answer(scope, send, 303, "", [(b"location", where), (b"set-cookie", cookie.encode())])
             return
 
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        page = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
+        if page:  # as it is, for something is written into it
+            plain = [pair for pair in scope["headers"] if pair[0].lower() not in _NOT_FOR_PAGES]
+            scope = {**scope, "headers": plain}
+
         async def with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal page
             if message["type"] == "http.response.start":
                 ours = {name for name, _ in HEADERS}
                 kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in ours]
+                page = page and any(
+                    name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in kept
+                )
+                if page:
+                    kept = [pair for pair in kept if pair[0].lower() not in (b"content-length", b"etag")]
                 message = {**message, "headers": [*kept, *HEADERS]}
+            elif page and b"<head>" in message.get("body", b""):
+                asked = json.dumps(headers.get(b"host", b"").decode("latin-1")).replace("<", "\\u003c")
+                script = (BASE + OTHER_NAME.replace("HOST", asked)).encode()
+                message = {**message, "body": message["body"].replace(b"<head>", b"<head>" + script, 1)}
             await send(message)
 
-        last = scope["path"].rpartition("/")[2]
-        if scope["method"] == "GET" and "." not in last and not scope["path"].startswith(OWN):
-            await _page(self.app, scope, receive, with_headers)
-        else:
-            await self.app(scope, receive, with_headers)
+        await self.app(scope, receive, with_headers)
 
     def _too_often(self, scope: Scope) -> tuple[int, str] | None:
         """Status and sentence for an address that asks more often than it may."""
@@ -279,29 +297,6 @@ class Guard:
                 await _answer(scope, send, *refusal)
         finally:
             _less(room.coming, session, came)
-
-
-async def _page(app: App, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a page that knows where its server is; what is no HTML is sent as it is."""
-    start: MutableMapping[str, Any] = {}
-    parts: list[bytes] = []
-
-    async def whole(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            start.update(message)
-            return
-        parts.append(message.get("body", b""))
-        if message.get("more_body"):
-            return
-        body, headers = b"".join(parts), dict(start["headers"])
-        if headers.get(b"content-type", b"").startswith(b"text/html"):
-            body = body.replace(b"<head>", b"<head>" + BASE, 1)
-            headers |= {b"content-length": str(len(body)).encode()}
-        await send({**start, "headers": list(headers.items())})
-        await send({"type": "http.response.body", "body": body})
-
-    asked = [pair for pair in scope["headers"] if pair[0].lower() not in _RESHAPED]
-    await app({**scope, "headers": asked}, receive, whole)
 
 
 def _less(counted: Counter[str], key: str, by: int) -> None:

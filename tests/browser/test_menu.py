@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.server import cookie
 
 pytestmark = pytest.mark.browser
 
@@ -122,3 +125,19 @@ def test_the_phones_menu_closes_over_the_page_that_was_chosen(dashboard: str, br
     menu.get_by_role("link", name="Train", exact=True).click()
     entered(page, "Train")
     expect(menu).to_have_attribute("data-collapsed", "true")
+
+
+def test_a_page_under_another_name_says_what_to_do(dashboard: str, browse: Browse) -> None:
+    """A proxy that does not pass the Host on: the page comes, and its WebSocket is refused."""
+    page = browse(f"{dashboard}/_stcore/health")
+
+    def proxied(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        known = "{name}={value}".format_map(cookie(dashboard))
+        headers = {"Accept": route.request.headers.get("accept", "*/*"), "Cookie": known}
+        route.fulfill(response=page.context.request.get(f"{dashboard}{path}", headers=headers))
+
+    page.route("http://lab.example.org/**", proxied)
+    page.goto("http://lab.example.org/sweep")
+    expect(page.get_by_text("This page was opened as lab.example.org")).to_be_visible()
+    expect(page.get_by_text("qmoe app --host lab.example.org, or --address")).to_be_visible()

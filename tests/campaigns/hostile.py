@@ -359,10 +359,12 @@ async def _attack(lab: str, numbers: list[int], until: float) -> Counter[str]:
     return came
 
 
-def _strangers(lab: str, numbers: list[int], until: float, told: Any) -> None:
-    """A process of hostile visitors."""
+def _strangers(lab: str, numbers: list[int], seconds: float, begin: Any, told: Any) -> None:
+    """A process of hostile visitors: tells that it is there, and in the end what it did."""
     os.nice(19)
-    told.put(asyncio.run(_attack(lab, numbers, until)))
+    told.put(None)
+    begin.wait()
+    told.put(asyncio.run(_attack(lab, numbers, time.monotonic() + seconds)))
 
 
 # The cage.
@@ -498,8 +500,12 @@ def left(server: psutil.Process, store: Path, threads: int, most_mb: float) -> l
     return found
 
 
-def campaign(visitors: int, minutes: float, pace_s: float = PACE_S) -> Outcome:
-    """Start a public lab, and let them come; see the module."""
+def campaign(visitors: int, minutes: float, pace_s: float = PACE_S, *, freed_s: float = FREED_S) -> Outcome:
+    """Start a public lab, and let them come; see the module.
+
+    Args:
+        freed_s: how long what they left is waited for.
+    """
     with tempfile.TemporaryDirectory(prefix="qmoe-hostile-") as folder:
         store, data = Path(folder) / "store", Path(folder) / "data"
         tiny.dataset(data / "tiny")
@@ -507,7 +513,7 @@ def campaign(visitors: int, minutes: float, pace_s: float = PACE_S) -> Outcome:
         with served(*command, QMOE_STORE=str(store), QMOE_DATA=str(data)) as lab:
             server = next(p for p in psutil.Process().children() if "dashboard.launch" in p.cmdline())
             with held(server.pid, HELD_TO) as held_by:
-                return _campaign(lab, server, store, visitors, minutes, pace_s, held_by)
+                return _campaign(lab, server, store, visitors, minutes, pace_s, held_by, freed_s)
 
 
 def _campaign(
@@ -518,6 +524,7 @@ def _campaign(
     minutes: float,
     pace_s: float,
     held_by: str,
+    freed_s: float,
 ) -> Outcome:
     took: Took = defaultdict(list)
     failures: list[str] = []
@@ -538,13 +545,18 @@ def _campaign(
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    until = time.monotonic() + 60 * minutes
     context = multiprocessing.get_context("spawn")
-    told: Any = context.Queue()
+    begin, told = context.Event(), context.Queue()
     parts = [list(range(i, visitors, PROCESSES)) for i in range(PROCESSES)]
-    strangers = [context.Process(target=_strangers, args=(lab, part, until, told)) for part in parts]
+    strangers = [
+        context.Process(target=_strangers, args=(lab, part, 60 * minutes, begin, told)) for part in parts
+    ]
     for process in strangers:
         process.start()
+    for _ in strangers:
+        told.get(timeout=120)
+    begin.set()
+    until = time.monotonic() + 60 * minutes
     asyncio.run(_serve_me(lab, until, took, failures, pace_s))
     came: Counter[str] = Counter()
     for _ in strangers:
@@ -556,7 +568,7 @@ def _campaign(
         process.join(30)
         process.kill()
     begun, freed, there = time.monotonic(), None, ["everything"]
-    while time.monotonic() - begun < FREED_S:
+    while time.monotonic() - begun < freed_s:
         if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
             failures.append("the lab has ended")
             break
