@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.session import linked
 from dashboard.views import claims as claims_views
-from dashboard.views import ledger, widgets
+from dashboard.views import widgets
 from dashboard.views.claims_checks import (
     CONTROLS,
     PAGE,
@@ -32,8 +32,6 @@ FAIRNESS = (
 
 def page() -> None:
     """The page, from top to bottom."""
-    ledger.style()
-    st.html(claims_views.style(widgets.theme()))
     st.title("The paper’s claims, tested", anchor=False)
     values = linked.controls(PAGE, CONTROLS)
     try:
@@ -49,7 +47,7 @@ def page() -> None:
     chosen = claims_views.fitting(CLAIMS, findings, **values)
     the_downloads([findings[claim.id] for claim in chosen if claim.id in findings])
     if not chosen:
-        ledger.empty("No claim fits this filter.")
+        widgets.empty("No claim fits this filter.")
         st.button("Show all", on_click=linked.set_to, args=(PAGE,), kwargs=dict.fromkeys(values, ""))
     for title, listed in claims_views.grouped(chosen, findings).items():
         st.subheader(title, anchor=False)

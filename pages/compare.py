@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.charts import palette
 from dashboard.session import linked, switch
-from dashboard.views import tables, widgets
+from dashboard.views import widgets
 from dashboard.views.compare import PAGE
 from dashboard.views.compare_clip import one_clip
 from dashboard.views.compare_errors import agreement, errors
@@ -19,7 +19,6 @@ from qmoe_core.evaluation import contenders
 def compare() -> None:
     """The page, from top to bottom."""
     st.title("Formats and mixtures, side by side", anchor=False)
-    tables.style()
     found = switch.with_data()
     if found is None:
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import linked, switch
-from dashboard.views import tables
 from dashboard.views.dataset import filters, the_classes, the_map
 from dashboard.views.dataset_clips import the_clip, the_list
 from dashboard.views.dataset_shown import PAGE, controls, what_is_shown
@@ -14,7 +13,6 @@ from dashboard.views.dataset_shown import PAGE, controls, what_is_shown
 def dataset() -> None:
     """The page, from top to bottom."""
     st.title("The clips behind the figures", anchor=False)
-    tables.style()
     found = switch.with_data()
     if found is None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import linked, switch
-from dashboard.views import ledger, widgets
+from dashboard.views import widgets
 from dashboard.views.efficiency import machine, the_deployment
 from dashboard.views.efficiency_controls import PAGE, VIEWS, controls
 from dashboard.views.efficiency_costs import the_energy, the_latency, the_memory
@@ -15,7 +15,6 @@ from qmoe_core.errors import UserError
 
 def page() -> None:
     """The page, from top to bottom."""
-    ledger.style()
     st.title("What it costs on this machine", anchor=False)
     bundle = switch.bundle()
     if bundle is None:

@@ -7,7 +7,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.session import state, switch
 from dashboard.session.state import stops
-from dashboard.views import ledger, sweeping, widgets
+from dashboard.views import sweeping, widgets
 from dashboard.views.sweep_curves import the_curves, the_mixture, the_use
 from dashboard.views.sweep_tables import take_away, the_alpha
 from qmoe_core.evaluation.sweep import Flip
@@ -15,7 +15,6 @@ from qmoe_core.evaluation.sweep import Flip
 
 def page() -> None:
     """The page, from top to bottom."""
-    ledger.style()
     st.title("What curiosity changes", anchor=False)
     found = switch.with_data()
     if found is None:

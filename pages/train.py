@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import linked
-from dashboard.views import tables, widgets
+from dashboard.views import widgets
 from dashboard.views.train_form import controls, new_training
 from dashboard.views.train_job import GONE, PAGE, REFUSED, the_jobs
 from qmoe_core.runtime import jobs
@@ -14,7 +14,6 @@ from qmoe_core.runtime import jobs
 def train() -> None:
     """The page, from top to bottom."""
     st.title("Train experts and mixtures", anchor=False)
-    tables.style()
     listed = jobs.list_jobs()
     values = linked.controls(PAGE, controls(listed))
     if st.session_state.pop(GONE, False):

@@ -71,8 +71,7 @@ def offer(bundle: Bundle, *, first: bool) -> None:
             else:
                 st.rerun()
         widgets.caption(
-            f"{words.capital(numbers.listed(bundle.settings().experts))} are trained on every fold, in "
-            f"the "
+            f"{words.capital(numbers.listed(bundle.settings().experts))} are trained on every fold, in the "
             "background; a minute or two."
         )
 

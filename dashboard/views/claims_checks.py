@@ -11,7 +11,7 @@ from dashboard.charts import claims as claims_charts
 from dashboard.session import linked, public
 from dashboard.session.linked import Control, widget
 from dashboard.views import claims as claims_views
-from dashboard.views import job_panel, ledger, widgets, words
+from dashboard.views import job_panel, tables, widgets, words
 from dashboard.views.claims import STATES
 from qmoe_core import numbers
 from qmoe_core.paper import claims
@@ -120,7 +120,7 @@ def the_filter(findings: claims_views.Findings) -> None:
 def the_downloads(shown: Sequence[Finding]) -> None:
     """What is shown, as CSV, as `qmoe claims --json` prints it, and as a document for the authors."""
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
-        ledger.download("CSV", claims_views.COLUMNS, lambda: claims_views.document(shown), "claims")
+        tables.download(claims_views.COLUMNS, lambda: claims_views.document(shown), "claims")
         for label, made, name, kind in (
             ("JSON", lambda: _as_json(shown), "qmoe-claims.json", "application/json"),
             ("Document for the authors", lambda: claims.markdown(shown), "qmoe-claims.md", "text/markdown"),

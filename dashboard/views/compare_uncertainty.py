@@ -204,9 +204,8 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
             some = next(iter(found.values()))
             widgets.caption(
                 "AUROC = P(uncertainty of an error > of a right answer), 0.5 knows nothing; lines: 95 % "
-                f"bootstrap over clips. {some.positives} errors among "
-                f"{some.positives + some.negatives} clips; {widgets.how(bundle)}, seed "
-                f"{bundle.provenance.seeds[0]}."
+                f"bootstrap over clips. {some.positives} errors among {some.positives + some.negatives} "
+                f"clips; {widgets.how(bundle)}, seed {bundle.provenance.seeds[0]}."
             )
     with right:
         st.subheader("Does uncertainty find unknown classes?", anchor=False)

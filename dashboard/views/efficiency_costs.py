@@ -10,7 +10,7 @@ from dashboard.charts import efficiency as efficiency_charts
 from dashboard.session import measured
 from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
-from dashboard.views import ledger, widgets, words
+from dashboard.views import tables, widgets, words
 from dashboard.views.efficiency_controls import KINDS, PAGE
 from dashboard.views.tables import Column
 from qmoe_core import numbers
@@ -38,7 +38,7 @@ def latency_panel(bundle: Bundle, *, cold: bool = False, primary: bool = False) 
 
 
 LATENCY_COLUMNS = (
-    Column("name", "Expert or engine", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Expert or engine", tables.expert, words.FORMATS, number=False),
     Column("n", "n", lambda n: f"{n:,}", "Timed calls."),
     Column("p50_us", "median, µs", three, "Half of the calls take at most so long, $t_{0.5}$."),
     Column("p95_us", "p95", three, "95 % of the calls take at most so long, $t_{0.95}$."),
@@ -68,7 +68,7 @@ LATENCY_COLUMNS = (
 )
 
 VARIANCE_COLUMNS = (
-    Column("name", "Expert or engine", ledger.expert, number=False),
+    Column("name", "Expert or engine", tables.expert, number=False),
     Column("std_us", "deviation, µs", three, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
     Column(
         "variance_ratio",
@@ -100,10 +100,9 @@ def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     latency_panel(bundle, cold=values["cold"], primary=kept is None)
     if kept is None:
         how = " with cold caches" if values["cold"] else ""
-        ledger.empty(
+        widgets.empty(
             f"No latency was measured{how} on this machine yet. The run times this bundle’s experts and "
-            "mixtures "
-            "and other engines, in rounds of random order, pinned to one core."
+            "mixtures and other engines, in rounds of random order, pinned to one core."
         )
         return
     st.pills(
@@ -116,15 +115,12 @@ def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     )
     wanted = [kind.removesuffix("s") for kind in KINDS if kind in values["show"]]
     rows = [row for kind in wanted for row in kept.report.rows if row["kind"] == kind]
-    st.html(ledger.html(LATENCY_COLUMNS, rows, "Latency"))
-    with st.container(horizontal=True, gap="small"):
-        written = [Column(key, "") for key in kept.report.rows[0] if key != "quantiles_us"]
-        ledger.download("Latency", written, lambda: flat(kept.report.rows), "latency")
-        ledger.meanings(LATENCY_COLUMNS)
-    basis = (
-        f"n = {kept.n:,} calls of each, {kept.report.environment['rounds']:,} rounds. {kept.basis(bundle)}"
-    )
-    widgets.caption(basis)
+    every = kept.report.rows
+    written = [Column(key, "") for key in every[0] if key != "quantiles_us"]
+    file = (written, lambda: flat(every))
+    tables.table(LATENCY_COLUMNS, rows, name="latency", title="Latency", label="Latency", file=file)
+    rounds = kept.report.environment["rounds"]
+    widgets.caption(f"n = {kept.n:,} calls of each, {rounds:,} rounds. {kept.basis(bundle)}")
     left, right = st.columns(2, gap="large")
     theme = widgets.theme()
     with left:
@@ -171,19 +167,16 @@ def the_variances(kept: Kept) -> None:
     steadier = sum(row["variance_ratio"] < 1 for row in differing)
     st.markdown(
         f"**{words.capital(numbers.number(len(differing)))} of {len(tested)}** differ in variance from "
-        f"{TORCH_FP32} "
-        f"at {100 * LEVEL:.0f} % after Holm’s correction, {numbers.number(steadier)} of them steadier. The "
-        "paper’s "
-        "“82 %, p = 0.008” compares a curious mixture with FP32 rather than with the same mixture without "
-        "curiosity, is a ratio of deviations, and was not corrected."
+        f"{TORCH_FP32} at {100 * LEVEL:.0f} % after Holm’s correction, {numbers.number(steadier)} of them "
+        "steadier. The paper’s “82 %, p = 0.008” compares a curious mixture with FP32 rather than with the "
+        "same mixture without curiosity, is a ratio of deviations, and was not corrected."
     )
     with st.expander("The tests"):
-        st.html(ledger.html(VARIANCE_COLUMNS, tested, "Tests of equal variance"))
-        ledger.meanings(VARIANCE_COLUMNS)
+        st.html(tables.html(VARIANCE_COLUMNS, tested, "Tests of equal variance"))
+        tables.meanings(VARIANCE_COLUMNS)
         st.caption(
             f"n = {kept.n:,} calls of each. The test takes calls as independent; calls of one round share a "
-            "moment, "
-            "so read small p with care."
+            "moment, so read small p with care."
         )
 
 
@@ -205,7 +198,7 @@ def energy_panel(bundle: Bundle, *, primary: bool = False) -> None:
 
 
 ENERGY_COLUMNS = (
-    Column("name", "Expert or engine", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Expert or engine", tables.expert, words.FORMATS, number=False),
     Column("source", "how", number=False, meaning="By a meter, or modelled from load and time."),
     Column("n", "n", lambda n: f"{n:,}", "Calls that the energy was divided by."),
     Column(
@@ -234,10 +227,9 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
     kept = measured.latest("energy", bundle)
     energy_panel(bundle, primary=kept is None)
     if kept is None:
-        ledger.empty(
+        widgets.empty(
             "No energy was measured on this machine yet. Experts and an idle machine take turns in blocks; "
-            "where the "
-            "processor has no meter, power is modelled, and every figure says so."
+            "where the processor has no meter, power is modelled, and every figure says so."
         )
         return
     rows, where = kept.report.rows, kept.report.environment
@@ -248,20 +240,16 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
         f"**These figures are {word}.** "
         + (
             "This machine shows no energy meter, so the processor’s power is its thermal design power times "
-            "its "
-            "load. "
+            "its load. "
             if modelled
             else ""
         )
-        + f"The memory’s share, always a constant times the time, is {numbers.percent(memory)} of the total: "
-        "energy "
-        "mostly restates latency, here as in the paper (76 %)."
+        + f"The memory’s share, always a constant times the time, is {numbers.percent(memory)} of the "
+        "total: energy mostly restates latency, here as in the paper (76 %)."
     )
-    st.html(ledger.html(ENERGY_COLUMNS, rows, "Energy and CO2 of a call"))
-    with st.container(horizontal=True, gap="small"):
-        written = [Column(key, "") for key in rows[0] if key != "deployment"]
-        ledger.download("Energy", written, lambda: flat(rows), "energy")
-        ledger.meanings(ENERGY_COLUMNS)
+    file = ([Column(key, "") for key in rows[0] if key != "deployment"], lambda: flat(rows))
+    title = "Energy and CO2 of a call"
+    tables.table(ENERGY_COLUMNS, rows, name="energy", title=title, label="Energy", file=file)
     widgets.figure(
         efficiency_charts.energy(rows, widgets.theme()),
         alt=f"Energy of a call, {word}: "
@@ -295,7 +283,7 @@ MEMORY_COLUMNS = (
 )
 
 SIZE_COLUMNS = (
-    Column("name", "Expert", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Expert", tables.expert, words.FORMATS, number=False),
     Column("bits", "bits", str, "Bits that a stored weight takes."),
     Column("bytes", "this bundle’s, kB", lambda v: f"{v / 1e3:,.1f}", "Bytes of the expert’s file."),
     Column("smaller", "smaller than FP32", lambda v: f"{v:.2f}{NBSP}×", r"$B_{\mathrm{fp32}} / B$."),
@@ -316,21 +304,17 @@ def the_memory(bundle: Bundle, values: dict[str, Any]) -> None:
     request = Bench(measure="memory", bundle=measured.named(bundle))
     measured.panel([("Measure: three fresh processes, about half a minute", request)], primary=kept is None)
     if kept is None:
-        ledger.empty("No memory was measured on this machine yet.")
+        widgets.empty("No memory was measured on this machine yet.")
     else:
         rows = kept.report.rows
-        st.html(ledger.html(MEMORY_COLUMNS, rows, "Memory of serving"))
-        written = [Column(key, "") for key in rows[0] if key != "heavy_imports"]
-        with st.container(horizontal=True, gap="small"):
-            ledger.download("Memory", written, lambda: rows, "memory")
-            ledger.meanings(MEMORY_COLUMNS)
+        file = ([Column(key, "") for key in rows[0] if key != "heavy_imports"], rows)
+        title = "Memory of serving"
+        tables.table(MEMORY_COLUMNS, rows, name="memory", title=title, label="Memory", file=file)
         share = rows[0]["experts_bytes"] / rows[0]["peak_bytes"]
         widgets.caption(
-            f"The experts are {numbers.percent(share)} of the peak; the rest is Python and its "
-            f"libraries, "
-            "which is "
-            f"why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} processes. "
-            f"{kept.basis(bundle)}"
+            f"The experts are {numbers.percent(share)} of the peak; the rest is Python and its libraries, "
+            f"which is why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} "
+            f"processes. {kept.basis(bundle)}"
         )
     st.subheader("Size on disk", anchor=False)
     sizes = measured.latest("size", bundle)
@@ -349,10 +333,7 @@ def the_memory(bundle: Bundle, values: dict[str, Any]) -> None:
         for one in found
     ]
     columns = SIZE_COLUMNS if sizes else SIZE_COLUMNS[:4]
-    st.html(ledger.html(columns, rows, "Size of each expert"))
-    with st.container(horizontal=True, gap="small"):
-        ledger.download("Sizes", columns, lambda: rows, "size")
-        ledger.meanings(columns)
+    tables.table(columns, rows, name="size", title="Size of each expert", label="Sizes")
     if sizes is None:
         request = Bench(measure="size", experts=bundle.experts)
         measured.panel([("Compare with the paper’s Table 7: a few seconds", request)])

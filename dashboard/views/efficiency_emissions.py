@@ -11,7 +11,7 @@ from dashboard.session import fragments, linked, measured
 from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
 from dashboard.session.state import stops
-from dashboard.views import ledger, widgets
+from dashboard.views import tables, widgets
 from dashboard.views.efficiency_controls import PAGE, PER_DAY, controls
 from dashboard.views.efficiency_costs import energy_panel
 from dashboard.views.tables import Column
@@ -24,7 +24,7 @@ def the_emissions(bundle: Bundle, values: dict[str, Any]) -> None:
     """Training once against serving for years, with this machine's figures."""
     kept = measured.latest("energy", bundle)
     if kept is None:
-        ledger.empty(
+        widgets.empty(
             "This needs the energy of a call and of a training run, which were not measured here yet."
         )
         energy_panel(bundle, primary=True)
@@ -106,11 +106,10 @@ def the_balance(kept: Kept, found: Deployment, trained: dict[str, Any], bundle: 
     st.markdown(
         f"At {found.per_day:,.0f} inferences a day, serving has emitted as much as training after "
         f"**{days(found.break_even_days)}**. The paper says 1,000 inferences; its own figures give 3,468, "
-        "and for "
-        "one year of the same volume it names both 2.4 g and 55 kg."
+        "and for one year of the same volume it names both 2.4 g and 55 kg."
     )
     row = {**found.__dict__}
-    ledger.download("Emissions", [Column(key, "") for key in row], lambda: [row], "emissions")
+    tables.download([Column(key, "") for key in row], lambda: [row], "emissions", "Emissions")
     widgets.caption(
         f"Rising: serving; dashed: training ({trained['what']}, n = {trained['n']}, "
         f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"

@@ -14,7 +14,7 @@ from dashboard.session import fragments, linked, measured
 from dashboard.session.linked import Control, widget
 from dashboard.session.measured import Kept
 from dashboard.session.state import stops
-from dashboard.views import ledger, widgets, words
+from dashboard.views import widgets, words
 from dashboard.views.formats_weights import the_table
 from dashboard.views.words import Verdict
 from qmoe_core import numbers
@@ -215,7 +215,7 @@ def the_trade(
     shown = [one for one in candidates if getattr(one, cost) is not None]
     if not shown:
         what = pareto.COSTS[cost][1]
-        ledger.empty(f"No {what} was measured on this machine yet, so there is nothing to draw F1 against.")
+        widgets.empty(f"No {what} was measured on this machine yet, so there is nothing to draw F1 against.")
         return
     on_front = {one.name for one, best in zip(shown, pareto.front(shown, (cost,)), strict=True) if best}
     yardstick = next((one.f1 for one in candidates if one.name == YARDSTICK), None)

@@ -10,9 +10,8 @@ import streamlit as st
 
 from dashboard.charts import formats as format_charts
 from dashboard.session.measured import Kept
-from dashboard.views import ledger, widgets, words
-from dashboard.views.ledger import Html
-from dashboard.views.tables import Column
+from dashboard.views import tables, widgets, words
+from dashboard.views.tables import Column, Html
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import pareto
@@ -26,7 +25,7 @@ PAPER_SHARES = {"q1": 98.3, "q2": 95.5, "q4": 99.9, "q8": 99.8, "q16": 100.0}
 
 
 COLUMNS = (
-    Column("name", "Format", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Format", tables.expert, words.FORMATS, number=False),
     Column("bits", "bits", meaning="Bits that a stored weight takes."),
     Column("f1", "F1", meaning=r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold, ± deviation."),
     Column("share_of_16bit", "% of 16-bit", meaning=r"$F_1 / F_1^{16}$, as in the paper’s Table 2."),
@@ -82,11 +81,9 @@ def the_table(candidates: Sequence[Format], budget: Budget, choice: pareto.Choic
         for c in COLUMNS
         if any(row.get(c.key) is not None for row in rows)
     ]
-    st.html(ledger.html(columns, shown, "Formats with their figures"))
-    with st.container(horizontal=True, gap="small"):
-        written = [Column(key, "") for key in (*(c.key for c in COLUMNS), *MORE)]
-        ledger.download("Formats", written, lambda: rows, "formats")
-        ledger.meanings(COLUMNS)
+    file = ([Column(key, "") for key in (*(c.key for c in COLUMNS), *MORE)], rows)
+    title = "Formats with their figures"
+    tables.table(columns, shown, name="formats", title=title, label="Formats", file=file)
 
 
 def the_bits(bundle: Bundle, found: list[Format], latency: Kept | None, energy: Kept | None) -> None:

@@ -141,6 +141,5 @@ def take_away(judged: Sequence[Judged], heard: Heard, bundle: Bundle) -> None:
         f"The address of this page restores the controls. Heard in {whole} (decoding "
         f"{numbers.seconds(heard.decode_s)}; embedding, experts and router "
         f"{numbers.seconds(heard.observe_s)}), once, on {os.cpu_count()} cores: an impression, not a "
-        f"benchmark. "
-        f"{words.capital(widgets.how(bundle))}."
+        f"benchmark. {words.capital(widgets.how(bundle))}."
     )

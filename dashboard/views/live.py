@@ -214,8 +214,7 @@ def health(listening: Live) -> None:
         st.html(live_charts.latency(view.judge_s))
     st.markdown(
         f"{numbers.counted(view.judged, 'window')} judged, {view.stale:,} left out. {view.lost_s:.2f} s of "
-        f"sound "
-        f"lost in {numbers.counted(view.gaps, 'gap')}; {numbers.counted(view.overflows, 'overflow')}."
+        f"sound lost in {numbers.counted(view.gaps, 'gap')}; {numbers.counted(view.overflows, 'overflow')}."
     )
     for note in view.notes[-3:]:
         widgets.caption(f"{logs.clock(note.at)}: {note.text}")

@@ -37,7 +37,6 @@ def the_log(listening: Live) -> None:
     if not entries:
         st.caption("Nothing yet: a detection is logged when it is over.")
         return
-    tables.style()
     st.html(table(entries[:SHOWN_LINES]))
     st.caption(
         f"Times are those of the machine that runs the lab ({logs.zone()}). Agree: experts that said "

@@ -135,11 +135,10 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
         required=True,
         wrap=True,
         format_func=STRATEGIES.__getitem__,
-        help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. "
-        "**Predicted disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d, "
-        "learned from the other folds; one or two experts have to run. "
-        "**Router doubt**: the deviation σ of r over MC-dropout passes; only the router has to run. "
-        "**Nothing**: the plain router.",
+        help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. **Predicted "
+        "disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d, learned from "
+        "the other folds; one or two experts have to run. **Router doubt**: the deviation σ of r over "
+        "MC-dropout passes; only the router has to run. **Nothing**: the plain router.",
     )
     st.pills(
         "Experts in the mixture",

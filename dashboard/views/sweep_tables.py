@@ -14,11 +14,10 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.charts import sweep as sweep_charts
 from dashboard.charts.sweep import Scale
 from dashboard.session import state, switch
-from dashboard.views import ledger, sweeping, widgets, words
-from dashboard.views.ledger import Html
+from dashboard.views import sweeping, tables, widgets, words
 from dashboard.views.sweep_curves import TILES, Sweeps
 from dashboard.views.sweeping import STRATEGIES
-from dashboard.views.tables import Column
+from dashboard.views.tables import Column, Html
 from qmoe_core import numbers
 from qmoe_core.bundles import DEFAULT_NAME, Bundle
 from qmoe_core.evaluation import contenders
@@ -70,10 +69,10 @@ def the_alpha(
         slots[tile.key].html(f'<p class="qm-now">{tile.show(now)} <small>{aside}</small></p>')
     st.html(f"<style>{sweep_charts.css(alpha, heights)}</style>")
     slots["experts"].html(
-        ledger.html(EXPERT_COLUMNS, expert_rows(sweep, interest, index), "Experts at this α")
+        tables.html(EXPERT_COLUMNS, expert_rows(sweep, interest, index), "Experts at this α")
     )
     slots["strategies"].html(
-        ledger.html(STRATEGY_COLUMNS, strategy_rows(found, settings), "Strategies at this α")
+        tables.html(STRATEGY_COLUMNS, strategy_rows(found, settings), "Strategies at this α")
     )
     slots["flips"].html(flip_table(moved, bundle, settings))
 
@@ -102,7 +101,7 @@ def strategy_rows(found: Sweeps, settings: Settings) -> list[dict[str, Any]]:
 
 
 EXPERT_COLUMNS = (
-    Column("expert", "Expert", ledger.expert, number=False),
+    Column("expert", "Expert", tables.expert, number=False),
     Column(
         "middle",
         "d, median",
@@ -146,7 +145,7 @@ def flip_table(moved: list[Flip], bundle: Bundle, settings: Settings) -> str:
     columns = [Column("clip", "Clip", opened, number=False), *FLIP_COLUMNS[1:]]
     more = len(moved) - len(rows)
     note = f'<p class="qm-empty">{more:,} more are in the CSV.</p>' if more else ""
-    return ledger.html(columns, rows, "Clips whose route or label changes", tall=True) + note
+    return tables.html(columns, rows, "Clips whose route or label changes", kind="qm-tall") + note
 
 
 def clip_link(bundle: Bundle, settings: Settings) -> dict[str, str]:
@@ -163,8 +162,8 @@ FLIP_COLUMNS = (
     Column("truth", "is", words.readable, number=False),
     Column("label_before", "was called", words.readable, number=False),
     Column("label", "is called", words.readable, number=False),
-    Column("expert_before", "by", ledger.expert, number=False),
-    Column("expert", "now by", ledger.expert, number=False),
+    Column("expert_before", "by", tables.expert, number=False),
+    Column("expert", "now by", tables.expert, number=False),
     Column("effect", "effect", number=False),
 )
 
@@ -216,9 +215,9 @@ def take_away(bundle: Bundle, settings: Settings, found: Sweeps, moved: list[Fli
         ]
 
     with st.container(horizontal=True, gap="small"):
-        ledger.download("Sweep", columns, whole, "sweep")
-        ledger.download("Clips that change", FLIP_COLUMNS, lambda: flip_rows(moved, bundle), "flips")
-        ledger.meanings((*STRATEGY_COLUMNS, *EXPERT_COLUMNS))
+        tables.download(columns, whole, "sweep", "Sweep")
+        tables.download(FLIP_COLUMNS, lambda: flip_rows(moved, bundle), "flips", "Clips that change")
+        tables.meanings((*STRATEGY_COLUMNS, *EXPERT_COLUMNS))
     widgets.caption(
         f"{len(chosen.alphas)} values of α, {chosen.predicted.shape[1]:,} clips, "
         f"{numbers.number(len(found))} strategies; one sweep took {numbers.seconds(chosen.seconds)}. No "

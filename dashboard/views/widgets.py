@@ -44,6 +44,7 @@ def style(theme: Theme) -> None:
         "accent": theme.accent,
         "page": theme.page,
         "on-accent": theme.page,
+        "fails": "#f0806a" if theme.dark else "#c03a22",
     }
     variables = "".join(f"--qm-{name}:{colour};" for name, colour in names.items())
     st.html(f"<style>:root{{{variables}}}\n{_STYLE.read_text(encoding='utf-8')}</style>")
@@ -111,6 +112,11 @@ def error(problem: object) -> None:
     st.error(plain(str(problem)))
 
 
+def empty(text: str) -> None:
+    """What stands where there is nothing to show yet."""
+    st.html(f'<p class="qm-empty">{escape(text)}</p>')
+
+
 def one_of(page: str, key: str, label: str, options: Mapping[str, str], help: str = "", **more: Any) -> None:
     """A control of a page: one of several names, each shown as its value; see `linked.one_of`."""
     st.segmented_control(
@@ -169,11 +175,10 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
             "router-mc": "router doubt",
             "none": "nothing",
         }.__getitem__,
-        help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. "
-        "**Predicted disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d; "
-        "one or two experts have to run. "
-        "**Router doubt**: the deviation of r over MC-dropout passes; only the router has to run. "
-        "**Nothing**: the plain router.",
+        help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. **Predicted "
+        "disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d; one or two "
+        "experts have to run. **Router doubt**: the deviation of r over MC-dropout passes; only the router "
+        "has to run. **Nothing**: the plain router.",
     )
     st.pills(
         "Experts in the mixture",
