@@ -63,7 +63,7 @@ _theme_watch = component(
             };
             const timer = setInterval(look, 250);
             const chosen = (event) => {  // on a phone the menu lies over the page
-                if (innerWidth > 768 || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
+                if (!matchMedia("(max-width: 768px)").matches || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
                 const close = "[data-testid=stSidebarCollapseButton] button";
                 setTimeout(() => document.querySelector(close)?.click(), 100);
             };

@@ -116,17 +116,6 @@ def test_deep_links_ask_for_nothing_that_is_missing(dashboard: str, browse: Brow
     assert not complaints
 
 
-def test_the_phones_menu_closes_over_the_page_that_was_chosen(dashboard: str, browse: Browse) -> None:
-    page = browse(f"{dashboard}/method", **PHONE)
-    settled(page, "Method")
-    page.get_by_test_id("stExpandSidebarButton").click()
-    menu = page.get_by_test_id("stSidebar")
-    expect(menu).to_have_attribute("data-collapsed", "false")
-    menu.get_by_role("link", name="Train", exact=True).click()
-    entered(page, "Train")
-    expect(menu).to_have_attribute("data-collapsed", "true")
-
-
 def test_a_page_under_another_name_says_what_to_do(dashboard: str, browse: Browse) -> None:
     """A proxy that does not pass the Host on: the page comes, and its WebSocket is refused."""
     page = browse(f"{dashboard}/_stcore/health")
