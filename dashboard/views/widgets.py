@@ -62,8 +62,9 @@ _theme_watch = component(
                 else if (shown !== reported) setTriggerValue("changed", (reported = shown));
             };
             const timer = setInterval(look, 250);
+            const phone = matchMedia("(max-width: 768px)");
             const chosen = (event) => {  // on a phone the menu lies over the page
-                if (!matchMedia("(max-width: 768px)").matches || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
+                if (!phone.matches || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
                 const close = "[data-testid=stSidebarCollapseButton] button";
                 setTimeout(() => document.querySelector(close)?.click(), 100);
             };
