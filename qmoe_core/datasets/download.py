@@ -54,7 +54,7 @@ MAX_RATIO = 200
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """Where a dataset comes from.
 
     Attributes:
@@ -79,7 +79,7 @@ class Source:
 SOURCES = {
     source.name: source
     for source in (
-        Source(
+        DatasetSource(
             name="esc50",
             title="ESC-50: 2,000 recordings of 5 s, 50 classes",
             # GitHub packs it anew now and then, so that no checksum holds: what is in it is checked instead.
@@ -92,7 +92,7 @@ SOURCES = {
             licence="CC BY-NC 3.0",
             citation=esc.CITATION,
         ),
-        Source(
+        DatasetSource(
             name="urbansound8k",
             title="UrbanSound8K: 8,732 recordings of up to 4 s, 10 classes",
             url="https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz?download=1",
@@ -104,7 +104,7 @@ SOURCES = {
             licence=urbansound.LICENCE,
             citation=urbansound.CITATION,
         ),
-        Source(
+        DatasetSource(
             name="quinn",
             title="ABGQI of Quinn et al.: Mel spectrograms of soundscapes as pictures, 5 classes",
             url="https://zenodo.org/api/records/6038459",
@@ -120,7 +120,7 @@ SOURCES = {
 }
 
 
-def source(name: str) -> Source:
+def source(name: str) -> DatasetSource:
     """The source of that name.
 
     Raises:
@@ -135,7 +135,7 @@ _TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError)
 """What a connection may end with, and another one may not."""
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _Arrived(msgspec.Struct, frozen=True):
     """What the server said of the file that has partly arrived."""
 
     url: str
@@ -145,7 +145,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def download(
-    wanted: Source,
+    wanted: DatasetSource,
     *,
     url: str | None = None,
     progress: Progress | None = None,
@@ -194,7 +194,7 @@ class _Fetch:
 
     def __init__(
         self,
-        wanted: Source,
+        wanted: DatasetSource,
         home: Path,
         progress: Progress | None,
         cancelled: Callable[[], bool],
@@ -311,7 +311,7 @@ class _Fetch:
                 etag = headers.get("ETag", "")
                 validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
                 validator = validator if total is not None else ""
-                self.note.write_bytes(msgspec.json.encode(_Kept(url, validator, total)))
+                self.note.write_bytes(msgspec.json.encode(_Arrived(url, validator, total)))
             most = total or 2 * self.wanted.bytes + GB
             if most > 2 * self.wanted.bytes + GB:
                 raise DatasetError(
@@ -358,11 +358,11 @@ class _Fetch:
             return f"nothing came for {self.stall_s:g} s"
         return f"no connection to {urllib.parse.urlsplit(url).hostname} ({printable(error)})"
 
-    def _kept(self) -> _Kept:
+    def _kept(self) -> _Arrived:
         try:
-            return msgspec.json.decode(self.note.read_bytes(), type=_Kept)
+            return msgspec.json.decode(self.note.read_bytes(), type=_Arrived)
         except (OSError, msgspec.DecodeError):
-            return _Kept("")
+            return _Arrived("")
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -390,7 +390,7 @@ class _Session(requests.Session):
         return target
 
 
-def _room(wanted: Source, part: Path) -> None:
+def _room(wanted: DatasetSource, part: Path) -> None:
     """Refuses what the disk cannot take.
 
     Raises:
@@ -423,7 +423,7 @@ class _Member:
 
 
 def _unpack(
-    archive: Path, wanted: Source, root: Path, progress: Progress | None, cancelled: Callable[[], bool]
+    archive: Path, wanted: DatasetSource, root: Path, progress: Progress | None, cancelled: Callable[[], bool]
 ) -> None:
     """Unpacks beside the destination, checks what came out, and renames it into place.
 
@@ -482,7 +482,7 @@ def _unpack(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _members(archive: Path, wanted: Source) -> Iterator[_Member]:
+def _members(archive: Path, wanted: DatasetSource) -> Iterator[_Member]:
     """Regular files, in their order; folders are left out, and anything else is refused."""
 
     def refuse(name: str) -> NoReturn:
@@ -507,7 +507,7 @@ def _members(archive: Path, wanted: Source) -> Iterator[_Member]:
                 yield _Member(entry.name, entry.size, lambda inside=inside: inside)
 
 
-def _parts(name: str, wanted: Source) -> tuple[str, ...]:
+def _parts(name: str, wanted: DatasetSource) -> tuple[str, ...]:
     """The parts of a member's path.
 
     Raises:
@@ -523,7 +523,7 @@ def _parts(name: str, wanted: Source) -> tuple[str, ...]:
     return parts
 
 
-def _dataset_in(work: Path, wanted: Source) -> Path:
+def _dataset_in(work: Path, wanted: DatasetSource) -> Path:
     """The folder of the dataset in what was unpacked.
 
     Raises:
