@@ -14,9 +14,10 @@ from dashboard.charts import train as train_charts
 from dashboard.session import linked, public, switch, training
 from dashboard.session.linked import Control
 from dashboard.session.training import Outline
-from dashboard.views import job_panel, tables, widgets, words
+from dashboard.views import job_panel, tables, weights, widgets, words
 from dashboard.views.tables import Column, decimals
 from qmoe_core import bundles, datasets
+from qmoe_core.embedders import OWN, models
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
 from qmoe_core.runtime import jobs, system
@@ -443,10 +444,12 @@ def the_data(listed: Sequence[Job], values: dict[str, Any]) -> Outline | None:
         key=linked.widget(PAGE, "embedder"),
         accept_new_options=True,
         format_func=lambda name: f"{name} (no weights, offline)" if name == training.OFFLINE else name,
-        help="What turns five seconds of sound into numbers: log-mel statistics, the paper’s "
-        "EfficientNet-B3, or any model of timm by name.",
+        help="What turns five seconds of sound into numbers: log-mel statistics, a small network of our own "
+        "(ds-cnn), a learned one (mn04), the paper’s EfficientNet-B3, or any model of timm by name.",
     )
-    if values["embedder"] != training.OFFLINE:
+    if values["embedder"] in models.ARCHITECTURES:
+        weights.offer(values["embedder"])
+    elif values["embedder"] != training.OFFLINE:
         st.text_input(
             "Its weights",
             key=linked.widget(PAGE, "weights"),
@@ -603,7 +606,7 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
     if values["protocol"] == "official" and not found.folds:
         st.caption("Choose other folds first.")
         return
-    light = asked.embedder == training.OFFLINE
+    light = asked.embedder in OWN
     planned = f"planned:{asked.embedder}:{asked.weights}"
     if light or st.session_state.get(planned):
         stamp = tuple((job.id, job.state) for job in listed)

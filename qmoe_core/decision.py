@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -146,8 +147,8 @@ class Classification:
     recorded: datetime | None = None
     """When the recording began; without a time zone where that is not known."""
 
-    def to_json(self) -> dict[str, Any]:
-        """One object of `qmoe classify --json`."""
+    def to_json(self, each: Callable[[dict[str, Any]], Any] = lambda window: window) -> dict[str, Any]:
+        """One object of `qmoe classify --json`; `each` makes something smaller of a window's object."""
         return {
             "file": self.file,
             "duration_s": self.duration_s,
@@ -155,7 +156,7 @@ class Classification:
             "sample_rate_hz": self.sample_rate_hz,
             "bundle": self.bundle,
             **self.whole.to_json(),
-            "windows": [w.to_json() for w in self.windows] if len(self.windows) > 1 else [],
+            "windows": [each(w.to_json()) for w in self.windows] if len(self.windows) > 1 else [],
             "notes": list(self.notes),
             "fitness": self.fitness.to_json() if self.fitness else None,
         }

@@ -69,7 +69,7 @@ def classify_file(
     """
     if judges_pictures(bundle):
         return classify(pictures.load(source, name=name), bundle, settings)
-    with decode.open_recording(source, name=name) as recording:
+    with decode.open_recording(source, name=name, rate=embedder_of(bundle).sample_rate) as recording:
         return classify(recording, bundle, settings)
 
 
@@ -96,7 +96,8 @@ def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = N
     """Embed every window and ask every expert and the router.
 
     Args:
-        clip: a recording, as `decode.open_recording` or `decode.load` gives it; read in bounded memory.
+        clip: a recording, as `decode.open_recording` or `decode.load` gives it; read in bounded memory. Best
+            at the embedder's sample rate; windows of another rate are converted.
         bundle: what answers.
         mc_samples: MC-dropout passes; the bundle's own number when None.
 
@@ -114,12 +115,12 @@ def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = N
         if window.fitness.silent:
             continue
         spans.append((window.start_s, window.end_s))
-        waiting.append(window.prepared)
+        waiting.append(decode.resample(window.prepared, window.rate, embedder.sample_rate))
         if len(waiting) == EMBED_BATCH:
             parts.append(embedder.embed(np.stack(waiting)))
             waiting.clear()
     whole = fitness.combine(fit)
-    fitness.refuse_unfit(clip.name, whole)
+    fitness.refuse_unfit(clip.name, whole, clip.duration_s)
     if waiting:
         parts.append(embedder.embed(np.stack(waiting)))
     embeddings = np.concatenate(parts)

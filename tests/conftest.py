@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qmoe_core.runtime.store import Store
     from qmoe_core.training.crossval import Subject
     from qmoe_core.training.run import TrainingReport
+    from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +51,24 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[bytes], Server]]:
+    """Starts a `tests.servers.Server` of some content."""
+    from tests.servers import Server
+
+    made: list[Server] = []
+
+    def start(content: bytes) -> Server:
+        made.append(Server(content))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.over.set()
+        server.http.shutdown()
+        server.http.server_close()
 
 
 @pytest.fixture

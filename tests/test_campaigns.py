@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, kill, sessions
 from tests.campaigns.inputs import TARGETS
 
 
@@ -24,6 +24,13 @@ def test_killed_at_any_moment():
 
     assert [failure for one in tallies for failure in one.failures] == []
     assert [one.kills for one in tallies] == [1, 1, 1, 1]
+
+
+def test_a_batch_killed_at_any_moment():
+    outcomes = batch.campaign(windows=30, kills=2)
+
+    assert [failure for one in outcomes for failure in one.failures] == []
+    assert all(one.windows >= 30 for one in outcomes)
 
 
 def test_stores_in_bad_condition():

@@ -13,11 +13,12 @@ from dashboard.session import public
 from dashboard.views import words
 from dashboard.views.words import NBSP
 from qmoe_core import config, datasets
+from qmoe_core.embedders import OWN
 from qmoe_core.errors import DatasetError, UserError
 from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Story, Train
 from qmoe_core.training import crossval, run
 
-EMBEDDERS = ("logmel-stats", "efficientnet_b3", "mobilenetv3_small_100")
+EMBEDDERS = (*OWN, "efficientnet_b3", "mobilenetv3_small_100")
 OFFLINE = "logmel-stats"
 """The embedder without weights."""
 

@@ -214,7 +214,8 @@ def resample(x: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
 
     Gives float32 of about n · to_hz / from_hz samples, aligned in time with x.
     """
-    return soxr.resample(np.ascontiguousarray(x, dtype=np.float32), from_hz, to_hz)
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    return x if from_hz == to_hz else soxr.resample(x, from_hz, to_hz)
 
 
 def windows(clip: Readable, hop_s: float = 2.5) -> list[Window]:

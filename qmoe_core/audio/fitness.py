@@ -42,15 +42,15 @@ class NothingToJudge(AudioError):
     """A recording that was read, but holds nothing that can be judged: silence, or too narrow a band.
 
     Attributes:
-        fitness: what is known of it.
+        fitness: what is known of it; duration_s: how long it is.
     """
 
-    def __init__(self, message: str, fitness: Fitness) -> None:
+    def __init__(self, message: str, fitness: Fitness, duration_s: float) -> None:
         super().__init__(message)
-        self.fitness = fitness
+        self.fitness, self.duration_s = fitness, duration_s
 
-    def __reduce__(self) -> tuple[type[NothingToJudge], tuple[str, Fitness]]:
-        return type(self), (str(self), self.fitness)
+    def __reduce__(self) -> tuple[type[NothingToJudge], tuple[str, Fitness, float]]:
+        return type(self), (str(self), self.fitness, self.duration_s)
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ class Fitness:
         if self.peak_dbfs < 20 * math.log10(QUIET_PEAK) and not self.silent:
             found.append(f"Quiet (peak {self.peak_dbfs:.0f} dBFS): judged as at full level.")
         if self.band_limited and self.bandwidth_hz < NOTED_BANDWIDTH_HZ:
-            found.append(
-                f"There is nothing above {self.bandwidth_hz / 1000:.1f} kHz; the classifier learned from "
-                "sounds up to 11 kHz."
-            )
+            found.append(f"T{nothing_above(self.bandwidth_hz)[1:]}.")
         return tuple(found)
 
     def to_json(self) -> dict[str, float | bool | list[str] | None]:
@@ -153,26 +150,33 @@ def combine(windows: Sequence[Fitness]) -> Fitness:
     )
 
 
-def refuse_unfit(name: str, fitness: Fitness) -> None:
+def refuse_unfit(name: str, fitness: Fitness, duration_s: float) -> None:
     """Refuse a recording in which there is nothing to judge.
 
     Raises:
         NothingToJudge: it is silent, or its band is too narrow for a verdict that can be trusted.
     """
     if fitness.silent:
-        level = (
-            "every sample is zero" if fitness.peak_dbfs == -math.inf else f"peak {fitness.peak_dbfs:.0f} dBFS"
+        peak = fitness.peak_dbfs
+        level = "every sample is zero" if peak == -math.inf else f"peak {peak:.0f} dBFS"
+        sentence = f"nothing to judge, it is silent ({level}); give a recording with a sound in it."
+    elif fitness.too_narrow:
+        sentence = (
+            f"not judged, {nothing_above(fitness.bandwidth_hz)}; give a recording of at least "
+            f"{2 * MIN_BANDWIDTH_HZ / 1000:.0f} kHz sample rate that was not limited before."
         )
-        raise NothingToJudge(
-            f"{name}: nothing to judge, it is silent ({level}); give a recording with a sound in it.", fitness
-        )
-    if fitness.too_narrow:
-        raise NothingToJudge(
-            f"{name}: not judged, there is nothing above {fitness.bandwidth_hz / 1000:.1f} kHz and the "
-            "classifier learned from sounds up to 11 kHz; give a recording of at least "
-            f"{2 * MIN_BANDWIDTH_HZ / 1000:.0f} kHz sample rate that was not limited before.",
-            fitness,
-        )
+    else:
+        return
+    raise NothingToJudge(f"{name}: {sentence}", fitness, duration_s)
+
+
+def nothing_above(hz: float) -> str:
+    """What a narrow band means, as part of a sentence: the same words for files and microphones.
+
+    >>> nothing_above(4_000.0)
+    'there is nothing above 4.0 kHz and the classifier learned from sounds up to 11 kHz'
+    """
+    return f"there is nothing above {hz / 1000:.1f} kHz and the classifier learned from sounds up to 11 kHz"
 
 
 def prepare(samples: np.ndarray) -> np.ndarray:

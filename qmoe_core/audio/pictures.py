@@ -17,6 +17,8 @@ from qmoe_core.audio.decode import display_name
 from qmoe_core.errors import AudioError
 
 FORMATS = ("PNG", "JPEG")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+"""Endings of the names of pictures, in lower case."""
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 25_000_000
 MIN_SIDE = 8

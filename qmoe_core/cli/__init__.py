@@ -51,6 +51,7 @@ qmoe = LazyGroup(
         "classify": "qmoe_core.cli.classify:classify",
         "listen": "qmoe_core.cli.listen:listen",
         "data": "qmoe_core.cli.data:data",
+        "models": "qmoe_core.cli.models:models",
         "embed": "qmoe_core.cli.train:embed",
         "train": "qmoe_core.cli.train:train",
         "reproduce": "qmoe_core.cli.paper:reproduce",

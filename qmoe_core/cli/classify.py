@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from qmoe_core.errors import UserError, safe
-
-if TYPE_CHECKING:
-    from qmoe_core.decision import Classification
-
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from qmoe_core.cli import streams
 from qmoe_core.cli.common import (
     EXIT_USER_ERROR,
     Arguments,
+    ProgressBar,
     command,
     json_option,
     mixing_options,
@@ -24,60 +23,112 @@ from qmoe_core.cli.common import (
     recording,
     table,
 )
+from qmoe_core.errors import UserError, safe
+
+if TYPE_CHECKING:
+    from qmoe_core.batch import Source
+    from qmoe_core.decision import Classification
+    from qmoe_core.verdicts import Verdict
+
+_KINDS = ("table", "json", "csv", "raven", "audacity")
 
 
 @command(
     "classify",
     help="judge recordings",
-    details="FILE is WAV, FLAC, Ogg, MP3, or what FFmpeg reads where PyAV is installed (PNG or JPEG for a "
-    "bundle of pictures); - reads standard input.",
-    example="qmoe classify rain.wav --json",
+    details="PATH is a recording (WAV, FLAC, Ogg, MP3, or what FFmpeg reads where PyAV is installed; PNG or "
+    "JPEG for a bundle of pictures), or a folder, in which all recordings are judged; - reads standard "
+    "input. With --out, a run that was stopped goes on where it was.",
+    example="qmoe classify recordings --format raven --out verdicts",
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @mixing_options()
+@click.option(
+    "--format",
+    type=click.Choice(_KINDS),
+    help="table, json, csv, raven (selection table) or audacity (labels)  [default: table]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="WHERE",
+    help="a folder, for a file for every recording, or a name with an ending such as all.csv, for one file",
+)
 @json_option
 def classify(arguments: Arguments) -> int:
-    from qmoe_core import bundles, serve
-    from qmoe_core.audio.fitness import NothingToJudge
+    from qmoe_core import batch, bundles, serve
+    from qmoe_core.audio import containers, pictures
+    from qmoe_core.verdicts import FORMATS, judged, refused
 
+    kind = "json" if arguments.json else arguments.format or "table"
+    if arguments.json and arguments.format not in (None, "json"):
+        raise UserError(f"--json and --format {arguments.format} are two formats; give one of them")
     loaded = bundles.load(arguments.bundle)
     settings = mixing_settings(arguments, loaded)
-    documents: list[dict[str, Any]] = []
-    failed = False
-    for file in arguments.files:
-        document: dict[str, Any] = {"path": file, "error": None, "reason": None}
+    suffixes = pictures.SUFFIXES if serve.judges_pictures(loaded) else containers.SUFFIXES
+    inputs = batch.sources(arguments.paths, suffixes)
+    if len(inputs) > 1 and arguments.out is None and not FORMATS[kind].several:
+        raise UserError(f"--format {kind} is of one recording; give --out and a folder for a file for each")
+
+    walked = any(Path(path).is_dir() for path in arguments.paths)
+
+    def judge(source: Source) -> Verdict:
         try:
-            source, name = recording(file)
-            result = serve.classify_file(source, loaded, settings, name=name)
-            document |= result.to_json()
-            if not arguments.json:
-                _print_classification(result)
-        except NothingToJudge as refused:  # read and found wanting: an answer, not an error
-            fitness = refused.fitness.to_json()
-            document |= {"prediction": None, "reason": safe(str(refused)), "fitness": fitness}
-            if not arguments.json:
-                print(safe(str(refused)))
+            if source.error is not None:
+                raise UserError(source.error)
+            opened, name = recording(source.path)
+            result = serve.classify_file(opened, loaded, settings, name=name)
+            title = source.path if walked else result.file
+            return judged(source.path, result, kind, text(result, title) if kind == "table" else "")
         except UserError as error:
-            streams.say(f"qmoe: {safe(str(error))}")
-            failed = True
-            document |= {"prediction": None, "error": safe(str(error))}
-        documents.append(document)
-    if arguments.json:
-        if len(documents) > 1:
-            print_json(documents)
-        elif not failed:
-            print_json(documents[0])
+            return refused(source.path, error, kind)
+
+    progress = ProgressBar("judging") if walked or arguments.out else lambda *_: None
+    failed = 0
+
+    def verdicts(kept: batch.Kept | None) -> Iterator[Verdict]:
+        nonlocal failed
+        for verdict in batch.judge_each(inputs, judge, kept, progress):
+            if verdict.error is not None:
+                failed += 1
+                streams.say(f"qmoe: {verdict.error}")
+            yield verdict
+
+    if arguments.out is None:
+        _print(verdicts(None), kind, single=not walked and len(inputs) == 1)
+    else:
+        run = batch.Run(format=kind, bundle=loaded.digest, settings=msgspec.json.encode(settings).decode())
+        with batch.Kept(arguments.out, run, FORMATS[kind]) as kept:
+            done = sum(1 for _ in verdicts(kept))
+            kept.finish(inputs)
+        streams.say(
+            f"qmoe: {len(inputs):,} inputs: {done:,} judged now, {len(inputs) - done:,} before, "
+            f"{failed:,} could not be read; {kept.journal} lists them"
+        )
     return EXIT_USER_ERROR if failed else 0
 
 
-def _print_classification(result: Classification) -> None:
+def _print(verdicts: Iterator[Verdict], kind: str, *, single: bool) -> None:
+    """Verdicts on standard output as they come; a single one as a JSON object, if it could be read."""
+    from qmoe_core.verdicts import FORMATS
+
+    if kind == "json" and single:
+        for verdict in verdicts:
+            if verdict.error is None:
+                print_json(verdict.document)
+    elif kind == "table":
+        for piece in FORMATS[kind].written(verdict for verdict in verdicts if verdict.error is None):
+            sys.stdout.write(piece)
+    else:
+        for piece in FORMATS[kind].written(verdicts):
+            sys.stdout.buffer.write(piece.encode())
+            sys.stdout.buffer.flush()
+
+
+def text(result: Classification, title: str) -> str:
+    """A verdict as people read it: a sentence, a table of the experts, the windows and the notes."""
     whole, u = result.whole, result.whole.uncertainty
-    print(f"{result.file}: {whole.label}, {whole.probability:.0%}")
-    agreeing = len(whole.agreeing)
-    print(
-        f"  {agreeing} of {len(whole.experts)} experts say {whole.label}; uncertainty {u.total:.3f} nats "
-        f"(aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})"
-    )
+    began = f" (recorded at {result.recorded})" if result.recorded else ""
     rows = [("  expert", "label", "probability", "KL", "routing", "chosen")]
     rows += [
         (
@@ -90,9 +141,14 @@ def _print_classification(result: Classification) -> None:
         )
         for expert in whole.experts
     ]
-    print(table(rows))
-    if len(result.windows) > 1:
-        for window in result.windows:
-            print(f"  {window.start_s:7.1f} – {window.end_s:.1f} s: {window.label}, {window.probability:.0%}")
-    for note in result.notes:
-        print(f"  note: {note}")
+    windows = result.windows if len(result.windows) > 1 else ()
+    return "\n".join(
+        [
+            f"{safe(title)}: {whole.label}, {whole.probability:.0%}{began}",
+            f"  {len(whole.agreeing)} of {len(whole.experts)} experts say {whole.label}; uncertainty "
+            f"{u.total:.3f} nats (aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})",
+            table(rows),
+            *(f"  {w.start_s:7.1f} – {w.end_s:.1f} s: {w.label}, {w.probability:.0%}" for w in windows),
+            *(f"  note: {note}" for note in result.notes),
+        ]
+    )

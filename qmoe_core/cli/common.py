@@ -280,7 +280,10 @@ def recording(file: str) -> tuple[str | bytes, str | None]:
 
 def print_json(document: object) -> None:
     """Write a document to standard output."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    encoded = msgspec.json.encode(document)
+    if len(encoded) < 1 << 20:  # nobody reads more, and indenting takes as much memory again
+        encoded = msgspec.json.format(encoded, indent=2)
+    sys.stdout.buffer.write(encoded + b"\n")
     sys.stdout.buffer.flush()
 
 

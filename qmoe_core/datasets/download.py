@@ -53,27 +53,42 @@ MAX_RATIO = 200
 """Most that an archive may grow by when it is unpacked: sounds and pictures are not that compressible."""
 
 
-@dataclass(frozen=True)
-class DatasetSource:
-    """Where a dataset comes from.
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file that its authors offer.
 
     Attributes:
-        url: of the archive (.zip or .tar.gz), or of a Zenodo record's JSON, which names its files.
-        bytes: about how many the archive has; unpacked: how many its files have at most.
-        md5: of the archive; None where it is not stable, or a record tells it.
-        clips, classes: what must be in it.
+        bytes: about how many it has; unpacked: how many more it becomes at most.
+        md5, sha256: of the file; None where it is not stable, or known otherwise.
     """
 
     name: str
     title: str
     url: str
     bytes: int
-    unpacked: int
-    md5: str | None
-    clips: int
-    classes: int
     licence: str
     citation: str
+    unpacked: int = 0
+    md5: str | None = None
+    sha256: str | None = None
+
+    @property
+    def checksum(self) -> str | None:
+        """As pooch takes it: `kind:digits`."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"md5:{self.md5}" if self.md5 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource(File):
+    """Where a dataset comes from.
+
+    Attributes:
+        url: of the archive (.zip or .tar.gz), or of a Zenodo record's JSON, which names its files.
+        clips, classes: what must be in it.
+    """
+
+    clips: int
+    classes: int
 
 
 SOURCES = {
@@ -173,20 +188,44 @@ def download(
     root = datasets.kept() / wanted.name
     if root.exists():
         return root
+    with fetched(wanted, url, progress, cancelled, stall_s=stall_s, pause_s=pause_s) as (archive, found):
+        _unpack(archive, cast(DatasetSource, found), root, unpacking, cancelled or (lambda: False))
+    return root
+
+
+@contextlib.contextmanager
+def fetched(
+    wanted: File,
+    url: str | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    *,
+    stall_s: float = STALL_S,
+    pause_s: float = 1.0,
+) -> Iterator[tuple[Path, File]]:
+    """A file from the web, its checksum compared; removed in the end, unless what is done inside fails.
+
+    Args: see `download`.
+
+    Yields:
+        Where it lies, and what it turned out to be.
+
+    Raises:
+        DatasetError: the server does not give it, it is not what it should be, or the disk is too small.
+        Cancelled: what has arrived is kept, and the next call asks for the rest.
+    """
     home = default_root() / "downloads"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with system.locked(home / f"{wanted.name}.lock"):
             fetch = _Fetch(wanted, home, progress, cancelled or (lambda: False), stall_s, pause_s)
-            archive = fetch.archive(url or wanted.url)
-            _unpack(archive, fetch.wanted, root, unpacking, fetch.cancelled)
+            yield fetch.archive(url or wanted.url), fetch.wanted
             fetch.forget()
     except system.Taken:
         raise DatasetError(f"{wanted.name}: another process is downloading it") from None
     except OSError as error:
         place = printable(error.filename or home)
         raise DatasetError(f"{place}: cannot be written ({error.strerror or error})") from None
-    return root
 
 
 class _Fetch:
@@ -194,7 +233,7 @@ class _Fetch:
 
     def __init__(
         self,
-        wanted: DatasetSource,
+        wanted: File,
         home: Path,
         progress: Progress | None,
         cancelled: Callable[[], bool],
@@ -225,17 +264,18 @@ class _Fetch:
         if self._kept().url != url:
             self.forget()
         _room(self.wanted, self.whole if self.whole.exists() else self.part)
-        md5, downloader = self.wanted.md5, cast(Any, self)  # pooch types a downloader with other names
+        checksum, downloader = self.wanted.checksum, cast(Any, self)  # pooch names the arguments otherwise
         try:
-            pooch.retrieve(url, md5 and f"md5:{md5}", self.whole.name, self.whole.parent, None, downloader)
+            pooch.retrieve(url, checksum, self.whole.name, self.whole.parent, None, downloader)
         except KeyboardInterrupt:
             self._stop()
         except ValueError as error:  # pooch: another checksum than expected; it removed the file
             self.forget()
             found = str(error).partition("but got ")[2].partition(".")[0]
+            kind, _, digest = str(checksum).upper().partition(":")
             raise DatasetError(
-                f"{url}: what came (MD5 {found}) is not {self.wanted.name} (MD5 {md5}); it was removed: try "
-                "again, or another address (--url)"
+                f"{url}: what came ({kind} {found}) is not {self.wanted.name} ({kind} {digest.lower()}); "
+                "it was removed: try again, or another address (--url)"
             ) from None
         return self.whole
 
@@ -306,7 +346,7 @@ class _Fetch:
                 kind = headers.get("Content-Type", "").partition(";")[0].strip()
                 if kind in ("text/html", "application/json"):
                     raise DatasetError(
-                        f"{url}: answers with a page ({kind}), not with an archive; see it in a browser"
+                        f"{url}: answers with a page ({kind}), not with the file; see it in a browser"
                     )
                 etag = headers.get("ETag", "")
                 validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
@@ -390,7 +430,7 @@ class _Session(requests.Session):
         return target
 
 
-def _room(wanted: DatasetSource, part: Path) -> None:
+def _room(wanted: File, part: Path) -> None:
     """Refuses what the disk cannot take.
 
     Raises:

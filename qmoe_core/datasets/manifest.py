@@ -18,12 +18,12 @@ from typing import Literal
 
 import numpy as np
 
-from qmoe_core.audio import containers
+from qmoe_core.audio import containers, pictures
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import DatasetError
 
 AUDIO_SUFFIXES = containers.SUFFIXES
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+PICTURE_SUFFIXES = pictures.SUFFIXES
 
 Media = Literal["audio", "pictures", "embeddings"]
 """What a dataset holds: recordings, pictures of Mel spectrograms, or embeddings that are ready."""

@@ -1,7 +1,7 @@
 """Embedders: from waveforms, or pictures, to the numbers experts classify, behind one small protocol.
 
-A name says which: `logmel-stats`, or a model of timm such as `efficientnet_b3`. Behind @ follow what it is
-made with, and what the paper's code does differently, for reproduction only:
+A name says which: `ds-cnn`, `mn04`, `logmel-stats`, or a model of timm such as `efficientnet_b3`. Behind @
+follow what it is made with, and what the paper's code does differently, for reproduction only:
 
 - `@pictures`: takes pictures of spectrograms, not recordings; datasets of pictures add it by themselves.
 - `@random` or `@random=7`: random weights, of that seed; `@/path/file.safetensors`: those of a file.
@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from qmoe_core.embedders import logmel_stats, picture_stats
+from qmoe_core.audio.decode import SAMPLE_RATE
+from qmoe_core.embedders import learned, logmel_stats, models, picture_stats
 from qmoe_core.errors import UserError
 
 if TYPE_CHECKING:
     from qmoe_core.datasets.manifest import Manifest, Ready
 
 VARIANTS = "pictures, random, random=SEED, no-normalisation, unseeded-projection and a .safetensors file"
+
+OWN = (logmel_stats.NAME, *models.ARCHITECTURES)
+"""Embedders that need neither torch nor timm."""
 
 
 class Embedder(Protocol):
@@ -53,8 +57,13 @@ class Embedder(Protocol):
         """D, the length of an embedding."""
         ...
 
+    @property
+    def sample_rate(self) -> int:
+        """Of the waveforms that it takes, in Hz."""
+        ...
+
     def embed(self, inputs: Any, /) -> np.ndarray:
-        """Waveforms float32 [B, 110250] (22,050 Hz), or B pictures uint8 [h, w, 3], to float32 [B, D]."""
+        """Windows of 5 s, float32 [B, n], or B pictures uint8 [h, w, 3], to float32 [B, D]."""
         ...
 
 
@@ -62,6 +71,7 @@ class ImportedEmbeddings:
     """Stands where the embedder would, for a dataset whose embeddings are ready."""
 
     takes = "nothing"
+    sample_rate = SAMPLE_RATE
 
     def __init__(self, ready: Ready) -> None:
         self.name = self.id = ready.id
@@ -98,8 +108,8 @@ def create(name: str, *, weights: str | Path | None = None, seed: int = 0) -> Em
     """Make an embedder by name.
 
     Args:
-        name: "logmel-stats", or a model of timm such as "efficientnet_b3" or "mobilenetv3_small_100", and
-            what may stand behind it (see above).
+        name: "ds-cnn", "mn04", "logmel-stats", or a model of timm such as "efficientnet_b3", and what may
+            stand behind it (see above).
         weights: of a timm model: None takes those of the hub, a path those of a local safetensors file, and
             "random" draws them. Log-mel statistics have none. The name may say the same.
         seed: of random weights.
@@ -117,6 +127,14 @@ def create(name: str, *, weights: str | Path | None = None, seed: int = 0) -> Em
         if given.keys() - {"weights", "seed", "pictures"} or given["weights"] is not None:
             raise UserError(f"{model} has no weights to load; leave weights out.")
         return picture_stats.PictureStats() if "pictures" in given else logmel_stats.LogMelStats()
+    if model in models.ARCHITECTURES:
+        if given.keys() - {"weights", "seed"} or given["weights"] == "random":
+            raise UserError(
+                f"{model} takes recordings and trained weights; behind @ a .safetensors file may stand."
+            )
+        made_of = given["weights"]
+        full = model if made_of is None else f"{model}@{Path(made_of).resolve()}"
+        return learned.LearnedEmbedder(full, models.network(model, made_of))
     try:
         from qmoe_core.embedders import timm_backbone
 
@@ -127,10 +145,10 @@ def create(name: str, *, weights: str | Path | None = None, seed: int = 0) -> Em
             f"install them, or use {logmel_stats.NAME}."
         ) from None
     if model not in known:
-        close = difflib.get_close_matches(model, [logmel_stats.NAME, *sorted(known)], n=3)
+        close = difflib.get_close_matches(model, [*OWN, *sorted(known)], n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UserError(
-            f"There is no embedder {model}; {logmel_stats.NAME} and the models of timm are accepted.{hint}"
+            f"There is no embedder {model}; {', '.join(OWN)} and the models of timm are accepted.{hint}"
         )
     return timm_backbone.TimmBackbone(model, **given)
 

@@ -40,14 +40,15 @@ PART_BYTES = 16 << 20
 HOP_S = 2.5
 AT_ONCE = 64
 """Windows of a clip that are decoded ahead."""
-POLICY = "mono 22050 Hz; mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded"
+POLICY = "mean over 5 s windows, hop 2.5 s, no tail under 0.1 s; short clips padded"
 """Part of every key: what becomes of a file before the embedder sees it."""
 
 
 def address_of(embedder: Embedder) -> dict[str, Any]:
     """What an embedding depends on beside the clip: part of the key of every kept batch."""
     libraries: tuple[str, ...] = getattr(embedder, "libraries", ())
-    return {"embedder": embedder.id, "audio": POLICY, "code": identity(KIND, libraries)}
+    audio = f"mono {embedder.sample_rate} Hz; {POLICY}"
+    return {"embedder": embedder.id, "audio": audio, "code": identity(KIND, libraries)}
 
 
 class Mapped(np.memmap):
@@ -198,8 +199,8 @@ def _on_disk(shape: tuple[int, int], store: Store) -> np.ndarray:
     return array
 
 
-def _inputs(entry: DatasetClip, media: Media) -> Iterator[np.ndarray]:
-    """What the embedder gets of one clip: windows float32 [110250], or a picture uint8 [height, width, 3].
+def _inputs(entry: DatasetClip, media: Media, rate: int) -> Iterator[np.ndarray]:
+    """What the embedder gets of one clip: windows float32 [5 · rate], or a picture uint8 [height, width, 3].
 
     The first minutes of a clip are decoded at once (in another thread, see `ahead`), the rest when asked for.
 
@@ -212,7 +213,7 @@ def _inputs(entry: DatasetClip, media: Media) -> Iterator[np.ndarray]:
             if media == "pictures":
                 yield pictures.load(entry.path).pixels
                 return
-            with decode.open_recording(entry.path) as recording:
+            with decode.open_recording(entry.path, rate=rate) as recording:
                 for window in decode.cut(recording, HOP_S):
                     yield window.prepared
         except AudioError as error:
@@ -236,7 +237,9 @@ def _embed_batch(task: _Batch, *, embedder: Embedder, store: Store, windows_at_o
             waiting.clear()
             owners.clear()
 
-    for position, inputs in enumerate(ahead(partial(_inputs, media=task.media), task.entries)):
+    for position, inputs in enumerate(
+        ahead(partial(_inputs, media=task.media, rate=embedder.sample_rate), task.entries)
+    ):
         for one in inputs:
             waiting.append(one)
             owners.append(position)

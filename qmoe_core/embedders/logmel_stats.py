@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from qmoe_core.audio import mel
+from qmoe_core.audio.decode import SAMPLE_RATE
 
 NAME = "logmel-stats"
 VERSION = 1
@@ -46,6 +47,7 @@ class LogMelStats:
 
     name = NAME
     takes = "waveforms"
+    sample_rate = SAMPLE_RATE
 
     def __init__(self, parameters: Parameters = Parameters()) -> None:
         p = self.parameters = parameters

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import frame_count
 from qmoe_core.embedders import logmel_stats
 
@@ -24,7 +25,7 @@ NAME = f"{logmel_stats.NAME}@pictures"
 VERSION = 1
 """To be raised when the same picture gives other numbers, so that no cache mixes the two."""
 RANGE_DB = 80.0
-FRAMES = frame_count(5 * 22_050)
+FRAMES = frame_count(5 * SAMPLE_RATE)
 
 
 class PictureStats:
@@ -32,6 +33,7 @@ class PictureStats:
 
     name = NAME
     takes = "pictures"
+    sample_rate = SAMPLE_RATE
 
     def __init__(self) -> None:
         self._statistics = logmel_stats.LogMelStats()

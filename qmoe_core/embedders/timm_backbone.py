@@ -24,13 +24,15 @@ is made, not before.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qmoe_core.audio import mel
+from qmoe_core.audio.decode import SAMPLE_RATE
+from qmoe_core.embedders import models
 from qmoe_core.errors import UserError
 from qmoe_core.runtime.ahead import ahead
 
@@ -42,7 +44,9 @@ RANGE_DB = 80.0
 VERSION = 1
 """To be raised when the same weights give other numbers, so that no cache mixes the two."""
 
-_OTHER_WEIGHTS = 'a local safetensors file or "random" is accepted as weights'
+_OTHER_WEIGHTS = (
+    'a local safetensors file or "random" is accepted as weights, and `qmoe models download NAME --from FILE`'
+)
 
 
 def names() -> frozenset[str]:
@@ -68,7 +72,8 @@ class TimmBackbone:
         """Make the model `name` and give it weights.
 
         Args:
-            weights: None for those of timm's hub, the path of a safetensors file, or "random".
+            weights: None for those that were given (`qmoe models download NAME --from FILE`), else of timm's
+                hub; the path of a safetensors file; or "random".
             seed: of random weights.
             pictures: take pictures rather than recordings.
             normalise: False leaves out the network's mean and deviation, as the paper's code does.
@@ -88,9 +93,11 @@ class TimmBackbone:
         )
         self.name = name + made_with + quirks
         self.libraries = ("timm", "torch")  # part of the identity of what it gives
+        self.sample_rate = SAMPLE_RATE
         self.takes = "pictures" if pictures else "waveforms"
         if weights is None:
-            self._model = _from_hub(name)
+            kept = models.path(name)
+            self._model = _from_hub(name) if kept is None else _from_file(name, kept)
         elif weights == "random":
             self._model = _random(name, seed)
         else:
@@ -201,6 +208,43 @@ def _from_file(name: str, path: Path) -> nn.Module:
         given = safetensors.torch.load_file(path)
     except (SafetensorError, OSError):
         raise UserError(f"{path.name} is not a readable safetensors file; {_OTHER_WEIGHTS}.") from None
+    return _with(name, given, path.name)
+
+
+def fetch(name: str) -> Path:
+    """Have the hub's client fetch the weights of a model; gives the folder where it keeps them.
+
+    Raises:
+        UserError: timm knows no such model, or the hub does not give it.
+    """
+    import huggingface_hub
+
+    _from_hub(_known(name))
+    return Path(huggingface_hub.constants.HF_HUB_CACHE)
+
+
+def check(name: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """
+    Raises:
+        UserError: timm knows no such model, or these are not its weights.
+    """
+    import torch
+
+    _with(_known(name), {key: torch.tensor(array) for key, array in tensors.items()}, "the file")
+
+
+def _known(name: str) -> str:
+    if name not in names():
+        raise UserError(f"There is no model {name}; mn04 and the models of timm are accepted.")
+    return name
+
+
+def _with(name: str, given: dict[str, Tensor], said: str) -> nn.Module:
+    """The model with these weights; those of its classifier may be among them.
+
+    Args:
+        said: what errors call the file.
+    """
     model = _random(name, 0)
     wanted = model.state_dict()
     classifier = _classifier_prefixes(model)
@@ -214,7 +258,7 @@ def _from_file(name: str, path: Path) -> nn.Module:
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{path.name} does not hold the weights of {name}: {', '.join(problems[:3])}{more}.")
+        raise UserError(f"{said} does not hold the weights of {name}: {', '.join(problems[:3])}{more}.")
     model.load_state_dict(given)
     return model
 

@@ -102,7 +102,7 @@ class IntegerLinear(nn.Linear):
         )
 
 
-def _signs(weight: Tensor) -> Tensor:
+def signs(weight: Tensor) -> Tensor:
     """−1 where negative, 1 elsewhere: one bit has no zero.
 
     Arithmetic, because `torch.where` and comparisons of whole matrices take twenty times as long.
@@ -110,9 +110,19 @@ def _signs(weight: Tensor) -> Tensor:
     return torch.sign(weight).add_(0.5).sign_()
 
 
-def _ternary(weight: Tensor, threshold: Tensor) -> Tensor:
-    """sign(W) · 1(|W| > τ), Eq. 3, by arithmetic alone (see `_signs`)."""
+def ternary(weight: Tensor, threshold: Tensor) -> Tensor:
+    """sign(W) · 1(|W| > τ), Eq. 3, by arithmetic alone (see `signs`)."""
     return (weight.abs() - threshold).clamp_min_(0.0).sign_().mul_(torch.sign(weight))
+
+
+def ternary_start(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Threshold and scale of each row, [N, 1] and positive: 0.7 of the mean of |W|, and the mean of |W| above
+    it (Li et al. 2016, "Ternary Weight Networks")."""
+    magnitude = weight.abs()
+    threshold = 0.7 * magnitude.mean(dim=1, keepdim=True)
+    above = (magnitude > threshold).to(magnitude.dtype)
+    scale = (magnitude * above).sum(dim=1, keepdim=True) / above.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return threshold.clamp_min(1e-12), scale.clamp_min(1e-12)
 
 
 class BitLinear(IntegerLinear):
@@ -131,7 +141,7 @@ class BitLinear(IntegerLinear):
     def quantise(self) -> tuple[Tensor, Tensor]:
         weight = self.weight.detach()
         if self.bits == 1:
-            return _signs(weight), weight.abs().mean(dim=1, keepdim=True)
+            return signs(weight), weight.abs().mean(dim=1, keepdim=True)
         top = float(2 ** (self.bits - 1) - 1)
         low, high = weight.aminmax()
         scale = torch.maximum(-low, high).reshape(1, 1).clamp_min(1e-12) / top
@@ -141,35 +151,30 @@ class BitLinear(IntegerLinear):
 class TernaryLinear(IntegerLinear):
     """BitNet: weights −1, 0, 1 with a learned threshold and scale for each output channel (Eq. 3).
 
-    Both are learned as logarithms, so that they stay positive and move in proportion. The threshold
-    starts at 0.7 of the mean of |W|, the scale at the mean of |W| above it (Li et al. 2016, ternary
-    weight networks). Its gradient takes the step 1(|W| > τ) for a ramp as wide as τ.
+    Both are learned as logarithms, so that they stay positive and move in proportion, from `ternary_start`.
+    The threshold's gradient takes the step 1(|W| > τ) for a ramp as wide as τ.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        magnitude = self.weight.detach().abs()
-        threshold = 0.7 * magnitude.mean(dim=1, keepdim=True)
-        above = (magnitude > threshold).to(magnitude.dtype)
-        scale = (magnitude * above).sum(dim=1, keepdim=True) / above.sum(dim=1, keepdim=True).clamp_min(1.0)
-        self.log_threshold = nn.Parameter(threshold.clamp_min(1e-12).log())
-        self.log_scale = nn.Parameter(scale.clamp_min(1e-12).log())
+        threshold, scale = ternary_start(self.weight.detach())
+        self.log_threshold, self.log_scale = nn.Parameter(threshold.log()), nn.Parameter(scale.log())
 
     def quantise(self) -> tuple[Tensor, Tensor]:
-        codes = _ternary(self.weight.detach(), self.log_threshold.detach().exp())
+        codes = ternary(self.weight.detach(), self.log_threshold.detach().exp())
         return codes, self.log_scale.detach().exp()
 
     def effective_weight(self) -> Tensor:
-        return _Ternary.apply(self.weight.detach(), self.log_threshold, self.log_scale)
+        return TernaryWeight.apply(self.weight.detach(), self.log_threshold, self.log_scale)
 
 
-class _Ternary(torch.autograd.Function):
+class TernaryWeight(torch.autograd.Function):
     """α · sign(W) · 1(|W| > τ), with gradients for log τ and log α [N, 1]."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, log_threshold: Tensor, log_scale: Tensor) -> Tensor:
         threshold, scale = log_threshold.exp(), log_scale.exp()
-        effective = _ternary(weight, threshold).mul_(scale)
+        effective = ternary(weight, threshold).mul_(scale)
         ctx.save_for_backward(weight, threshold, scale, effective)
         return effective
 
@@ -208,7 +213,7 @@ class PopcountLinear(IntegerLinear):
 
     def quantise(self) -> tuple[Tensor, Tensor]:
         weight = self.weight.detach()
-        return _signs(weight), weight.abs().mean(dim=1, keepdim=True)
+        return signs(weight), weight.abs().mean(dim=1, keepdim=True)
 
     def forward(self, input: Tensor) -> Tensor:
         bits = (input.detach() > self.threshold).to(input.dtype).mul_(2.0).sub_(1.0)

@@ -21,7 +21,7 @@ import soxr
 
 from qmoe_core import serve
 from qmoe_core.audio import fitness, mel
-from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
+from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, resample
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection, JudgedWindow, Rules, Tracker
@@ -295,7 +295,7 @@ class Pipeline:
         settings = self.settings
         scale = self._mean_interest(settings)
         t0 = time.perf_counter()
-        embeddings = self._embedder.embed(fitness.prepare(waveform)[None])
+        embeddings = self._embed(waveform[None])
         t1 = time.perf_counter()
         outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples).at(0)
         t2 = time.perf_counter()
@@ -336,12 +336,19 @@ class Pipeline:
         filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
         outputs = self.bundle.outputs(
-            self._embedder.embed(np.stack([fitness.prepare(half) for half in audible])),
+            self._embed(audible),
             mc_samples=settings.mc_samples,
         )
         predicted = self.bundle.predict(outputs, settings)
         probabilities = mixing.mix(outputs, settings, mean_interest=scale, predicted=predicted).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
+
+    def _embed(self, windows: np.ndarray) -> np.ndarray:
+        """Windows float32 [B, 110250] at 22,050 Hz, as the history holds them, to embeddings [B, D]."""
+        rate = self._embedder.sample_rate
+        return self._embedder.embed(
+            np.stack([resample(fitness.prepare(window), SAMPLE_RATE, rate) for window in windows])
+        )
 
     def _mean_interest(self, settings: Settings) -> float:
         if not settings.normalise:

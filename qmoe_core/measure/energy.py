@@ -227,6 +227,28 @@ def summarise(
     return rows
 
 
+def intensities(countries: Sequence[str]) -> dict[str, float]:
+    """Mean carbon intensity of countries' grids, g CO2/kWh, by the country's name; from codecarbon's data.
+
+    Args:
+        countries: three-letter codes (ISO 3166).
+
+    Raises:
+        ConfigError: codecarbon does not know one, or is not installed.
+    """
+    try:
+        from codecarbon.input import DataSource
+    except ImportError:
+        raise ConfigError(
+            "grid intensities need codecarbon, which is not installed: pip install 'qmoe-lab[lab]'"
+        ) from None
+    known = DataSource().get_global_energy_mix_data()
+    missing = [code for code in countries if code not in known]
+    if missing:
+        raise ConfigError(f"codecarbon knows no grid of {missing[0]}; accepted are codes such as FRA or USA")
+    return {str(known[c]["country_name"]): float(known[c]["carbon_intensity"]) for c in countries}
+
+
 @dataclass(frozen=True)
 class Deployment:
     """Training once against serving for years (the paper's appendix A), grams of CO2."""

@@ -31,9 +31,9 @@ class Versioned:
 
 
 PARTS = {
-    "embedding": Versioned(
-        2, ("numpy", "soundfile", "soxr")
-    ),  # decoding, windows, log-mel, statistics, pooling
+    "embedding": Versioned(2, ("numpy", "soundfile", "soxr")),  # decoding, log-mel, statistics, pooling
+    "sounds": Versioned(1, ("numpy", "scipy", "soxr")),  # the bank and the synthetic sounds made of it
+    "student": Versioned(1, ("numpy", "torch")),  # the training of ds-cnn on them
     "expert": Versioned(1, ("numpy", "torch")),  # formats, networks, the training of one expert
     "router": Versioned(1, ("numpy", "torch")),  # the training of the router alone
     "joint": Versioned(1, ("numpy", "torch")),  # the training of router and experts together
@@ -41,18 +41,23 @@ PARTS = {
     "scores": Versioned(1),  # weighted F1 and accuracy
     "engine": Versioned(1, ("llvmlite", "numba", "numpy")),  # packed experts and their kernels
     "projection": Versioned(1, ("numpy", "scikit-learn")),  # the map of embeddings
+    "quantization": Versioned(1, ("numpy", "torch")),  # embedders in number formats: calibration and training
     "ternary": Versioned(1, ("numpy", "torch")),  # the BitNet of the paper's code
 }
 """Every part; see `Versioned`."""
 
 KINDS = {
     "embeddings": ("embedding",),
+    "sound-bank": ("sounds",),
+    "synthetic-clips": ("embedding", "sounds"),
+    "students": ("embedding", "sounds", "student"),
     "experts": ("expert", "scores"),
     "final-experts": ("expert",),
     "routers": ("router", "mixture", "scores"),
     "joint-mixtures": ("expert", "router", "joint", "mixture", "scores"),
     "held-out": ("expert", "router", "mixture"),
     "trials": ("expert", "router", "joint", "mixture", "scores"),
+    "quantized-embedders": ("quantization",),
     "paper-code-ternary": ("expert", "ternary", "scores"),
     "measurements": ("engine",),
     "projections": ("projection",),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import arm, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, kill, sessions
 
 CAMPAIGNS = {
     "fuzz": fuzz,
     "kill": kill,
     "disk": disk,
+    "batch": batch,
     "sessions": sessions,
     "cluster": cluster,
     "arm": arm,

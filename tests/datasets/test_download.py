@@ -10,9 +10,8 @@ import re
 import shutil
 import stat
 import tarfile
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,89 +21,7 @@ from qmoe_core import cli, datasets
 from qmoe_core.datasets import download
 from qmoe_core.datasets.download import DatasetSource
 from qmoe_core.errors import Cancelled, DatasetError
-
-
-class Server:
-    """Answers each request as the next of `ways` says, then as the last; keeps what was asked."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-        self.etag: str | None = '"one"'
-        self.ways: list[str] = ["fine"]
-        self.asked: list[str | None] = []
-        self.over = threading.Event()
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                outer.asked.append(self.headers["Range"])
-                way = outer.ways.pop(0) if len(outer.ways) > 1 else outer.ways[0]
-                outer.answer(self, way)
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/archive.zip"
-
-    def answer(self, request: http.server.BaseHTTPRequestHandler, way: str) -> None:
-        body, start = self.content, 0
-        if way.startswith("status"):
-            request.send_error(int(way.removeprefix("status")))
-            return
-        if way.startswith("to "):
-            request.send_response(302)
-            request.send_header("Location", way.removeprefix("to "))
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        asked = request.headers["Range"]
-        if asked and way != "all" and request.headers["If-Range"] == self.etag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            request.send_response(206)
-            request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            request.send_response(200)
-        if self.etag:
-            request.send_header("ETag", self.etag)
-        kind = "text/html" if way == "page" else "application/json" if way == "record" else "application/zip"
-        request.send_header("Content-Type", kind)
-        rest = body[start:]
-        if way == "chunked":
-            request.send_header("Transfer-Encoding", "chunked")
-            request.end_headers()
-            request.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest))
-            return
-        more = 5 * 10**9 if way == "huge" else 0
-        request.send_header("Content-Length", str(len(rest) + more))
-        request.end_headers()
-        if way in ("cut", "stall"):
-            request.wfile.write(rest[: 400 - start % 100])
-            request.wfile.flush()
-            if way == "stall":
-                self.over.wait()
-            request.close_connection = True
-            return
-        request.wfile.write(rest)
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[bytes], Server]]:
-    made: list[Server] = []
-
-    def start(content: bytes) -> Server:
-        made.append(Server(content))
-        return made[-1]
-
-    yield start
-    for server in made:
-        server.over.set()
-        server.http.shutdown()
-        server.http.server_close()
+from tests.servers import Server
 
 
 def zipped(root: Path, extra: Callable[[zipfile.ZipFile], object] = lambda archive: None) -> bytes:

@@ -26,6 +26,8 @@ from qmoe_core.runtime.store import Store
 class MeanAndEnd:
     """Mean, last sample and length (in thousands) of each window; counts what it is asked."""
 
+    sample_rate = SAMPLE_RATE
+
     def __init__(self, version: int = 1) -> None:
         self.id = f"mean-and-end-{version}"
         self.dim = 3
@@ -152,6 +154,16 @@ def test_a_long_clip_is_the_mean_of_its_windows(tmp_path: Path, store: Store) ->
     np.testing.assert_allclose(embeddings[0], [0.35, (0.2 + 0.5 + 0.5) / 3, WINDOW_SAMPLES / 1000], rtol=1e-3)
     np.testing.assert_allclose(embeddings[1, 0], 0.5 * 10 / WINDOW_SAMPLES, rtol=1e-3)
     np.testing.assert_allclose(embeddings[3, 0], 0.5, rtol=1e-3)
+
+
+def test_windows_come_at_the_embedders_sample_rate(manifest: Manifest, store: Store) -> None:
+    class Finer(MeanAndEnd):
+        sample_rate = 32_000
+
+    embed_dataset(manifest, MeanAndEnd(), Context(store), batch=4)
+    embeddings = embed_dataset(manifest, finer := Finer(), Context(store), batch=4)
+    assert finer.asked == [4, 4, 2]  # what was kept is of another rate, though the embedder's id is the same
+    np.testing.assert_allclose(embeddings[:, 2], 160, rtol=1e-3)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_kept(manifest: Manifest, store: Store) -> None:

@@ -197,7 +197,7 @@ class TestNames:
     def test_an_unknown_name_says_what_is_accepted_and_what_may_be_meant(self):
         with pytest.raises(
             UserError,
-            match=r"no embedder efficientnet_b33; logmel-stats and .* Did you mean .*efficientnet_b3",
+            match=r"no embedder efficientnet_b33; logmel-stats, .* Did you mean .*efficientnet_b3",
         ):
             embedders.create("efficientnet_b33", weights="random")
         with pytest.raises(UserError, match=r"Did you mean logmel-stats"):

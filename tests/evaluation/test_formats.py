@@ -231,6 +231,9 @@ def test_the_scenarios_are_the_papers() -> None:
         "memory": ("bitnet+q4+q8 curious",),
         "stable": ("q8",),
         "energy": ("bitnet+ptq8",),
+        "mixture-accuracy": ("bitnet+q4+q8+q16",),
+        "mixture-balanced": ("bitnet+q4+q8 curious",),
+        "mixture-stable": ("bitnet+q8+q16+ptq8 curious",),
     }
 
 

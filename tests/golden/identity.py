@@ -83,6 +83,21 @@ def expert(home: Path) -> Results:
     return found
 
 
+def quantization(home: Path) -> Results:
+    from qmoe_core.embedders.quantization import making
+    from qmoe_core.engine import network_reference
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from tests.embedders import tiny_network
+
+    store, network = Store(home), tiny_network.network()
+    recipe = making.Recipe(effort=0.25, shards=1, batch=8)
+    keys = tiny_network.kept(store, 2, 16)
+    x = tiny_network.inputs(2, 5).astype(np.float32) / making.STEP
+    made = making.make(Context(store), network, ("q2", "q4", "bitnet"), keys, recipe)
+    return {name: network_reference.forward(found, x) for name, (found, _) in made.items()}
+
+
 def router(home: Path) -> Results:
     from qmoe_core.training.routers import fit_router
 
@@ -162,8 +177,41 @@ def ternary(home: Path) -> Results:
     return {"f1": np.array(code._last_and_best({"one": split}, "one", data, made.expert))}
 
 
+def sounds(home: Path) -> Results:
+    from qmoe_core.embedders.distil.sounds import Maker
+
+    bank = [np.round(20_000 * np.sin(np.arange(9_000) / 20)).astype(np.int16)]
+    maker = Maker(np.random.default_rng(3), bank)
+    return {f"clip {number}": maker.clip()[::16_000] for number in range(6)}
+
+
+def student(home: Path) -> Results:
+    from qmoe_core.embedders.distil import clips, training
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+
+    rng = np.random.default_rng(17)
+    levels = rng.integers(-60, 61, (training.HELD_OUT + 8, 64, 216)).astype(np.int8)
+    features = rng.normal(size=(len(levels), 384, 16)).astype(np.float16)
+    classifier = {
+        f"classifier.{layer}.{part}": rng.normal(size=shape).astype(np.float32) / 8
+        for layer, part, shape in (
+            (2, "weight", (16, 384)),
+            (2, "bias", (16,)),
+            (5, "weight", (9, 16)),
+            (5, "bias", (9,)),
+        )
+    }
+    recipe = training.Recipe(epochs=1, batch=4)
+    network = training.fit(Context(Store(home)), clips.Clips(levels, features), classifier, recipe, {})
+    tensors = training.to_tensors(network)
+    return {name: tensors[f"features.{name}.0.weight"].reshape(-1)[:20] for name in ("0", "8", "16")}
+
+
 COMPUTE: dict[str, Callable[[Path], Results]] = {
     "embedding": embedding,
+    "sounds": sounds,
+    "student": student,
     "expert": expert,
     "router": router,
     "joint": joint,
@@ -171,9 +219,19 @@ COMPUTE: dict[str, Callable[[Path], Results]] = {
     "scores": scores,
     "engine": engine,
     "projection": projection,
+    "quantization": quantization,
     "ternary": ternary,
 }
-TOLERANCE = {"expert": TRAINED, "router": TRAINED, "joint": TRAINED, "ternary": TRAINED, "embedding": 1e-3}
+TOLERANCE = {
+    "quantization": TRAINED,
+    "expert": TRAINED,
+    "router": TRAINED,
+    "joint": TRAINED,
+    "ternary": TRAINED,
+    "embedding": 1e-3,
+    "sounds": 1e-3,
+    "student": TRAINED,
+}
 
 
 def problem(part: str, home: Path, kept: Mapping[str, object] | None, version: int) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import io
 import json
 import shutil
 import sys
@@ -18,6 +20,7 @@ import msgspec
 import numpy as np
 import pytest
 import soundfile
+import torch
 from streamlit.testing.v1 import AppTest
 
 from dashboard.charts import train as train_charts
@@ -25,6 +28,7 @@ from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from dashboard.session import public, training
 from dashboard.session.training import Cell
 from qmoe_core import bundles
+from qmoe_core.embedders import models, networks
 from qmoe_core.errors import ConfigError, DatasetError, UserError
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, HoldOut, Job, Story, Train
@@ -237,6 +241,24 @@ def test_another_embedder_is_loaded_on_request_only(page: Open, small: dict[str,
     assert "efficientnet_b3 has to be loaded, with torch" in text(app)
     assert ("timm" in sys.modules) == before
     assert any(button.label == "Train" for button in app.button)
+
+
+def test_weights_that_are_missing_are_offered_with_licence_and_size(
+    page: Open, small: dict[str, str], serve: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    torch.save(networks.Mn04().state_dict(), file)
+    server = serve(file.getvalue())
+    monkeypatch.setitem(models.MN04, "url", server.url)
+    app = page(**small, embedder="mn04")
+    assert "4 MB from its authors’ release on GitHub. Licence: MIT, Florian Schmid" in text(app)
+    assert "qmoe models download mn04" in text(app)  # nothing can be planned without them
+    press(app, "Download its weights")
+    assert "is not mn04" in text(app)  # another file than the one that is known
+    monkeypatch.setitem(models.MN04, "sha256", hashlib.sha256(file.getvalue()).hexdigest())
+    press(app, "Download its weights")
+    assert "Its weights are not on this machine" not in text(app)
+    assert "folds will be trained" in text(app)
 
 
 def test_an_embedder_that_does_not_exist(page: Open, small: dict[str, str]) -> None:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qmoe_core import engine
+from qmoe_core import embedders, engine
+from qmoe_core.audio import decode
 from qmoe_core.errors import Cancelled
 from qmoe_core.measure import bench, energy, latency, memory, peers, size
 from qmoe_core.measure.kept import Measured, measured
@@ -42,6 +43,8 @@ class Effort:
     country: str = "FRA"
 
 
+EMBEDDINGS = 30
+"""Timed calls of an embedder."""
 QUICK = Effort(calls=1000, processes=1, energy_repetitions=0)
 
 
@@ -56,11 +59,16 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class Served:
-    """What is measured: its address, what it is in words, and how to load it (only when it is measured)."""
+    """What is measured: its address, what it is in words, and how to load it (only when it is measured).
+
+    Attributes:
+        embedder: name of the embedder before it; None where embeddings were imported.
+    """
 
     address: str
     words: str
     load: Callable[[], Loaded]
+    embedder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,10 @@ class Costs:
     Attributes:
         rows: latency's figures; times: nanoseconds, int [rounds, calls].
         peaks: resident bytes of fresh processes; files: bytes that must be carried.
-        energies: of one inference; training_kw: power of one training process, for Table 6.
+        embedding_us: median time of the embedder for 5 s of sound, waveform to embedding; None where it is
+            not known how the embeddings were computed.
+        energies: of one inference, from the waveform where the embedder is known.
+        training_kw: power of one training process, for Table 6.
         how: in words, how energies came about; environment: of the latency run.
     """
 
@@ -89,6 +100,7 @@ class Costs:
     peaks: Mapping[str, list[int]]
     files: Mapping[str, int]
     energies: Mapping[str, Energy]
+    embedding_us: float | None
     training_kw: float
     grid_g_per_kwh: float
     source: str
@@ -141,20 +153,32 @@ def measure(
     ).metadata
     power = kept("power", {"country": effort.country}, lambda: _power(loaded(), effort)).metadata
     grid = power["grid_g_per_kwh"]
+    embedding_us = None
+    if served.embedder is not None:
+        name = served.embedder
+        embedding_us = kept("embedding", {"embedder": name}, lambda: _embedding(name)).metadata["p50_us"]
+    before = power["serving_kw"] * (embedding_us or 0.0)
     if effort.energy_repetitions:
         blocks = kept(
             "energy",
             {"repetitions": effort.energy_repetitions, "country": effort.country},
             lambda: _blocks(loaded(), effort, show("energy"), cancelled),
         ).metadata["blocks"]
-        energies = {name: _energy(found, grid, power["source"]) for name, found in blocks.items()}
+        energies = {
+            name: _energy([before + one for one in found], grid, power["source"])
+            for name, found in blocks.items()
+        }
         how = f"{effort.energy_repetitions} blocks of {energy.MIN_BLOCK_S:g} s each, interleaved"
     else:
         energies = {
-            name: _energy([power["serving_kw"] * row["p50_us"]], grid, power["source"])
+            name: _energy([before + power["serving_kw"] * row["p50_us"]], grid, power["source"])
             for name, row in rows.items()
         }
         how = f"median time × the power of one block of {energy.MIN_BLOCK_S:g} s (fp32 expert running)"
+    if embedding_us is None:
+        how += "; of the head alone, since it is not known how the embeddings were computed"
+    else:
+        how += f"; from the waveform, {embedding_us:,.0f} µs of it the embedder {served.embedder}"
     return Costs(
         served=served.words,
         rows=rows,
@@ -162,6 +186,7 @@ def measure(
         peaks=resident["peaks"],
         files=resident["files"],
         energies=energies,
+        embedding_us=embedding_us,
         training_kw=power["training_kw"],
         grid_g_per_kwh=grid,
         source=power["source"],
@@ -242,6 +267,14 @@ def _blocks(loaded: Loaded, effort: Effort, show: Progress, cancelled: Callable[
         if block.calls:
             found.setdefault(block.name, []).append(block.gross_kwh / block.calls * energy.KWH_TO_MJ)
     return Measured({}, {"blocks": found})
+
+
+def _embedding(name: str) -> Measured:
+    """Median time of an embedder for one window of 5 s."""
+    embedder = embedders.create(name)
+    window = np.random.default_rng(0).normal(0.0, 0.1, (1, decode.WINDOW_SAMPLES)).astype(np.float32)
+    times = latency.race([Contestant(name, "peer", lambda: embedder.embed(window))], n=EMBEDDINGS)
+    return Measured({}, {"p50_us": float(np.median(times[name])) / 1e3})
 
 
 def _energy(millijoules: Sequence[float], grid_g_per_kwh: float, source: str) -> Energy:

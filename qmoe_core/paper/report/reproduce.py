@@ -18,6 +18,7 @@ from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import environment
 from qmoe_core.paper.report import (
     accuracy,
+    appendix,
     cost_tables,
     costs,
     curiosity,
@@ -183,7 +184,10 @@ def _of_bundle(loaded: bundles.Bundle, plan: ReproductionPlan, context: Context,
         )
 
     served = Served(
-        loaded.digest, f"The bundle {loaded.name}, on its own {len(data.labels)} clips", load_served
+        loaded.digest,
+        f"The bundle {loaded.name}, on its own {len(data.labels)} clips",
+        load_served,
+        None if loaded.embedder.startswith("imported-") else loaded.embedder,
     )
     sound = protocols.as_judged(trials["sound"], loaded, subject)
     return _study(sound, trials, subject, served, plan, context, fresh)
@@ -203,11 +207,12 @@ def _of_dataset(
     subject = Subject.of(manifest, made.id, embeddings)
     trials = plan.trials(subject)
     sound = protocols.train(trials["sound"], subject, context)
-    served = _served(trials["sound"], subject, context.store)
+    timed = made.name if made.takes == "waveforms" else None
+    served = _served(trials["sound"], subject, context.store, timed)
     return _study(sound, trials, subject, served, plan, context, fresh)
 
 
-def _served(trial: Trial, subject: Subject, store: Store) -> Served:
+def _served(trial: Trial, subject: Subject, store: Store, embedder: str | None) -> Served:
     """The experts and routers of the first fold, and the clips that it tests."""
     tasks = crossval.tasks_of(subject, trial.experts, trial.config, trial.seeds[:1])
     first = tasks[0].split.fold.name
@@ -238,7 +243,7 @@ def _served(trial: Trial, subject: Subject, store: Store) -> Served:
     words = (
         f"Experts and routers of {subject.name}, {first}, on its {len(tasks[0].split.fold.test)} test clips"
     )
-    return Served(address, words, load_served)
+    return Served(address, words, load_served, embedder)
 
 
 def _study(
@@ -281,6 +286,9 @@ def assemble(studies: Sequence[Study], plan: ReproductionPlan, sizes: costs.Size
         inference.table_5(studies),
         cost_tables.table_6(studies),
         cost_tables.table_7(sizes),
+        appendix.scenarios(studies),
+        appendix.emissions(studies),
+        appendix.recommendations(studies),
     ]
     where = named([study.name for study in studies])
     return ReportDocument(

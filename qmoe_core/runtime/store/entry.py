@@ -31,7 +31,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 HEADER, TENSORS, REASON = "entry.json", "tensors.safetensors", "reason.txt"
 VERSIONS = "versions"
 """Folder of a store with entries that could not lie in their own place; see `Store`."""
-RESERVED = frozenset({"tmp", "quarantine", "datasets", "elsewhere", VERSIONS})
+RESERVED = frozenset({"tmp", "quarantine", "datasets", "models", "elsewhere", VERSIONS})
 """Of a store, with no entries in them."""
 STALE_TMP_S = 24 * 3600.0
 

@@ -58,6 +58,32 @@ def test_table_3_lists_all_seven_mixtures_and_the_one_left_out(reproduced) -> No
         assert float(row["CO2 (µg)"]) == pytest.approx(energy / 3.6e9 * 56.0 * 1e6)
 
 
+def test_costs_start_at_the_waveform_where_the_embedder_is_known(reproduced) -> None:
+    for row in rows_of(reproduced.folder, "table-4"):
+        assert float(row["Path from the waveform (µs)"]) > float(row["p50 (µs)"])
+    assert "from the waveform" in (reproduced.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_scenarios_and_the_appendix_are_computed_from_our_figures(reproduced) -> None:
+    scenarios = rows_of(reproduced.folder, "scenarios")
+    assert [row["Source"][:4] for row in scenarios].count("§5.3") == 4
+    assert [row["Source"][:4] for row in scenarios].count("§5.4") == 5
+    assert all(row["Here"] in {model.ours for model in MODELS} for row in scenarios)
+    mixtures = [row["Here"] for row in scenarios if "mixtures" in row["Scenario"]]
+    assert all("+" in name for name in mixtures)
+    for row in rows_of(reproduced.folder, "appendix-a1"):
+        training, inference = float(row["Training (g)"]), float(row["Inference (µg)"]) / 1e6
+        assert float(row["Equal after (inferences)"]) == pytest.approx(training / inference)
+        assert float(row["A year (g)"]) == pytest.approx(inference * 1e6 * 365.0)
+    grids = rows_of(reproduced.folder, "appendix-a1-grids")
+    assert {row["Grid"] for row in grids} >= {"the paper’s", "France", "Poland"}
+    per_grid = [float(row["A year (kg)"]) / float(row["Intensity (g/kWh)"]) for row in grids]
+    assert per_grid == pytest.approx([per_grid[0]] * len(per_grid))
+    amortised = [row["Here"] for row in rows_of(reproduced.folder, "appendix-a2")][3:]
+    each = [float(text.split(" mg a task")[0]) for text in amortised]
+    assert [each[0] / one for one in each] == pytest.approx([1, 2, 5, 10], rel=0.01)
+
+
 def test_the_share_of_16_bits_is_that(reproduced) -> None:
     rows = {row["Bits"]: row for row in rows_of(reproduced.folder, "table-2")}
     assert list(rows) == ["1", "2", "4", "8", "16"]

@@ -1,0 +1,117 @@
+"""`qmoe models …`: list, download and make embedders' weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from qmoe_core.cli.common import (
+    Arguments,
+    LazyGroup,
+    ProgressBar,
+    cell,
+    command,
+    json_option,
+    needs,
+    print_json,
+    table,
+)
+from qmoe_core.errors import UserError
+
+models = LazyGroup(
+    "models",
+    help="embedders and their weights",
+    example="qmoe models list",
+    loaded={
+        "list": "qmoe_core.cli.models:listing",
+        "download": "qmoe_core.cli.models:download",
+        "make": "qmoe_core.cli.models:make",
+    },
+)
+
+
+@command("list", help="embedders, and whether their weights are here", example="qmoe models list --json")
+@json_option
+def listing(arguments: Arguments) -> int:
+    from qmoe_core.embedders import models as weights
+
+    rows = weights.known()
+    if arguments.json:
+        print_json([row.to_json() for row in rows])
+        return 0
+    head = ("name", "numbers", "Hz", "on disk", "licence", "state")
+    lines = [
+        (r.name, cell(r.dim), cell(r.sample_rate_hz), cell(r.bytes), r.licence or "–", r.state) for r in rows
+    ]
+    print(table([head, *lines]))
+    print("any model of timm can be named too; qmoe models download NAME fetches its weights")
+    return 0
+
+
+@command(
+    "download",
+    help="fetch a model’s weights, or take those of a file; what is stopped goes on the next time",
+    details="NAME is mn04 or a model of timm. A file may be .safetensors, or .pt with tensors only.",
+    example="qmoe models download mn04",
+)
+@click.argument("name", metavar="NAME")
+@click.option("--from", "file", metavar="FILE", help="weights that you have: .pt or .safetensors")
+@click.option("--url", help="another address of the same file")
+@json_option
+def download(arguments: Arguments) -> int:
+    from qmoe_core.embedders import models as weights
+
+    name = arguments.name
+    if arguments.file is None and name == "mn04":
+        said = weights.MN04
+        print(f"{said['title']}\nlicence: {said['licence']}\ncite: {said['citation']}", file=sys.stderr)
+    path = weights.download(name, file=arguments.file, url=arguments.url, progress=ProgressBar("downloading"))
+    if arguments.json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        print(f"{name}: {path}")
+    return 0
+
+
+@command(
+    "make",
+    help="train ds-cnn anew, on sounds that are made up and labelled by mn04",
+    details="Takes an hour or two; what is stopped goes on the next time. Needs mn04 (qmoe models download "
+    "mn04) and the Debian packages espeak-ng, fluidsynth, fluid-soundfont-gm and sonic-pi-samples.",
+    example="qmoe models make ds-cnn --out ds-cnn.safetensors",
+)
+@click.argument("name", metavar="NAME", type=click.Choice(["ds-cnn"]))
+@click.option("--clips", type=click.IntRange(1024), help="sounds to train on (default: 40,000)")
+@click.option("--epochs", type=click.IntRange(1), help="times that each is seen (default: 8)")
+@click.option("--seed", type=int, help="of sounds and training (default: 1)")
+@click.option("--workers", type=click.IntRange(0), default=0, help="processes (default: one for each core)")
+@click.option("--out", metavar="FILE", help="where the weights go (default: used from now on)")
+@json_option
+def make(arguments: Arguments) -> int:
+    from qmoe_core.embedders import models as weights
+
+    needs("torch")
+    teacher = weights.path("mn04")
+    if teacher is None:
+        raise UserError("ds-cnn is trained on what mn04 gives: qmoe models download mn04 first")
+    from qmoe_core.embedders.distil import bank, training
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+
+    given = {key: getattr(arguments, key) for key in ("clips", "epochs", "seed")}
+    recipe = training.Recipe(**{key: value for key, value in given.items() if value is not None})
+    for licence in (*bank.LICENCES, f"teacher: mn04 ({weights.MN04['licence']})"):
+        print(licence, file=sys.stderr)
+    epochs: list[dict] = []
+    context = Context(Store(), progress=ProgressBar, observe=epochs.append).with_workers(arguments.workers)
+    network = training.make(context, teacher, recipe)
+    path = weights.keep_made(training.to_tensors(network), training.about(recipe), arguments.out)
+    if arguments.json:
+        print_json(
+            {"name": arguments.name, "path": str(path), "recipe": training.about(recipe), "epochs": epochs}
+        )
+    else:
+        print(f"{arguments.name}: {path} ({Path(path).stat().st_size:,} bytes)")
+    return 0
