@@ -7,9 +7,11 @@ writes uploads of more than 1 MiB to a temporary file; here are the stricter rul
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
+import json
 import os
 import secrets
 import socket
@@ -22,6 +24,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.requests import cookie_parser
+
+from dashboard import room
+from dashboard.room import Room
+from dashboard.turns import Pace
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -43,6 +49,16 @@ HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 )
+OTHER_NAME = """<script>
+if (location.host !== HOST) addEventListener("load", () => {
+  document.body.textContent = `This page was opened as ${location.host}, and the lab was asked as ${HOST}, \
+so it does not answer: let the proxy between them pass the Host on, and name it when the lab is started, \
+with qmoe app --host ${location.hostname}, or --address where there is no proxy.`;
+});
+</script>"""
+"""Said where a page would stay empty: the WebSocket of a page with another name is refused."""
+_NOT_FOR_PAGES = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
+NO_ROOM = (413, "These are more files than visitors may have here at once; try again later.")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -53,14 +69,28 @@ class Bounds:
     Attributes:
         sockets, per_address: WebSockets in all, and of one network address.
         frame: bytes of a message from a browser; a larger one is refused before it is buffered.
-        session_bytes, total_bytes: of uploaded files that are held or on their way, of a session and in all.
+        session_bytes, total_bytes: see `room.Room`.
+        asks, visits: requests and new WebSockets of an address, a second and at once; others are refused.
+        messages: of a WebSocket, likewise, each of at most `small` bytes; others wait.
+        upload_rate: bytes a second that an upload brings at least, after ten seconds.
+        unread_s: how long a browser may take to read one message.
     """
 
     sockets: int = 256
     per_address: int = 32
     frame: int = 2 << 20
     session_bytes: int = 40 << 20
-    total_bytes: int = 300 << 20
+    total_bytes: int = 200 << 20
+    asks: tuple[float, float] = (100.0, 1000.0)
+    visits: tuple[float, float] = (2.0, 40.0)
+    messages: tuple[float, float] = (20.0, 60.0)
+    small: int = 256 << 10
+    upload_rate: float = 50e3
+    unread_s: float = 20.0
+
+
+class _NoRoom(Exception):
+    """A file that is on its way finds no room any more."""
 
 
 @dataclass
@@ -73,7 +103,7 @@ class Guard:
         port: in the Host; None for any, as behind a proxy.
         token: what everybody must know; None where all may come in.
         bounds: None where there are none.
-        held: bytes of uploaded files in memory, by session.
+        room: what sessions hold; None where there are no bounds.
     """
 
     app: App
@@ -82,9 +112,10 @@ class Guard:
     port: int | None = None
     token: str | None = None
     bounds: Bounds | None = None
-    held: Callable[[], dict[str, int]] = dict
+    room: Room | None = None
     _sockets: Counter[str] = field(default_factory=Counter)
-    _coming: Counter[str] = field(default_factory=Counter)
+    _asks: dict[str, Pace] = field(default_factory=dict)
+    _visits: dict[str, Pace] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -92,7 +123,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refusal(scope, headers)
+        refused = self._refusal(scope, headers) or self._too_often(scope)
         if refused is not None:
             await _answer(scope, send, *refused)
         elif scope["type"] == "websocket":
@@ -110,7 +141,7 @@ class Guard:
         if not self._ours(host):
             return 403, (
                 f"This lab does not answer to the name {host[:80]!r}; "
-                "name it when the lab is started: qmoe app --host NAME"
+                "name it when the lab is started: qmoe app --host NAME, or --address NAME to listen there"
             )
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE
         if (writes and origin is None) or (origin is not None and not _same(origin, host)):
@@ -156,54 +187,124 @@ class Guard:
             await _answer(scope, send, 303, "", [(b"location", where), (b"set-cookie", cookie.encode())])
             return
 
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        page = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
+        if page:  # as it is, for something is written into it
+            plain = [pair for pair in scope["headers"] if pair[0].lower() not in _NOT_FOR_PAGES]
+            scope = {**scope, "headers": plain}
+
         async def with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal page
             if message["type"] == "http.response.start":
                 ours = {name for name, _ in HEADERS}
                 kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in ours]
+                page = page and any(
+                    name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in kept
+                )
+                if page:
+                    kept = [pair for pair in kept if pair[0].lower() not in (b"content-length", b"etag")]
                 message = {**message, "headers": [*kept, *HEADERS]}
+            elif page and b"<head>" in message.get("body", b""):
+                asked = json.dumps(headers.get(b"host", b"").decode("latin-1")).replace("<", "\\u003c")
+                script = OTHER_NAME.replace("HOST", asked).encode()
+                message = {**message, "body": message["body"].replace(b"<head>", b"<head>" + script, 1)}
             await send(message)
 
         await self.app(scope, receive, with_headers)
 
+    def _too_often(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and sentence for an address that asks more often than it may."""
+        if self.bounds is None:
+            return None
+        opens = scope["type"] == "websocket"
+        paces, rate = (self._visits, self.bounds.visits) if opens else (self._asks, self.bounds.asks)
+        address = _address(scope)
+        if len(paces) > 1000 and address not in paces:
+            for quiet in [name for name, pace in paces.items() if pace.full]:
+                del paces[quiet]
+        if address not in paces:
+            paces[address] = Pace(*rate)
+        return (429, "You ask more often than a visitor may.") if paces[address].after() else None
+
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = str((scope.get("client") or ("",))[0])
-        if self.bounds is not None and (
-            self._sockets.total() >= self.bounds.sockets or self._sockets[address] >= self.bounds.per_address
-        ):
+        bounds, address = self.bounds, _address(scope)
+        if bounds is None:
+            await self.app(scope, receive, send)
+            return
+        if self._sockets.total() >= bounds.sockets or self._sockets[address] >= bounds.per_address:
             await _answer(scope, send, 503, "")
             return
+        pace = Pace(*bounds.messages)
+
+        async def paced() -> MutableMapping[str, Any]:
+            message = await receive()
+            if message["type"] != "websocket.receive":
+                return message
+            if message.get("text") is not None:  # Streamlit reads bytes, and would complain in the log
+                return {"type": "websocket.disconnect", "code": 1003}
+            await asyncio.sleep(pace.after(1 + len(message.get("bytes") or b"") / bounds.small))
+            return message
+
+        async def read(message: MutableMapping[str, Any]) -> None:
+            # What nobody reads would pile up.
+            async with asyncio.timeout(bounds.unread_s):
+                await send(message)
+
         self._sockets[address] += 1
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, paced, read)
         finally:
             _less(self._sockets, address, 1)
 
     async def _upload(self, scope: Scope, headers: dict[bytes, str], receive: Receive, send: Send) -> None:
-        """Make room for a file before the first byte of it is read."""
+        """Make room for a file before the first byte of it is read, and while it comes."""
         assert self.bounds is not None
-        length = headers.get(b"content-length", "")
+        assert self.room is not None
+        length, room = headers.get(b"content-length", ""), self.room
         if not (length.isascii() and length.isdecimal()) or len(length) > 15:
             await _answer(scope, send, 411, "The length of the file has to be said.")
             return
-        session, size, held = scope["path"][len(UPLOADS) :].partition("/")[0], int(length), self.held()
-        if held.get(session, 0) + self._coming[session] + size > self.bounds.session_bytes:
-            await _answer(scope, send, 413, "These are more files than a visitor may have here at once.")
-        elif sum(held.values()) + self._coming.total() + size > self.bounds.total_bytes:
-            await _answer(
-                scope, send, 503, "All visitors together have too many files here; try again later."
-            )
-        else:
-            self._coming[session] += size
-            try:
-                await self._request(scope, receive, send)
-            finally:
-                _less(self._coming, session, size)
+        session, size, came = scope["path"][len(UPLOADS) :].partition("/")[0], int(length), 0
+        if not room.has(session, size):
+            await _answer(scope, send, *NO_ROOM)
+            return
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal came
+            message = await receive()
+            more = len(message.get("body", b""))
+            if not room.has(session, more):
+                raise _NoRoom
+            came += more
+            room.coming[session] += more
+            return message
+
+        begun = False
+
+        async def told(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(10.0 + size / self.bounds.upload_rate):
+                await self._request(scope, counted, told)
+        except (_NoRoom, TimeoutError) as error:
+            refusal = NO_ROOM if isinstance(error, _NoRoom) else (408, "The file came too slowly.")
+            if not begun:
+                await _answer(scope, send, *refusal)
+        finally:
+            _less(room.coming, session, came)
 
 
 def _less(counted: Counter[str], key: str, by: int) -> None:
     counted[key] -= by
     if counted[key] <= 0:
         del counted[key]
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:
@@ -244,7 +345,7 @@ async def _answer(
         (b"cache-control", b"no-store"),
     ]
     head.append((b"content-length", str(len(body)).encode()))
-    if status in (411, 413, 503):
+    if status in (408, 411, 413, 429, 503):
         head.append((b"connection", b"close"))  # what is still being sent is not read
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
@@ -304,14 +405,8 @@ def install(
         raise AttributeError("Streamlit names media otherwise than the lab knows")
 
     def guarded(runtime: Any) -> Any:
-        manager = runtime.uploaded_file_mgr
-
-        def held() -> dict[str, int]:
-            with manager._lock:
-                found = manager.file_storage.items()
-                return {name: sum(len(file.data) for file in files.values()) for name, files in found}
-
-        return Guard(make_app(runtime), hosts, literals, port, token, bounds, held)
+        own = (None, 0) if bounds is None else (bounds.session_bytes, bounds.total_bytes)
+        return Guard(make_app(runtime), hosts, literals, port, token, bounds, room.install(runtime, *own))
 
     def bounded() -> dict[str, Any]:
         limits = {} if bounds is None else {"ws_max_size": bounds.frame}

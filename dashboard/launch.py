@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
@@ -22,12 +22,14 @@ from typing import Any, TextIO, cast
 from streamlit import net_util, runtime
 from streamlit.web import cli
 
-from dashboard import guard, watchdog
+from dashboard import guard, turns, watchdog
 from qmoe_core.errors import ConfigError, UserError, safe
 
 APP = Path(__file__).with_name("app.py")
 PUBLIC = "--public"
 HOST = "--host"
+LOGGED = 20_000
+"""Characters that a public lab writes in a minute, at most, on standard output and on standard error."""
 
 
 def warm() -> None:
@@ -66,15 +68,33 @@ def _warm_beside() -> None:
 
 
 class _Unread:
-    """Standard output whose reader may be gone: Streamlit says that it stops, and then must stop."""
+    """Standard output whose reader may be gone: Streamlit says that it stops, and then must stop.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Args:
+        stream: where it goes.
+        a_minute: characters that are written in a minute, at most, so that no visitor fills the disk with
+            complaints; None for any number.
+    """
+
+    def __init__(
+        self, stream: TextIO, a_minute: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._most, self._clock = stream, a_minute, clock
+        self._minute, self._written = 0, 0
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self._stream.write(text)
+            self._stream.write(text if self._most is None else self._bounded(text, self._most))
         return len(text)
+
+    def _bounded(self, text: str, most: int) -> str:
+        minute = int(self._clock() // 60)
+        if minute != self._minute:
+            self._minute, self._written = minute, 0
+        before, self._written = self._written, self._written + len(text)
+        if self._written <= most:
+            return text
+        return "(what else there is in this minute is left out)\n" if before <= most else ""
 
     def flush(self) -> None:
         with suppress(OSError):
@@ -104,7 +124,11 @@ def main(arguments: Sequence[str]) -> None:
         module = import_module("dashboard.session.public")
         module.open_visitors()
         options += module.LIMITS.streamlit
+        # Pages decode in this process alone, and hold what they decode in memory.
+        decode: Any = import_module("qmoe_core.audio.decode")
+        decode.MAX_DURATION_S = module.LIMITS.duration_s
         token, bounds = None, guard.Bounds()
+        turns.install(turns.Turns())
     shown = "localhost" if address in guard.WILDCARDS else address
     shown = f"[{shown}]" if ":" in shown else shown
     where = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
@@ -127,7 +151,8 @@ def main(arguments: Sequence[str]) -> None:
     net_util.get_external_ip = lambda: None
     threading.Thread(target=_warm_beside, name="warm", daemon=True).start()
     watchdog.start(f"http://{shown}:{port}{guard.HEALTH}", judge)
-    sys.stdout, sys.stderr = cast("TextIO", _Unread(sys.stdout)), cast("TextIO", _Unread(sys.stderr))
+    most = LOGGED if public else None
+    sys.stdout, sys.stderr = (cast("TextIO", _Unread(stream, most)) for stream in (sys.stdout, sys.stderr))
     # The browser is opened here: only this address has the token.
     sys.argv = ["streamlit", "run", str(APP), *options, "--server.headless", "true"]
     sys.exit(cli.main())

@@ -122,8 +122,9 @@ def choose_sounds(controls: Controls) -> list[Sound]:
 
 def uploaded() -> Sequence[Any]:
     """The files that were given; of visitors, so many at once."""
+    longest = "an hour" if public.LIMITS is None else f"{public.LIMITS.duration_s / 60:g} minutes"
     files = st.file_uploader(
-        "WAV, FLAC, Ogg, MP3, or what phones record (M4A, WebM, …); any length up to an hour",
+        f"WAV, FLAC, Ogg, MP3, or what phones record (M4A, WebM, …); any length up to {longest}",
         type=sorted(suffix[1:] for suffix in containers.SUFFIXES),
         accept_multiple_files=True,
         key="files",
@@ -140,7 +141,8 @@ def uploaded() -> Sequence[Any]:
 
 def recorder() -> None:
     """A fragment: what the microphone tells while it records draws nothing else anew."""
-    status, recording = microphone.clip(LONGEST_RECORDING_S)
+    longest_s = LONGEST_RECORDING_S if public.LIMITS is None else public.LIMITS.recording_s
+    status, recording = microphone.clip(longest_s)
     for warning in recording.warnings if recording else status.warnings:
         st.warning(widgets.plain(warning))
     in_use = status.in_use
@@ -150,7 +152,7 @@ def recorder() -> None:
         )
     st.caption(
         widgets.plain(
-            f"{in_use} Five seconds are enough; after {LONGEST_RECORDING_S:g} s it stops by itself. What is "
+            f"{in_use} Five seconds are enough; after {longest_s:g} s it stops by itself. What is "
             "recorded is judged on the machine that runs this lab, stays in its memory while this page is "
             "open, and goes nowhere else."
         )

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from qmoe_core.errors import ConfigError
+from qmoe_core.runtime import system
 
 Probability = Annotated[float, Meta(ge=0.0, lt=1.0)]
 # Bounded above because every configuration is saved as JSON, where infinity is no number.
@@ -120,6 +121,8 @@ def _readable(error: msgspec.ValidationError) -> str:
 
 PRESETS = ("paper-code",)
 """Configurations that ship (`presets/`), to be named where a TOML file can be given."""
+MAX_BYTES, MAX_DEPTH = 64 << 10, 20
+"""Of a configuration: more than any needs."""
 
 
 def load(path: Path | str | None = None, settings: Iterable[str] = ()) -> Config:
@@ -148,22 +151,25 @@ def load(path: Path | str | None = None, settings: Iterable[str] = ()) -> Config
     if path is not None:
         source = str(path)
         try:
-            file = Path(path)
             if source in PRESETS:
-                file = resources.files("qmoe_core").joinpath("presets", f"{source}.toml")
-            tree = tomllib.loads(file.read_text(encoding="utf-8"))
+                shipped = resources.files("qmoe_core").joinpath("presets", f"{source}.toml")
+                text = shipped.read_text(encoding="utf-8")
+            else:
+                text = system.content(Path(path), MAX_BYTES).decode()
+            tree = _toml(text)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a configuration ({error})") from None
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for setting in settings:
         key, sep, text = setting.partition("=")
         parts = [part.strip() for part in key.split(".")]
-        if not sep or not all(parts):
-            raise ConfigError(f"--set {setting}: expected section.key=value, such as router.temperature=0.5")
+        if not sep or not all(parts) or len(parts) > MAX_DEPTH:
+            given = setting if len(setting) < 100 else f"{setting[:100]}…"
+            raise ConfigError(f"--set {given}: expected section.key=value, such as router.temperature=0.5")
         try:
-            read = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+            read = _toml(f"value = {text}")
+        except ValueError:
             read = {}
         value = read["value"] if read.keys() == {"value"} else text.strip()
         node = tree
@@ -177,6 +183,28 @@ def load(path: Path | str | None = None, settings: Iterable[str] = ()) -> Config
         return msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_readable(error)}") from None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        tree = tomllib.loads(text)
+        _check_depth(tree, MAX_DEPTH)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+    return tree
+
+
+def _check_depth(value: object, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise RecursionError
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_depth(child, left - 1)
 
 
 def to_dict(config: msgspec.Struct) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hypothesis
 import pytest
@@ -151,3 +151,37 @@ def bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
     return buckets.made(s3)
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Names of files that took their place, alone or in a folder, before they were on the disk."""
+    flushed: set[int] = set()
+    early: list[str] = []
+    fsync, rename, replace = os.fsync, os.rename, Path.replace
+
+    def flush(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def written() -> set[int]:
+        return {path.stat().st_ino for path in tmp_path.rglob("*")}
+
+    def look(source: Any) -> None:
+        files = [path for path in (Path(source), *Path(source).rglob("*")) if path.is_file()]
+        assert files
+        early.extend(str(path) for path in files if path.stat().st_ino not in flushed)
+
+    def renamed(source: Any, target: Any) -> None:
+        look(source)
+        rename(source, target)
+
+    def replaced(self: Path, target: Any) -> Path:
+        look(self)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "sync", lambda: flushed.update(written()))
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    return early

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.campaigns import arm, batch, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, hostile, kill, sessions
 from tests.campaigns.inputs import TARGETS
 
 
@@ -68,6 +69,16 @@ def test_sessions_at_once():
         sessions.LISTENING,
     }
     assert outcome.threads["closed"] <= outcome.threads["idle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address for this machine")
+def test_hostile_visitors():
+    outcome = hostile.campaign(8, minutes=0.1, pace_s=0.5, freed_s=0.0)
+
+    assert outcome.failures == []
+    assert outcome.took
+    assert outcome.most < hostile.LIMIT_MB
+    assert len(outcome.came) >= 4
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -190,3 +193,58 @@ def test_the_order_of_keys_does_not_matter(tree):
     backwards = dict(reversed(list(tree.items())))
 
     assert config.fingerprint(tree) == config.fingerprint(backwards)
+
+
+NESTED = "[" * 5000
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"x = {NESTED}", "nested more than 20 deep"),
+        (f"x = {'[' * 30}{']' * 30}", "nested more than 20 deep"),
+        (".".join("a" * 5000) + " = 1", "nested more than 20 deep"),
+        (f"[expert]\nepochs = {DIGITS}", "not valid TOML"),
+        ("x = 1\n" * 20_000, "larger than 65,536 bytes"),
+        ("\x00", "not valid TOML"),
+    ],
+    ids=["open", "closed", "dotted", "digits", "large", "binary"],
+)
+def test_a_hostile_file_is_answered_with_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says) as refused:
+        config.load(path)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
+def test_what_is_no_file_is_no_configuration(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read as a configuration"):
+        config.load(path)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        f"expert.epochs={NESTED}",
+        f"expert.epochs={DIGITS}",
+        f"{'a.' * 5000}a=1",
+        "expert.epochs=nan",
+        "expert.hidden=" + str([1] * 5000),
+    ],
+    ids=["nested", "digits", "dotted", "nan", "long"],
+)
+def test_a_hostile_setting_is_answered_with_a_sentence(setting: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config.load(settings=[setting])
+    assert len(str(refused.value)) < 300

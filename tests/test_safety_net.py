@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from dashboard.session import hearing
+from qmoe_core import bundles
 from qmoe_core.audio import decode
+from qmoe_core.bundles.export import archive, graph
 from qmoe_core.evaluation.selective import detection
 from qmoe_core.experts.layers import PopcountLinear
 from qmoe_core.live import log as logs
@@ -53,6 +55,16 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(os, "rename", renamed)
     monkeypatch.setattr(Path, "replace", replaced)
     return seen
+
+
+def test_bundles_and_exports_are_on_the_disk_before_they_take_their_places(
+    unflushed: list[str], tmp_path: Path
+) -> None:
+    bundle = bundles.load()
+    packed = archive.export_packed(bundle, tmp_path / "x.qmoe", experts=("q4", "q8"))  # by way of a folder
+    graph.export_onnx(bundle, tmp_path / "x.onnx", experts=("q4", "q8"))
+    assert packed.is_file()
+    assert unflushed == []
 
 
 def test_an_entry_is_on_the_disk_before_it_takes_its_place(
@@ -99,8 +111,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return decode.from_samples(np.full(2048, 0.1, np.float32), decode.SAMPLE_RATE, name=name)
 
-    for cache in (hearing._hear, hearing._content_key):
-        cache.clear()
+    session = f"of {id(names)}"  # the caches are a session's own
+    monkeypatch.setattr("streamlit.runtime.caching.cache_data_api.get_session_id_or_throw", lambda: session)
     monkeypatch.setattr(hearing.decode, "load", load)
     monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle: clip.name)
     return names

@@ -30,6 +30,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import guard
 from dashboard.components import microphone
 from dashboard.components.microphone import Recording
+from dashboard.room import Room
 from dashboard.session import live_state, public
 from dashboard.views import tables
 from dashboard.views.tables import Column
@@ -431,6 +432,7 @@ def test_no_page_names_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_so_much_is_under_way() -> None:
     """Refused before a byte is read: `receive` is not called."""
     held: dict[str, int] = {}
+    ended: list[str] = []
     bounds = guard.Bounds(sockets=3, per_address=2, session_bytes=100, total_bytes=150)
     opened = asyncio.Event()
 
@@ -439,7 +441,8 @@ def test_only_so_much_is_under_way() -> None:
             await opened.wait()
         await send({"type": "http.response.start", "status": 204})
 
-    lab = guard.Guard(app, {"lab"}, bounds=bounds, held=lambda: held)
+    place = Room(bounds.session_bytes, bounds.total_bytes, lambda: held, lambda name: name, ended.append)
+    lab = guard.Guard(app, {"lab"}, bounds=bounds, room=place)
 
     async def one(session: str | None, size: str = "", address: str = "10.0.0.1") -> Any:
         headers = {b"host": b"lab", b"origin": b"http://lab", b"content-length": size.encode()}
@@ -460,7 +463,10 @@ def test_only_so_much_is_under_way() -> None:
     async def all_of_it() -> None:
         assert [await one("a", size) for size in ("", "-1", "101", "100")] == [411, 411, 413, 204]
         held.update(a=100)
-        assert [await one(*asked) for asked in (("a", "1"), ("b", "50"), ("b", "51"))] == [413, 204, 503]
+        assert [await one(*asked) for asked in (("a", "1"), ("b", "50"))] == [413, 204]
+        assert ended == []
+        assert await one("b", "51") == 204  # the other held more, and ended
+        assert ended == ["a"]
         here = [asyncio.create_task(one(None)) for _ in range(2)]
         await asyncio.sleep(0)
         assert await one(None) == "closed"

@@ -1,7 +1,7 @@
 """From a sound that a person gave to what the experts say of it, once per content.
 
 Decoding, embedding and the experts' answers are the heavy part, and cached by the sound's content; mixing is
-light and follows every control. Both caches are bounded, so that a long session or many of them stay small.
+light and follows every control. The caches are bounded, and a session's own: they go with it.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def from_recording(recording: Recording) -> Sound:
     )
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
+@st.cache_data(max_entries=512, scope="session", show_spinner=False)
 def _content_key(file_id: str, _file: Any) -> str:
-    return hashlib.sha256(_file.getbuffer()).hexdigest()
+    return hashlib.sha256(_file.getvalue()).hexdigest()  # getbuffer would copy the file
 
 
 def hear(sound: Sound, bundle: Bundle) -> Heard:
@@ -126,7 +126,7 @@ def hear(sound: Sound, bundle: Bundle) -> Heard:
     return replace(heard, observation=replace(heard.observation, file=sound.name))
 
 
-@st.cache_data(max_entries=64, max_size="256 MB", show_spinner=False)
+@st.cache_data(max_entries=64, max_size="256 MB", scope="session", show_spinner=False)
 def _hear(key: str, digest: str, _sound: Sound, _bundle: Bundle) -> Heard:
     start = time.perf_counter()
     clip = _sound.load()
@@ -149,7 +149,7 @@ def judge(sound: Sound, heard: Heard, bundle: Bundle, settings: Settings) -> Cla
     return replace(result, file=sound.name)
 
 
-@st.cache_data(max_entries=256, max_size="64 MB", show_spinner=False)
+@st.cache_data(max_entries=256, max_size="64 MB", scope="session", show_spinner=False)
 def _judge(
     key: str, digest: str, settings: Settings, _observation: Observation, _bundle: Bundle
 ) -> Classification:

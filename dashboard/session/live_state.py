@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,11 @@ class Live:
     problem: str = ""
     hidden: bool = False
     shown_running: bool = False
+
+    def __post_init__(self) -> None:
+        # When the page's session is over, nobody looks: the registry stops what listens at its next round. It
+        # is not asked to here, where any of its locks may be held.
+        weakref.finalize(self, setattr, self.session, "patience", -1.0)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -102,7 +108,8 @@ class Live:
 
     def _touch(self) -> None:
         try:
-            registry.touch(self.session, hidden=self.hidden)
+            most = None if public.LIMITS is None else public.LIMITS.live
+            registry.touch(self.session, hidden=self.hidden, most=most)
             self.problem = ""
         except UserError as error:
             self.problem = str(error)
@@ -119,7 +126,8 @@ def mine(bundle: Bundle, settings: Settings, rules: Rules) -> Live:
         if live is not None:
             live.stop()
         source = PushSource()
-        live = st.session_state.live = Live(Session(Pipeline(source, bundle, settings, rules)), source)
+        session = Session(Pipeline(source, bundle, settings, rules), public.address())
+        live = st.session_state.live = Live(session, source)
     live.pipeline.settings, live.pipeline.rules = settings, rules
     return live
 

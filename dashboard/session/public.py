@@ -16,10 +16,12 @@ import uuid
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import streamlit as st
 from filelock import FileLock, Timeout
+from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from qmoe_core import datasets
@@ -40,15 +42,21 @@ class Limits:
     """What one visitor may use.
 
     Attributes:
-        upload_mb: of a file, in megabytes.
+        upload_mb: of a file, in megabytes; duration_s: of a recording.
         files: judged at once.
-        jobs: of a visitor that are not over; queue: the same of all visitors together.
+        recording_s: of what the page records, which comes as one message (see `guard.Bounds.frame`).
+        live: sessions of a network address that listen.
+        jobs, address_jobs, queue: that are not over, of a visitor, of a network address, and of all.
         job_s: after which a job is stopped; clips: of a dataset that is trained on; folds: of it.
     """
 
     upload_mb: int = 20
+    duration_s: float = 600.0
     files: int = 5
+    recording_s: float = 10.0
+    live: int = 2
     jobs: int = 1
+    address_jobs: int = 2
     queue: int = 8
     job_s: float = 600.0
     clips: int = 2000
@@ -57,7 +65,7 @@ class Limits:
     @property
     def streamlit(self) -> list[str]:
         """Streamlit's part of them, as arguments."""
-        return ["--server.maxUploadSize", str(self.upload_mb)]
+        return ["--server.maxUploadSize", str(self.upload_mb), "--server.maxCacheDataSize", "128mb"]
 
 
 LIMITS = Limits() if os.environ.get(VARIABLE) == "1" else None
@@ -163,6 +171,11 @@ def submit(request: Request) -> Job:
                 f"You have {_counted(LIMITS.jobs, 'job')} waiting or running, the most that a visitor may "
                 "have; stop it, or wait for its end."
             )
+        if _active(address()) >= LIMITS.address_jobs:
+            raise UserError(
+                f"{_counted(LIMITS.address_jobs, 'job')} from your network wait or run, the most that may; "
+                "try again later."
+            )
         if _active() >= LIMITS.queue:
             raise UserError(
                 f"{_counted(LIMITS.queue, 'job')} of all visitors wait, the most that may; try again later."
@@ -173,11 +186,25 @@ def submit(request: Request) -> Job:
 _submitting = threading.Lock()
 
 
-def _active() -> int:
+def _active(of: str | None = None) -> int:
+    """Jobs of visitors that are not over: of all, or of a network address."""
     with contextlib.suppress(OSError):
-        homes = list((lab_root() / VISITORS).iterdir())
+        homes = [home for home in _visitors().iterdir() if of is None or _addresses.get(home.name) == of]
         return sum(job.active for home in homes for job in jobs.list_jobs(Store(home)))
     return 0
+
+
+_addresses: dict[str, str] = {}
+"""Of this server's visitors, by the name of their folder."""
+
+
+def address() -> str:
+    """The network address of the visitor whose page is being drawn; empty where there is none."""
+    context = get_script_run_ctx(suppress_warning=True)
+    client: Any = None
+    if context is not None and runtime.exists():
+        client = runtime.get_instance().get_client(context.session_id)
+    return "" if client is None else client.client_context.remote_ip or ""
 
 
 def _located(request: Train | HoldOut) -> Train | HoldOut:
@@ -201,6 +228,7 @@ class Visitor:
 
     def __init__(self) -> None:
         self.root = lab_root().absolute() / VISITORS / f"{_SERVER}-{uuid.uuid4().hex}"
+        _addresses[self.root.name] = address()
         self._leave = weakref.finalize(self, _forget, self.root)
 
 
@@ -218,6 +246,7 @@ def store() -> Path | None:
 
 def _forget(root: Path) -> None:
     """A session is over: what it has running is stopped, and what it made is removed."""
+    _addresses.pop(root.name, None)
     for job in jobs.list_jobs(Store(root)):
         with contextlib.suppress(StoreError):
             jobs.cancel(job.id, Store(root))

@@ -497,6 +497,7 @@ def _unpack(
             progress(wanted.unpacked, wanted.unpacked, f"{count} files")
         found = _dataset_in(work, wanted)
         found.chmod(0o755)
+        system.flush_all()  # thousands of files: one by one would take longer than to unpack them
         found.rename(root)
     except FileExistsError:
         raise DatasetError(f"{wanted.name}: its archive has two files of one name; refused") from None

@@ -32,7 +32,7 @@ def read(
     try:
         if (root / table).stat().st_size > MAX_BYTES:
             return refuse(f"larger than {MAX_BYTES // 2**20} MiB; one row a clip is expected")
-        text = (root / table).read_text(encoding="utf-8-sig")
+        text = system.content(root / table, MAX_BYTES).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         lacking = [column for column in columns if column not in (reader.fieldnames or ())]
         if lacking:

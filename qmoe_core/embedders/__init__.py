@@ -1,7 +1,8 @@
 """Embedders: from waveforms, or pictures, to the numbers experts classify, behind one small protocol.
 
-A name says which: `ds-cnn`, `mn04`, `logmel-stats`, or a model of timm such as `efficientnet_b3`. Behind @
-follow what it is made with, and what the paper's code does differently, for reproduction only:
+A name says which: `ds-cnn`, `mn04`, `logmel-stats`, or a model of timm such as `efficientnet_b3`; `ds-cnn:q8`
+and `mn04:q2` are networks in a number format (`qmoe models quantize`). Behind @ follow what it is made with,
+and what the paper's code does differently, for reproduction only:
 
 - `@pictures`: takes pictures of spectrograms, not recordings; datasets of pictures add it by themselves.
 - `@random` or `@random=7`: random weights, of that seed; `@/path/file.safetensors`: those of a file.
@@ -127,7 +128,7 @@ def create(name: str, *, weights: str | Path | None = None, seed: int = 0) -> Em
         if given.keys() - {"weights", "seed", "pictures"} or given["weights"] is not None:
             raise UserError(f"{model} has no weights to load; leave weights out.")
         return picture_stats.PictureStats() if "pictures" in given else logmel_stats.LogMelStats()
-    if model in models.ARCHITECTURES:
+    if model.partition(":")[0] in models.ARCHITECTURES:
         if given.keys() - {"weights", "seed"} or given["weights"] == "random":
             raise UserError(
                 f"{model} takes recordings and trained weights; behind @ a .safetensors file may stand."

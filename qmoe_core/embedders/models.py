@@ -1,7 +1,8 @@
 """Weights of embedders: what ships, what can be had and under which licence, and where it is kept.
 
-Weights lie in the store's folder `models`, one safetensors file a model. Files of torch (.pt) are converted
-when they come; nothing is unpickled of them but tensors (`weights_only`).
+Weights lie in the store's folder `models`, one safetensors file a model; `ds-cnn:q8`, a network in a number
+format, is `ds-cnn.q8.safetensors` there. Files of torch (.pt) are converted when they come; nothing is
+unpickled of them but tensors (`weights_only`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from safetensors import SafetensorError
 
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.embedders import architectures
+from qmoe_core.engine import network_storage
 from qmoe_core.engine.network import Network
 from qmoe_core.errors import UserError
+from qmoe_core.experts.spec import NAMES
 from qmoe_core.runtime.executor import Progress
 from qmoe_core.runtime.store import default_root, published, unfinished
 
@@ -47,33 +50,70 @@ def home() -> Path:
     return published(default_root()) / "models"
 
 
+def file_of(name: str) -> str:
+    """The name of a model's file: `ds-cnn.q8.safetensors` for `ds-cnn:q8`."""
+    return f"{name.replace(':', '.')}.safetensors"
+
+
 def path(name: str) -> Path | None:
     """The safetensors file of a model's weights, or None where it is not on this machine."""
     for folder in (home(), SHIPPED):
-        if (file := folder / f"{name}.safetensors").is_file():
+        if (file := folder / file_of(name)).is_file():
             return file
     return None
 
 
 def network(name: str, weights: str | Path | None = None) -> Network:
-    """The float network of one of `ARCHITECTURES`.
+    """The network of one of `ARCHITECTURES`, float or in a number format.
 
     Args:
-        weights: safetensors file; None is the one that ships or was downloaded.
+        name: such as `ds-cnn`, or `ds-cnn:q8`; `ds-cnn:fp32` is the float one.
+        weights: safetensors file; None is the one that ships, was downloaded or made.
 
     Raises:
         UserError: its weights are not on this machine, or the file holds others.
     """
+    name = name.removesuffix(":fp32")
+    model, _, format = name.partition(":")
     file = path(name) if weights is None else Path(weights)
+    if file is None and format:
+        raise UserError(
+            f"{name} is not on this machine: qmoe models quantize {model} --formats {format} makes it."
+        )
     if file is None:
         raise UserError(
             f"The weights of {name} are not on this machine: qmoe models download {name}, "
             "or --from FILE with a file that you have."
         )
+    if format:
+        return _quantized(file, model)
     try:
         return ARCHITECTURES[name](_read(file))
     except UserError as error:
         raise UserError(f"{file.name}: {error}") from None
+
+
+def _quantized(file: Path, model: str) -> Network:
+    try:
+        made = network_storage.loads(file.read_bytes(), file.name)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    if made.name != model:
+        raise UserError(f"{file.name} holds the network of {made.name}, not of {model}")
+    return made
+
+
+def keep_quantized(made: Network, format: str, folder: str | Path | None) -> Path:
+    """Write a network in a number format to its file.
+
+    Args:
+        folder: None puts it where `ds-cnn:q8` is looked for first.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = (home() if folder is None else Path(folder)) / file_of(f"{made.name}:{format}")
+    return _write(target, network_storage.dumps(made))
 
 
 def download(
@@ -125,15 +165,15 @@ def _keep(name: str, tensors: dict[str, np.ndarray], given: str) -> Path:
             timm_backbone.check(name, tensors)
     except UserError as error:
         raise UserError(f"{given}: {error}") from None
-    return _write(home() / f"{name}.safetensors", tensors)
+    return _write(home() / file_of(name), safetensors.numpy.save(tensors))
 
 
-def _write(target: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> Path:
-    """A safetensors file that takes its place in one step."""
+def _write(target: Path, data: bytes) -> Path:
+    """A file that takes its place in one step."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = unfinished(target)
-        work.write_bytes(safetensors.numpy.save(tensors, metadata))
+        work.write_bytes(data)
         work.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
@@ -186,7 +226,7 @@ def keep_made(tensors: dict[str, np.ndarray], about: Mapping[str, object], out: 
         UserError: it cannot be written.
     """
     target = home() / "ds-cnn.safetensors" if out is None else Path(out)
-    return _write(target, tensors, {"about": json.dumps(about, sort_keys=True)})
+    return _write(target, safetensors.numpy.save(tensors, {"about": json.dumps(about, sort_keys=True)}))
 
 
 @dataclass(frozen=True)
@@ -228,6 +268,11 @@ def known() -> list[Known]:
             rows.append(Known(name, None, rate, MN04["bytes"], licence, state))
             continue
         state = "ships" if file.parent == SHIPPED else "here"
-        rows.append(Known(name, network(name).dim, rate, file.stat().st_size, licence, state))
-    others = [file for file in sorted(home().glob("*.safetensors")) if file.stem not in ARCHITECTURES]
+        dim = network(name).dim
+        rows.append(Known(name, dim, rate, file.stat().st_size, licence, state))
+        for made, quantized in [(f"{name}:{format}", path(f"{name}:{format}")) for format in NAMES]:
+            if quantized is not None:
+                state = "ships" if quantized.parent == SHIPPED else "here"
+                rows.append(Known(made, dim, rate, quantized.stat().st_size, licence, state))
+    others = [f for f in sorted(home().glob("*.safetensors")) if f.name.split(".")[0] not in ARCHITECTURES]
     return rows + [Known(f.stem, None, SAMPLE_RATE, f.stat().st_size, None, "here, of timm") for f in others]

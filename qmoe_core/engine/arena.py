@@ -227,7 +227,8 @@ def row_order(layer: HiddenLayer) -> Ordered:
 # --- The whole ------------------------------------------------------------------------------------
 
 
-def _aligned(size: int) -> np.ndarray:
+def aligned(size: int) -> np.ndarray:
+    """Zeros, uint8 [size], that begin with a cache line."""
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]
@@ -297,7 +298,7 @@ def build(layers: tuple[HiddenLayer, ...], order: Order) -> np.ndarray:
         at = round_up(at + TILE * size, ALIGNMENT)
     plan[WORKSPACE] = at
 
-    arena = _aligned(end)
+    arena = aligned(end)
     at = 0
     for piece in pieces:
         arena[at : at + piece.size] = piece
@@ -312,4 +313,4 @@ def plan_of(arena: np.ndarray) -> np.ndarray:
 
 def workspace_for(arena: np.ndarray) -> np.ndarray:
     """Scratch memory that a kernel needs while it runs this arena, uint8; its content never matters."""
-    return _aligned(int(plan_of(arena)[WORKSPACE]))
+    return aligned(int(plan_of(arena)[WORKSPACE]))

@@ -3,7 +3,8 @@
 A page touches its session whenever it draws or brings a packet. A session that nobody has touched for a while
 is stopped: its thread ends and its microphone is free, whether the page was left, the tab closed or the
 connection lost. What it heard stays with who holds it, and touching it again goes on. Sessions that run are
-bounded in number, and when the last has stopped no thread is left.
+bounded in number, and when the last has stopped no thread is left. Where there are too many, a page that is
+looked at takes the place of one in a hidden tab, or of one whose owner has more of them.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One listener: a pipeline and its worker. Made by whoever shows it, run by a `Registry`."""
+    """One listener: a pipeline and its worker. Made by whoever shows it, run by a `Registry`.
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    Args:
+        pipeline: what listens.
+        owner: who wants it, such as a network address.
+    """
+
+    def __init__(self, pipeline: Pipeline, owner: str = "") -> None:
         self.pipeline = pipeline
+        self.owner = owner
         self.seen = 0.0
         self.patience = UNSEEN_S
         self.failure = ""
@@ -85,30 +92,51 @@ class Registry:
         """How many sessions run."""
         return len(self._running)
 
-    def touch(self, session: Session, *, hidden: bool = False) -> None:
+    def touch(self, session: Session, *, hidden: bool = False, most: int | None = None) -> None:
         """Somebody looks at a session: start it if it does not run, and keep it running.
 
         Args:
             hidden: the page is in a tab that cannot be seen, and will be back only once a minute.
+            most: sessions that its owner may have; None for any number.
 
         Raises:
             UserError: too many run already.
         """
+        displaced = None
         with self._lock:
             session.seen = self._clock()
             session.patience = HIDDEN_S if hidden else UNSEEN_S
             if session in self._running:
                 return
-            if len(self._running) >= self._limit:
+            if most is not None and self._of(session.owner) >= most:
                 raise UserError(
-                    f"{len(self._running)} live sessions run on this machine already; "
-                    "close one, then start again."
+                    f"{most} live sessions run from your network already; stop one of them first."
                 )
+            if len(self._running) >= self._limit:
+                displaced = None if hidden else self._displaced_by(session)
+                if displaced is None:
+                    raise UserError(
+                        f"{len(self._running)} live sessions run on this machine already; "
+                        "close one, then start again."
+                    )
+                self._running.discard(displaced)
             session._start()
             self._running.add(session)
             if self._reaper is None:
                 self._reaper = threading.Thread(target=self._reap_until_none, name="qmoe-reaper", daemon=True)
                 self._reaper.start()
+        if displaced is not None:
+            self.stop(displaced)
+            displaced.failure = "Another page listens in the place of this one, which was not looked at."
+
+    def _of(self, owner: str) -> int:
+        return sum(session.owner == owner for session in self._running)
+
+    def _displaced_by(self, session: Session) -> Session | None:
+        """A session whose place it may take: in a hidden tab, or of an owner who has more of them."""
+        mine = self._of(session.owner) + 1
+        others = [s for s in self._running if s.patience == HIDDEN_S or self._of(s.owner) > mine]
+        return min(others, key=lambda s: (s.patience != HIDDEN_S, -self._of(s.owner), s.seen), default=None)
 
     def stop(self, session: Session) -> None:
         """End a session's worker and free its microphone; nothing happens if it does not run."""

@@ -57,6 +57,7 @@ KINDS = {
     "joint-mixtures": ("expert", "router", "joint", "mixture", "scores"),
     "held-out": ("expert", "router", "mixture"),
     "trials": ("expert", "router", "joint", "mixture", "scores"),
+    "embedder-inputs": ("embedding", "sounds"),
     "quantized-embedders": ("quantization",),
     "paper-code-ternary": ("expert", "ternary", "scores"),
     "measurements": ("engine",),

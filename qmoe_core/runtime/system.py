@@ -12,10 +12,12 @@ import contextlib
 import ctypes
 import errno
 import functools
+import gc
 import os
 import platform
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,6 +155,13 @@ def peak_bytes() -> int | None:
 
     told = psutil.Process().memory_info()
     return getattr(told, "peak_wset", None) or told.rss  # Windows tells the peak
+
+
+def free_memory() -> None:
+    """Give memory that is free in this process back to the system, as far as that can be done (Linux)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # Locks.
@@ -362,6 +371,33 @@ def flush_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_all() -> None:
+    """Bring everything that was written to the disk; nothing happens where the system cannot (Windows)."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def content(path: Path, most: int, *, links: bool = True) -> bytes:
+    """The bytes of a file, if it is one: a pipe would be waited for, and a device read, for ever.
+
+    Args:
+        path: of the file; most: bytes that are accepted; links: whether it may be a symbolic link.
+
+    Raises:
+        OSError: it is no regular file, is larger, or cannot be read.
+    """
+    found = path.stat() if links else path.lstat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EINVAL, f"it is larger than {most:,} bytes", str(path))
+    return data
 
 
 def append(path: Path, data: bytes, *, flush: bool = False) -> None:

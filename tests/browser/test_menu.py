@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.server import cookie
 
 pytestmark = pytest.mark.browser
 
@@ -85,3 +88,19 @@ def test_values_survive_every_change_of_page(dashboard: str, browse: Browse) -> 
             expect(threshold).to_have_value("0")
         if title == "Method":
             expect(page.get_by_text("bonus, α = 50")).to_be_visible()
+
+
+def test_a_page_under_another_name_says_what_to_do(dashboard: str, browse: Browse) -> None:
+    """A proxy that does not pass the Host on: the page comes, and its WebSocket is refused."""
+    page = browse(f"{dashboard}/_stcore/health")
+
+    def proxied(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        known = "{name}={value}".format_map(cookie(dashboard))
+        headers = {"Accept": route.request.headers.get("accept", "*/*"), "Cookie": known}
+        route.fulfill(response=page.context.request.get(f"{dashboard}{path}", headers=headers))
+
+    page.route("http://lab.example.org/**", proxied)
+    page.goto("http://lab.example.org/sweep")
+    expect(page.get_by_text("This page was opened as lab.example.org")).to_be_visible()
+    expect(page.get_by_text("qmoe app --host lab.example.org, or --address")).to_be_visible()

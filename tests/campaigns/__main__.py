@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import arm, batch, cluster, disk, fuzz, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, hostile, kill, sessions
 
 CAMPAIGNS = {
     "fuzz": fuzz,
@@ -13,6 +13,7 @@ CAMPAIGNS = {
     "disk": disk,
     "batch": batch,
     "sessions": sessions,
+    "hostile": hostile,
     "cluster": cluster,
     "arm": arm,
 }

@@ -92,6 +92,9 @@ class Client:
     """Fragments that the browser draws again by itself: seconds, and when next."""
     values: dict[str, WidgetState] = field(default_factory=dict)
     token: str = ""
+    query: str = ""
+    source: str = ""
+    """The address that it comes from, where that is not the usual one."""
 
     async def visit(self, name: str) -> None:
         """Go to a page, by the name in its address."""
@@ -113,6 +116,7 @@ class Client:
         asked = BackMsg()
         state = asked.rerun_script
         state.page_script_hash, state.fragment_id, state.is_auto_rerun = self.page, fragment, auto
+        state.query_string = self.query
         state.widget_states.widgets.extend(self.values.values())
         if trigger is not None:
             state.widget_states.widgets.append(trigger)
@@ -139,7 +143,8 @@ class Client:
 
     async def _next(self) -> ForwardMsg:
         answer = ForwardMsg()
-        answer.ParseFromString(await asyncio.wait_for(self.socket.recv(decode=False), PATIENCE_S))
+        async with asyncio.timeout(PATIENCE_S):
+            answer.ParseFromString(await self.socket.recv(decode=False))
         return answer
 
     def _take(self, delta: Delta) -> None:
@@ -158,11 +163,12 @@ class Client:
         if kind == "html":
             self.texts.append(found.body)
         options = [str(option) for option in found.options] if kind == "slider" else []
-        self._keep(getattr(found, "id", ""), delta.fragment_id, options)
+        self._keep(getattr(found, "id", ""), delta.fragment_id, options, getattr(found, "label", ""))
 
-    def _keep(self, name: str, fragment: str, options: list[str]) -> None:
+    def _keep(self, name: str, fragment: str, options: list[str], label: str = "") -> None:
         if name.startswith("$$ID-"):
-            self.widgets[name.split("-", 2)[2]] = Widget(name, fragment, options)
+            key = name.split("-", 2)[2]
+            self.widgets[label if key == "None" else key] = Widget(name, fragment, options)
 
     def set(self, key: str, **value: Any) -> None:
         """Set a widget, for the next and all later runs."""
@@ -211,7 +217,9 @@ class Client:
 
     def _http(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """A request with the token by which the server knows that it comes from one of its own pages."""
-        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=PATIENCE_S)
+        source = (self.source, 0) if self.source else None
+        where = urlsplit(self.address).netloc
+        connection = http.client.HTTPConnection(where, timeout=PATIENCE_S, source_address=source)
         with contextlib.closing(connection):
             if not self.token:
                 connection.request("GET", "/_stcore/health")

@@ -56,6 +56,11 @@ def leftovers() -> list[str]:
     )
 
 
+def test_a_download_is_on_the_disk_before_it_takes_its_place(serve, content, unflushed: list[str]) -> None:
+    assert fetch(serve(content)).is_dir()
+    assert unflushed == []
+
+
 def test_a_dataset_arrives_and_is_not_fetched_twice(serve, content) -> None:
     server, told = serve(content), []
     path = fetch(server, progress=lambda *args: told.append(args), unpacking=lambda *args: told.append(args))

@@ -9,12 +9,16 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from qmoe_core import cli, embedders
 from qmoe_core.embedders import models, networks
+from qmoe_core.embedders.quantization import inputs
+from qmoe_core.errors import UserError
+from qmoe_core.runtime.store import Store
 from tests.servers import Server
 
 Serve = Callable[[bytes], Server]
@@ -128,3 +132,43 @@ def test_weights_of_a_timm_model_are_found_by_its_name(tmp_path: Path, capsys: p
 def test_a_name_that_is_no_model(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["models", "download", "mn40"]) == 2
     assert "There is no model mn40; mn04 and the models of timm are accepted" in capsys.readouterr().err
+
+
+def test_a_network_in_a_format_is_made_listed_and_an_embedder(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Only calibrated, on inputs that the store holds: no sounds are made and nothing is trained."""
+    torch.manual_seed(3)
+    given = tmp_path / "random.safetensors"
+    safetensors.torch.save_file(networks.DsCnn().state_dict(), given)
+    models.keep_made(models._read(given), {}, None)
+    rng, store = np.random.default_rng(1), Store()
+    for number in (0, 1):
+        noise = rng.integers(-60, 60, (4, 64, 40)).astype(np.int8)
+        store.put(inputs.INPUTS, inputs.Shard("ds-cnn", 1, number).key, {"levels": noise})
+    asked = ["models", "quantize", "ds-cnn", "--formats", "ptq8,q2", "--effort", "0", "--shards", "2"]
+
+    assert cli.main([*asked, "--workers", "1", "--json"]) == 0
+
+    eight, two = json.loads(capsys.readouterr().out)
+    assert (eight["name"], two["name"]) == ("ds-cnn:ptq8", "ds-cnn:q2")
+    assert Path(eight["path"]).name == "ds-cnn.ptq8.safetensors"
+    assert two["bytes"] < 0.45 * eight["bytes"] < 0.45 * 300_000
+    assert two["explained"] < eight["explained"]
+    assert eight["explained"] > 0.8
+    assert cli.main(["models", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["ds-cnn:q2"]["bytes"], rows["ds-cnn:q2"]["state"]) == (two["bytes"], "here")
+    waveform = rng.normal(0, 0.1, (1, 22_050)).astype(np.float32)
+    whole, rounded = (embedders.create(name) for name in ("ds-cnn:fp32", "ds-cnn:ptq8"))
+    assert rounded.name == "ds-cnn:ptq8"
+    assert rounded.id.startswith("ds-cnn:ptq8-")
+    both = whole.embed(waveform)[0], rounded.embed(waveform)[0]
+    assert np.corrcoef(*both)[0, 1] > 0.9
+    assert not np.array_equal(*both)
+    with pytest.raises(UserError, match="ds-cnn:q4 is not on this machine: qmoe models quantize ds-cnn --f"):
+        embedders.create("ds-cnn:q4")
+    with pytest.raises(UserError, match=r"ds-cnn\.q2\.safetensors holds the network of ds-cnn, not of mn04"):
+        models.network("mn04:q2", two["path"])
+    assert cli.main(["models", "quantize", "ds-cnn", "--formats", "fp16"]) == 2
+    assert "accepted are q1, q2, q3, q4, q8, q16, bitnet, ptq8" in capsys.readouterr().err

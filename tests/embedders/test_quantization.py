@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qmoe_core.embedders.quantization import making
+from qmoe_core.embedders.quantization.inputs import STEP
 from qmoe_core.embedders.quantization.network import QuantizedNetwork, formats_of
 from qmoe_core.engine import network_reference, network_storage
 from qmoe_core.errors import Cancelled, ConfigError
@@ -27,7 +28,7 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def spectrograms() -> np.ndarray:
-    return tiny_network.inputs(24, 9).astype(np.float32) / making.STEP
+    return tiny_network.inputs(24, 9).astype(np.float32) / STEP
 
 
 def test_modules_without_formats_are_the_float_network(spectrograms: np.ndarray) -> None:

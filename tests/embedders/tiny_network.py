@@ -51,9 +51,9 @@ def inputs(clips: int, seed: int = 0) -> np.ndarray:
 
 def kept(store: Store, shards: int, clips: int) -> list[dict[str, Any]]:
     """Puts so many shards of inputs into the store; gives their keys."""
-    from qmoe_core.embedders.quantization import making
+    from qmoe_core.embedders.quantization import inputs as kept_inputs
 
     keys = [{"tiny": number, "clips": clips} for number in range(shards)]
     for number, key in enumerate(keys):
-        store.put(making.INPUTS, key, {"levels": inputs(clips, number)})
+        store.put(kept_inputs.INPUTS, key, {"levels": inputs(clips, number)})
     return keys

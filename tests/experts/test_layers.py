@@ -56,6 +56,14 @@ def test_activations_of_literals():
     assert step.ravel().tolist() == pytest.approx([1 / 127, 0.0])
 
 
+@pytest.mark.parametrize("name", ["q1", "popcount"])
+def test_one_bit_has_no_zero(name):
+    layer = make(name)
+    set_weight(layer, 0.0)
+    codes, _ = layer.quantise()
+    assert codes.unique().tolist() == [1.0]
+
+
 @pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-30, 1e-3, 1.0, 1e30])
 def test_activations_are_within_half_a_step_whatever_their_size(size):
     x = inputs() * size

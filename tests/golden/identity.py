@@ -85,6 +85,7 @@ def expert(home: Path) -> Results:
 
 def quantization(home: Path) -> Results:
     from qmoe_core.embedders.quantization import making
+    from qmoe_core.embedders.quantization.inputs import STEP
     from qmoe_core.engine import network_reference
     from qmoe_core.runtime.executor import Context
     from qmoe_core.runtime.store import Store
@@ -93,7 +94,7 @@ def quantization(home: Path) -> Results:
     store, network = Store(home), tiny_network.network()
     recipe = making.Recipe(effort=0.25, shards=1, batch=8)
     keys = tiny_network.kept(store, 2, 16)
-    x = tiny_network.inputs(2, 5).astype(np.float32) / making.STEP
+    x = tiny_network.inputs(2, 5).astype(np.float32) / STEP
     made = making.make(Context(store), network, ("q2", "q4", "bitnet"), keys, recipe)
     return {name: network_reference.forward(found, x) for name, (found, _) in made.items()}
 

@@ -60,8 +60,8 @@ def registry(clock: Clock):
     assert [t.name for t in threading.enumerate() if t.name.startswith("qmoe-")] == []
 
 
-def session() -> Session:
-    return Session(Pipeline())  # type: ignore[arg-type]
+def session(owner: str = "") -> Session:
+    return Session(Pipeline(), owner)  # type: ignore[arg-type]
 
 
 def test_it_runs_while_somebody_looks(registry: Registry, clock: Clock) -> None:
@@ -112,6 +112,34 @@ def test_no_more_than_the_machine_can_take(registry: Registry) -> None:
     registry.stop(one)
     registry.touch(three)
     assert registry.running == 2
+
+
+def test_a_hidden_tab_makes_room_for_a_page_that_is_looked_at(registry: Registry) -> None:
+    seen, hidden, another = session(), session(), session()
+    registry.touch(seen)
+    registry.touch(hidden, hidden=True)
+    with pytest.raises(UserError, match="2 live sessions run"):
+        registry.touch(another, hidden=True)  # hidden itself
+
+    registry.touch(another)
+
+    assert [one.running for one in (seen, hidden, another)] == [True, False, True]
+    assert "Another page listens" in hidden.failure
+    assert hidden.pipeline.source.closed == 1  # type: ignore[attr-defined]
+
+
+def test_nobody_takes_all_places(registry: Registry) -> None:
+    first, second, stranger = session("a"), session("a"), session("b")
+    registry.touch(first, most=2)
+    registry.touch(second, most=2)
+    with pytest.raises(UserError, match="2 live sessions run from your network"):
+        registry.touch(session("a"), most=2)
+
+    registry.touch(stranger, most=2)
+
+    assert [one.running for one in (first, second, stranger)] == [False, True, True]
+    with pytest.raises(UserError, match="2 live sessions run on this machine"):
+        registry.touch(session("c"), most=2)  # each owner has one
 
 
 def test_an_error_ends_the_session_and_is_told(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:

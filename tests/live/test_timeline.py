@@ -60,14 +60,15 @@ def test_late_packets_move_nothing(clocks: Clocks) -> None:
     assert line.at(position) - before == pytest.approx(1.0, abs=0.02)
 
 
-def test_an_hour_asleep_is_a_gap(clocks: Clocks) -> None:
+@pytest.mark.parametrize(("asleep", "said"), [(30.0, "30.0 s"), (3600.0, "60 min")])
+def test_sleep_is_a_gap(clocks: Clocks, asleep: float, said: str) -> None:
     line = clocks.timeline()
     position = play(clocks, line, 40)
-    clocks.up += 3600.0
+    clocks.up += asleep
     lost, sentence = line.heard(position + 125, clocks.up + 0.125)
-    assert lost == pytest.approx(3600 * RATE, abs=2)
-    assert "Nothing was heard for 60 min" in sentence
-    assert line.at(position + 125 + lost) == pytest.approx(DAY + 5.125 + 3600.0, abs=0.01)
+    assert lost == pytest.approx(asleep * RATE, abs=2)
+    assert f"Nothing was heard for {said}" in sentence
+    assert line.at(position + 125 + lost) == pytest.approx(DAY + 5.125 + asleep, abs=0.01)
 
 
 def test_three_seconds_lost_are_believed_after_a_second(clocks: Clocks) -> None:

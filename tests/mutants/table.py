@@ -19,6 +19,7 @@ class Mutant:
 
 
 NET = "tests/test_safety_net.py"
+VISITORS, PUBLIC = "tests/test_visitors.py", "tests/pages/test_public.py"
 CURIOSITY = "tests/routing/test_curiosity.py"
 MIXING = "tests/routing/test_mixing.py"
 UNCERTAINTY = "tests/routing/test_uncertainty.py"
@@ -107,10 +108,10 @@ MUTANTS = (
     # The engine
     M(
         "one-bit-zero",
-        "qmoe_core/engine/bits.py",
-        "levels > 0, axis=1",
-        "levels >= 0, axis=1",
-        (BITS, LAYERS),
+        LAYERS_PY,
+        "torch.sign(weight).add_(0.5).sign_()",
+        "torch.sign(weight).sub_(0.5).sign_()",
+        (LAYERS,),
     ),
     M(
         "one-bit-order",
@@ -129,8 +130,8 @@ MUTANTS = (
     M(
         "pack-shift",
         "qmoe_core/engine/bits.py",
-        "<< np.uint8(i * bits)",
-        "<< np.uint8((per_byte - 1 - i) * bits)",
+        '.astype("<u8") << np.uint64(i * bits)',
+        '.astype("<u8") << np.uint64((7 - i) * bits)',
         (BITS,),
     ),
     M(
@@ -312,12 +313,181 @@ MUTANTS = (
         "if chunk.sequence >= 0:",
         (SOURCES,),
     ),
+    M(
+        "bundle-not-flushed",
+        "qmoe_core/bundles/__init__.py",
+        "            path.chmod(0o644)\n            _flush(path)\n",
+        "            path.chmod(0o644)\n",
+        (f"{NET}::test_bundles_and_exports_are_on_the_disk_before_they_take_their_places",),
+    ),
+    M(
+        "export-not-flushed",
+        "qmoe_core/bundles/export/archive.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        (f"{NET}::test_bundles_and_exports_are_on_the_disk_before_they_take_their_places",),
+    ),
+    M(
+        "graph-not-flushed",
+        "qmoe_core/bundles/export/graph.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        (f"{NET}::test_bundles_and_exports_are_on_the_disk_before_they_take_their_places",),
+    ),
+    M(
+        "download-not-flushed",
+        "qmoe_core/datasets/download.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        ("tests/datasets/test_download.py::test_a_download_is_on_the_disk_before_it_takes_its_place",),
+    ),
+    M(
+        "unpacked-not-flushed",
+        "qmoe_core/datasets/download.py",
+        "        system.flush_all()",
+        "        # system.flush_all()",
+        ("tests/datasets/test_download.py::test_a_download_is_on_the_disk_before_it_takes_its_place",),
+    ),
     # The dashboard, and what strangers may do
+    M(
+        "turns-first-come",
+        "dashboard/turns.py",
+        "key=lambda run: (used(run), self._usage(run.session, now), run.asked)",
+        "key=lambda run: run.asked",
+        (VISITORS,),
+    ),
+    M(
+        "turns-without-end",
+        "dashboard/turns.py",
+        "if len(self._running) >= self.at_once and used(best)",
+        "if used(best)",
+        (VISITORS,),
+    ),
+    M(
+        "largest-not-first",
+        "dashboard/room.py",
+        "max(of, key=lambda address: of[address])",
+        "min(of, key=lambda address: of[address])",
+        (VISITORS,),
+    ),
+    M(
+        "closed-sessions-stay",
+        "dashboard/room.py",
+        "if now - since > CLOSED_S]",
+        "if now - since > 1e9]",
+        (VISITORS,),
+    ),
+    M("messages-do-not-count", "dashboard/room.py", "self._told[session] = size", "pass", (VISITORS,)),
+    M(
+        "uploads-count-once-announced",
+        "dashboard/guard.py",
+        "if not room.has(session, more):",
+        "if False:",
+        (VISITORS,),
+    ),
+    M(
+        "messages-without-pace",
+        "dashboard/guard.py",
+        "await asyncio.sleep(pace.after(",
+        "await asyncio.sleep(0 * pace.after(",
+        (VISITORS,),
+    ),
+    M(
+        "folders-for-visitors",
+        "dashboard/session/public.py",
+        "if LIMITS is not None and spec not in known",
+        "if LIMITS is not None and not spec",
+        (PUBLIC,),
+    ),
+    M(
+        "visitors-measure",
+        "dashboard/session/public.py",
+        "if isinstance(request, Bench | Claims):",
+        "if isinstance(request, Claims):",
+        (PUBLIC,),
+    ),
+    M(
+        "visitors-settings",
+        "dashboard/session/public.py",
+        '(isinstance(request, Train) and _special(request.config), "single settings are")',
+        '(False, "single settings are")',
+        (PUBLIC,),
+    ),
+    M(
+        "visitors-jobs",
+        "dashboard/session/public.py",
+        ">= LIMITS.jobs:",
+        "> LIMITS.jobs:",
+        (f"{PUBLIC}::test_only_so_many_jobs",),
+    ),
+    M(
+        "visitors-jobs-of-an-address",
+        "dashboard/session/public.py",
+        "if _active(address()) >= LIMITS.address_jobs:",
+        "if False:",
+        (f"{PUBLIC}::test_only_so_many_jobs",),
+    ),
+    M(
+        "visitors-stay",
+        "dashboard/session/public.py",
+        "    shutil.rmtree(root, ignore_errors=True)",
+        "    pass",
+        (f"{PUBLIC}::test_a_lab_that_was_ended_leaves_nothing_behind",),
+    ),
+    M(
+        "visitors-share-a-store",
+        "dashboard/session/public.py",
+        'f"{_SERVER}-{uuid.uuid4().hex}"',
+        'f"{_SERVER}-{_SERVER}"',
+        (f"{PUBLIC}::test_nothing_of_one_visitor_is_there_for_another",),
+    ),
+    M(
+        "job-without-end",
+        "dashboard/session/public.py",
+        "limit_s=LIMITS.job_s",
+        "limit_s=None",
+        (f"{PUBLIC}::test_only_so_many_jobs",),
+    ),
+    M(
+        "another-lab-is-swept",
+        "dashboard/session/public.py",
+        "(name[1] != _SERVER and _serves(folder, name[1]))",
+        "False",
+        ("tests/test_security.py::test_a_public_lab_asks_for_no_token_and_answers_to_its_names",),
+    ),
+    M(
+        "a-link-is-swept",
+        "dashboard/session/public.py",
+        "if folder.is_symlink() or (",
+        "if (",
+        ("tests/test_security.py::test_the_visitors_folder_is_no_link",),
+    ),
+    M(
+        "hidden-tabs-stay",
+        "qmoe_core/live/sessions.py",
+        "if s.patience == HIDDEN_S or",
+        "if",
+        ("tests/live/test_sessions.py",),
+    ),
+    M(
+        "pipes-are-waited-for",
+        SYSTEM_PY,
+        "    if not stat.S_ISREG(found.st_mode):\n        raise OSError(errno.EINVAL",
+        "    if False:\n        raise OSError(errno.EINVAL",
+        (f"{STORE}::test_what_is_no_file_is_not_waited_for",),
+    ),
+    M(
+        "links-are-entries",
+        FOLDER_PY,
+        "        if path.is_symlink():\n            raise Damaged",
+        "        if False:\n            raise Damaged",
+        (f"{STORE}::test_a_link_is_no_entry",),
+    ),
     M(
         "heard-sounds-unbounded",
         "dashboard/session/hearing.py",
-        'max_entries=64, max_size="256 MB", ',
-        "",
+        'max_entries=64, max_size="256 MB", scope',
+        "scope",
         (f"{NET}::test_heard_sounds_are_let_go", f"{NET}::test_every_cache_of_the_dashboard_is_bounded"),
     ),
     M(
@@ -330,8 +500,8 @@ MUTANTS = (
     M(
         "stopping-needs-a-reader",
         "dashboard/launch.py",
-        "        with suppress(OSError):\n            self._stream.write(text)",
-        "        self._stream.write(text)",
+        "        with suppress(OSError):\n            self._stream.write(text if",
+        "        if True:\n            self._stream.write(text if",
         ("tests/pages/test_launch.py",),
     ),
     M(

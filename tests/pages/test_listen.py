@@ -327,6 +327,10 @@ def test_controls_survive_another_page(visit: Visit, heard_as: HeardAs) -> None:
     assert app.select_slider(key="alpha").value == 50.0
 
 
+SESSION = "streamlit.runtime.caching.cache_data_api.get_session_id_or_throw"
+"""What tells a session's caches from another's."""
+
+
 def test_a_missing_bundle_is_explained(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise BundleError("bundle.json: cannot be read")
@@ -338,7 +342,10 @@ def test_a_missing_bundle_is_explained(visit: Visit, monkeypatch: pytest.MonkeyP
     assert "cannot be read" in app.error[0].value.replace("\\", "")
 
 
-def test_two_names_for_one_content_keep_their_names(bundle: bundles.Bundle) -> None:
+def test_two_names_for_one_content_keep_their_names(
+    bundle: bundles.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SESSION, lambda: "one")
     sound = hearing.from_gallery("rain")
     first = hearing.hear(sound, bundle)
     other = hearing.Sound(sound.key, "other.wav", sound.origin, sound.load, sound.playable)

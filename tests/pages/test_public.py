@@ -18,6 +18,7 @@ from dashboard import launch
 from dashboard.session import live_state, public, training
 from dashboard.session.public import Limits
 from qmoe_core import bundles
+from qmoe_core.audio import decode
 from qmoe_core.errors import UserError
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Claims, Train
@@ -176,6 +177,10 @@ def test_only_so_many_jobs(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(public, "LIMITS", Limits(queue=1))
         other = tiny_training(visit())
         assert "1 job of all visitors wait" in text(other)
+        monkeypatch.setattr(public, "LIMITS", Limits(address_jobs=1))
+        monkeypatch.setitem(public._addresses, root_of(one).name, "10.0.0.1")
+        monkeypatch.setattr(public, "address", lambda: "10.0.0.1")
+        assert "1 job from your network wait" in text(tiny_training(other, "again"))
         assert jobs.list_jobs(Store(root_of(other))) == []
 
 
@@ -200,6 +205,9 @@ def test_a_job_is_stopped_in_time(tiny_dataset: Path, tiny_config) -> None:
 def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(public.VARIABLE, "0")
     monkeypatch.setattr(launch, "_warm_beside", lambda: None)
+    monkeypatch.setattr(decode, "MAX_DURATION_S", decode.MAX_DURATION_S)
+    waits: list[Any] = []
+    monkeypatch.setattr(launch.turns, "install", waits.append)
     monkeypatch.setattr(launch.cli, "main", lambda: 0)
     given: dict[str, Any] = {}
     monkeypatch.setattr(launch.guard, "install", lambda **options: given.update(options))
@@ -212,6 +220,8 @@ def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sys.argv[3:7] == ["--server.port", "8501", "--server.maxUploadSize", "20"]
     assert given["token"] is None
     assert given["bounds"] == launch.guard.Bounds()
+    assert Limits().duration_s == decode.MAX_DURATION_S
+    assert waits == [launch.turns.Turns(_lock=waits[0]._lock)]
 
 
 def test_otherwise_everything_is_its_owners(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ def test_equation_8_by_hand():
 
     np.testing.assert_allclose(curious_routing(r, d, 2.0), [0.429263, 0.314583, 0.256154], atol=1e-6)
     np.testing.assert_allclose(bonus(d, 2.0), [1.0, 1.221403, 1.491825], atol=1e-6)
+    # 0.5, 0.3 · e^0.05 = 0.315381, 0.2 · e^0.1 = 0.221034; their sum is 1.036416.
+    np.testing.assert_allclose(curious_routing(r, d, 0.5), [0.482432, 0.304300, 0.213268], atol=1e-6)
 
 
 def test_curiosity_can_change_who_is_asked_first():

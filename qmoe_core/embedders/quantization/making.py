@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qmoe_core.embedders.quantization.inputs import INPUTS, STEP
 from qmoe_core.embedders.quantization.network import QuantizedNetwork, formats_of
 from qmoe_core.engine import network_reference, network_storage
 from qmoe_core.engine.network import Network
@@ -30,15 +31,11 @@ from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
 from qmoe_core.training.loop import reproducible
 
-KIND, STATES, INPUTS = "quantized-embedders", "quantization-stages", "embedder-inputs"
+KIND, STATES = "quantized-embedders", "quantization-stages"
 FORMATS = tuple(name for name, spec in EXPERTS.items() if spec.levels and spec.rule != "popcount")
 """What an embedder can be made in, beside the `fp32` that it is."""
 STAGES = {1: 8, 2: 6, 3: 4, 4: 3, 8: 1}
 """Stages of training by bits of a weight; other widths, and formats made from a trained one, have none."""
-SHARD = 256
-"""Clips of an entry of `INPUTS`."""
-STEP = 60
-"""Whole numbers that an input of 1 is kept as, int8: for both front ends two thirds of a decibel or less."""
 CALIBRATION = 512
 """Clips that the levels of activations are set on, the first of a stage."""
 

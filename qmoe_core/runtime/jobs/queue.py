@@ -36,6 +36,7 @@ ACTIVE: frozenset[State] = frozenset({"queued", "running"})
 
 RECORD, EVENTS, LOG, RESULT = "job.json", "events.jsonl", "log.txt", "result.json"
 ALIVE, CANCEL, TURN = "alive", "cancel", "lock"
+RECORD_BYTES = 1 << 20
 
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 _PACKAGE = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ class Job:
         """What a finished job gave: the `--json` document of the command that does the same."""
         try:
             return msgspec.json.decode((self.folder / RESULT).read_bytes())
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, RecursionError):
             return None
 
     def log(self, last: int = 40) -> str:
@@ -265,7 +266,7 @@ def _read(folder: Path) -> Job | None:
     lives = _lives(folder)
     try:
         return _job(folder, load(folder / RECORD), lives)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -303,7 +304,7 @@ def _log(folder: Path, last: int) -> str:
 
 
 def load(path: Path) -> Record:
-    return msgspec.json.decode(path.read_bytes(), type=Record)
+    return msgspec.json.decode(system.content(path, RECORD_BYTES), type=Record)
 
 
 def write(path: Path, document: object) -> None:

@@ -34,6 +34,9 @@ from qmoe_core.runtime.store.entry import (
     FileRecord,
 )
 
+HEADER_BYTES = 64 << 20
+"""Of a header at most: it names all clips of a data set."""
+
 
 class Folder:
     """A place (see `entry.Place`) on a file system; any number of processes may use it at once."""
@@ -69,8 +72,9 @@ class Folder:
 
     def header(self, kind: str, key: str) -> bytes:
         path = self.location(kind, key)
+        self._refuse_links(path)
         try:
-            return (path / HEADER).read_bytes()
+            return system.content(path / HEADER, HEADER_BYTES, links=False)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             if path.is_dir():
                 raise Damaged(f"{HEADER} is missing") from None
@@ -78,20 +82,34 @@ class Folder:
                 self._explain(error, "read")
             raise
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise Damaged(f"{HEADER}: {error.strerror}") from None
             self._explain(error, "read")
 
+    def _refuse_links(self, path: Path) -> None:
+        """An entry is a folder of the store's own: what a link leads to is not the store's to keep or remove.
+
+        Raises:
+            Damaged: it is a link.
+        """
+        if path.is_symlink():
+            raise Damaged("it is a link, and no entry")
+
     def read(self, kind: str, key: str, name: str, record: FileRecord) -> bytes:
+        self._refuse_links(self.location(kind, key))
         path = self.location(kind, key) / name
         try:
-            size = path.stat().st_size
+            size = path.lstat().st_size
             if size != record.size and path.is_file():
                 raise Damaged(f"{name} has {size} bytes, {record.size} were written")
-            return path.read_bytes()
+            return system.content(path, record.size, links=False)
         except (NotADirectoryError, IsADirectoryError):
             raise FileNotFoundError(path) from None
         except FileNotFoundError:
             raise
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise Damaged(f"{name}: {error.strerror}") from None
             self._explain(error, "read")
 
     def write(self, kind: str, key: str, contents: Mapping[str, bytes]) -> bool:
@@ -129,6 +147,8 @@ class Folder:
             return None
         except OSError as error:
             self._explain(error, "written")
+        if aside.is_symlink():
+            return aside  # where it leads to is not ours to write to
         with contextlib.suppress(OSError):  # a full disk is no reason to serve damage
             os.utime(aside)
             (aside / REASON).write_text(reason + "\n", encoding="utf-8")
@@ -167,7 +187,10 @@ class Folder:
         try:
             doomed.parent.mkdir(exist_ok=True)
             os.rename(location, doomed)  # noqa: PTH104
-            shutil.rmtree(doomed)
+            if doomed.is_symlink():
+                doomed.unlink()
+            else:
+                shutil.rmtree(doomed)
         except FileNotFoundError:
             pass  # somebody else removed it
         except OSError as error:

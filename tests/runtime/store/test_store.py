@@ -249,6 +249,60 @@ def test_no_flipped_byte_of_a_header_is_served(store: Store, position: int) -> N
     assert after is None or after == before
 
 
+def test_a_header_that_was_changed_is_damage(store: Store) -> None:
+    path = put(store).path / "entry.json"
+    header = json.loads(path.read_bytes())
+    header["body"]["created"] += 1.0
+    path.write_bytes(json.dumps(header).encode())
+    assert store.get("experts", KEY) is None
+    assert "checksum" in store.reports()[0].reason
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def nested(path: Path) -> None:
+    path.write_bytes(b'{"sha256": "", "body": ' + b"[" * 100_000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes there")
+@pytest.mark.parametrize("name", ["entry.json", "tensors.safetensors"])
+@pytest.mark.parametrize("damage", [pipe, link, endless, nested], ids=lambda f: f.__name__)
+def test_what_is_no_file_is_not_waited_for(store: Store, name: str, damage) -> None:
+    entry = put(store)
+    damage(entry.path / name)
+
+    assert store.get("experts", KEY) is None
+    assert name in store.reports()[0].reason
+
+
+def test_a_link_is_no_entry(store: Store, tmp_path: Path) -> None:
+    entry = put(store)
+    elsewhere = tmp_path / "precious"
+    entry.path.rename(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    entry.path.symlink_to(elsewhere)
+
+    assert store.get("experts", KEY) is None
+    (aside,) = (store.root / "quarantine").iterdir()
+    assert aside.is_symlink()
+    store.gc(0)
+    assert sorted(elsewhere.iterdir()) == before
+    assert not aside.is_symlink()
+
+
 def test_putting_replaces_damage(store: Store) -> None:
     entry = put(store)
     flip(entry.path / "tensors.safetensors")
