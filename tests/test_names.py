@@ -18,6 +18,7 @@ TWICE = {
     "Recipe",
     "Recording",
     "Run",
+    "Shard",
     "Shown",
     "Source",
     "SqueezeExcite",

@@ -402,7 +402,7 @@ def _mixture(g: _Graph, bundle: Bundle, settings: Settings, z: str, q: str) -> N
     disagreement = g.node("ReduceSum", g.node("Mul", q, ratio), g.integers(2), keepdims=0)
     g.node("ReduceMean", disagreement, g.integers(1), keepdims=0, to="epistemic")
     if settings.curiosity == "disagreement" and settings.alpha > 0.0:
-        scale = bundle.mean_interest(settings) if settings.normalise else 1.0
+        scale = bundle.mean_interest(settings)
         bonus = g.node("Mul", disagreement, g.constant(settings.alpha / scale))
         logits = g.node("Add", g.node("LogSoftmax", logits, axis=-1), bonus)
     g.node("Softmax", logits, axis=-1, to="routing")

@@ -42,7 +42,7 @@ def test_every_expert_says_the_same(everything, gallery):
     loaded = bundles.load()
     embeddings = embedders.create(loaded.embedder).embed(gallery)
     found = heard(everything, gallery)
-    outputs = loaded.outputs(embeddings)
+    outputs = loaded.outputs(embeddings).all()
     mixed = mixing.mix(outputs, loaded.settings())
 
     np.testing.assert_allclose(found["embedding"], embeddings, rtol=1e-3, atol=2e-3)
@@ -60,7 +60,7 @@ def test_real_recordings_get_the_same_labels(everything, shared_data):
     loaded = bundles.load()
     files = sorted((shared_data / "esc10" / "audio").glob("*.ogg"))[::8]
     waveforms = np.stack([decode.windows(decode.load(file))[0].samples for file in files])
-    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(waveforms))
+    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(waveforms)).all()
     found = heard(everything, waveforms)
 
     assert len(files) == 50
@@ -81,7 +81,7 @@ def test_other_ways_to_mix(tmp_path, gallery, changes):
     loaded = bundles.load()
     settings = replace(loaded.settings(), experts=("popcount", "q1", "q16"), **changes)
     found = heard(export.export_onnx(loaded, tmp_path / "x.onnx", settings), gallery[:3])
-    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(gallery[:3]))
+    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(gallery[:3])).all()
     mixed = mixing.mix(
         outputs, settings, mean_interest=loaded.mean_interest(settings) if settings.normalise else 1.0
     )
