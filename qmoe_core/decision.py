@@ -34,10 +34,11 @@ class ExpertOpinion:
 
     name: str
     label: str
+    """Of its most probable class; empty where it was not run."""
     probabilities: np.ndarray
-    """q_i, float64 [C]; sums to 1."""
+    """q_i, float64 [C]; sums to 1. NaN where it was not run."""
     disagreement_kl: float
-    """d_i = KL(q_i ‖ q̄), nats, q̄ over the experts in the mixture."""
+    """d_i = KL(q_i ‖ q̄), nats, q̄ over the experts of the mixture that were run; NaN where it was not."""
     bonus: float
     """exp(α · d_i), or of d̂_i or σ_i: the factor curiosity multiplies r_i with."""
     router_probability: float
@@ -53,7 +54,7 @@ class ExpertOpinion:
     predicted_kl: float | None = None
     """d̂_i, nats: what `distilled` takes for d_i; None with another strategy or outside the mixture."""
     needed: bool = True
-    """Whether the strategy has to run it; the others are heard to be shown, and could be left out."""
+    """Whether the strategy has to run it; others run only for pages that show all."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,17 @@ class Decision:
         return tuple(e.name for e in self.experts if e.needed)
 
     @property
+    def known(self) -> tuple[ExpertOpinion, ...]:
+        """The experts that were run."""
+        return tuple(e for e in self.experts if e.label)
+
+    @property
     def agreeing(self) -> tuple[str, ...]:
         """Names of the experts whose own label is the mixture's."""
         return tuple(e.name for e in self.experts if e.label == self.label)
 
     def to_json(self) -> dict[str, Any]:
-        """The part of `qmoe classify --json` that a decision determines (design.md's contract)."""
+        """The part of `qmoe classify --json` that a decision determines."""
         return {
             "classes": list(self.classes),
             "prediction": {
@@ -98,9 +104,9 @@ class Decision:
             "experts": [
                 {
                     "name": e.name,
-                    "label": e.label,
-                    "probabilities": e.probabilities.tolist(),
-                    "disagreement_kl": e.disagreement_kl,
+                    "label": e.label or None,
+                    "probabilities": e.probabilities.tolist() if e.label else None,
+                    "disagreement_kl": e.disagreement_kl if e.label else None,
                     "bonus": e.bonus,
                     "router_probability": e.router_probability,
                     "router_std": e.router_std,
@@ -120,6 +126,7 @@ class Decision:
                 "router_variance": self.uncertainty.router_variance,
                 "router_mutual_information": self.uncertainty.router_mutual_information,
             },
+            "experts_run": list(self.needed),
             "alpha": self.alpha,
             "top_k": self.top_k,
             "curiosity": self.curiosity,

@@ -1,7 +1,7 @@
 """From a recording to a decision: what the command line, the Listen page and the Live view call.
 
-`observe` does the heavy part once (embedding, experts, router); `decide` mixes what was observed and is
-cheap enough to follow a slider.
+`observe` embeds and routes; `decide` runs the experts that the mixture's strategy needs, and mixes.
+A page that shows every expert runs all of them once (`Outputs.all`); `decide` then follows a slider.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from qmoe_core.audio.pictures import Picture
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
 from qmoe_core.errors import BundleError
-from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Outputs, Settings
 
 EMBED_BATCH = 16
@@ -29,13 +28,13 @@ EMBED_BATCH = 16
 
 @dataclass(frozen=True)
 class Observation:
-    """What the experts and the router said of every window of a recording.
+    """A recording's windows, embedded, and the outputs of router and experts for them.
 
     Attributes:
         file: display name; duration_s, sample_rate_hz: of the recording as it came; notes: see `decode.Clip`.
         spans: start and end of each window that was judged, seconds; silent ones are left out.
         embeddings: float32 [W, D].
-        outputs: leading axis W.
+        outputs: leading axis W; an expert is run when `decide` asks for it.
     """
 
     file: str
@@ -92,14 +91,17 @@ def embedder_of(bundle: Bundle, takes: str = "waveforms") -> embedders.Embedder:
     return embedder
 
 
-def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
-    """Embed every window and ask every expert and the router.
+def observe(
+    clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = None, run_all: bool = False
+) -> Observation:
+    """Embed and route every window.
 
     Args:
         clip: a recording, as `decode.open_recording` or `decode.load` gives it; read in bounded memory. Best
             at the embedder's sample rate; windows of another rate are converted.
         bundle: what answers.
         mc_samples: MC-dropout passes; the bundle's own number when None.
+        run_all: run every expert now, for whoever shows them all and mixes several times.
 
     Raises:
         BundleError: the bundle is damaged, or made with another embedder.
@@ -127,6 +129,7 @@ def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = N
     notes = clip.notes + whole.notes()
     if (left_out := clip.duration_s - _covered_s(spans)) > fitness.GAP_S:
         notes += (f"{left_out:.3g} s of silence were left out.",)
+    outputs = bundle.outputs(embeddings, mc_samples=mc_samples)
     return Observation(
         file=clip.name,
         duration_s=clip.duration_s,
@@ -134,7 +137,7 @@ def observe(clip: decode.Readable, bundle: Bundle, *, mc_samples: int | None = N
         notes=notes,
         spans=tuple(spans),
         embeddings=embeddings,
-        outputs=bundle.outputs(embeddings, mc_samples=mc_samples),
+        outputs=outputs.all() if run_all else outputs,
         fitness=whole,
         recorded=clip.recorded,
     )
@@ -146,7 +149,7 @@ def _covered_s(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def observe_picture(picture: Picture, bundle: Bundle, *, mc_samples: int | None = None) -> Observation:
-    """Embed a picture of a spectrogram and ask every expert and the router; its duration is not known, and 0.
+    """Embed and route a picture of a spectrogram; its duration is not known, and 0.
 
     Raises:
         BundleError: the bundle is damaged, or made with another embedder, or of recordings.
@@ -173,32 +176,14 @@ def decide(observation: Observation, bundle: Bundle, settings: Settings) -> Clas
         ConfigError: the settings name an expert that the bundle lacks.
         BundleError: curiosity is `distilled`, and the bundle carries nothing that it could learn from.
     """
-    scale = bundle.mean_interest(settings) if settings.normalise else 1.0
-    every = [observation.outputs.at(i) for i in range(len(observation.spans))]
+    outputs = observation.outputs
+    bundle.mix(outputs, settings)  # runs the experts on all windows together
     windows = tuple(
-        mixing.decide(
-            outputs,
-            bundle.classes,
-            settings,
-            mean_interest=scale,
-            predicted=bundle.predict(outputs, settings),
-            start_s=start,
-            end_s=end,
-        )
-        for outputs, (start, end) in zip(every, observation.spans, strict=True)
+        bundle.decide(outputs.at(i), settings, start, end) for i, (start, end) in enumerate(observation.spans)
     )
     whole = windows[0]
     if len(windows) > 1:
-        pooled = observation.outputs.pooled()
-        whole = mixing.decide(
-            pooled,
-            bundle.classes,
-            settings,
-            mean_interest=scale,
-            predicted=bundle.predict(pooled, settings),
-            start_s=0.0,
-            end_s=observation.duration_s,
-        )
+        whole = bundle.decide(outputs.pooled(), settings, 0.0, observation.duration_s)
     return Classification(
         file=observation.file,
         bundle=bundle.name,

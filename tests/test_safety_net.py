@@ -114,7 +114,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     session = f"of {id(names)}"  # the caches are a session's own
     monkeypatch.setattr("streamlit.runtime.caching.cache_data_api.get_session_id_or_throw", lambda: session)
     monkeypatch.setattr(hearing.decode, "load", load)
-    monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle: clip.name)
+    monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle, run_all: clip.name)
     return names
 
 
@@ -162,9 +162,9 @@ def test_an_upload_leaves_nothing_behind(decoded: list[str]) -> None:
 
 def test_the_epoch_is_chosen_on_clips_that_training_has_not_seen(tiny_subject: Any, tiny_config: Any) -> None:
     split = crossval.splits_of(tiny_subject, tiny_config, [1])[0]
-    parts: list[crossval.Part] = []
+    parts: list[crossval.FoldFit] = []
 
-    def fit(part: crossval.Part) -> tuple[Any, int]:
+    def fit(part: crossval.FoldFit) -> tuple[Any, int]:
         parts.append(part)
         return None, 3
 

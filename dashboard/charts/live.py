@@ -20,8 +20,8 @@ from dashboard.views.words import capital, nats, percent, readable
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import HOP, hz_to_mel
 from qmoe_core.bundles import Bundle
-from qmoe_core.live.detections import Judged
-from qmoe_core.live.pipeline import HOP_S, SHOWN_S, View
+from qmoe_core.live.detections import JudgedWindow
+from qmoe_core.live.pipeline import HOP_S, SHOWN_S, LiveView
 
 SHOWN_DB = 80
 """Range of the spectrogram's colours below its loudest point."""
@@ -32,7 +32,7 @@ TITLES = {
     "spectrogram": "Log-mel spectrogram, Hz",
     "level": "Peak level, dB below full scale",
     "answers": "What the mixture says: the darker, the surer",
-    "lanes": "What each expert would say, in the colour of the class; underlined: it was routed to",
+    "lanes": "What each expert that had to run says, in the colour of the class; underlined: it was chosen",
     "uncertainty": "Epistemic uncertainty, nats; dashed: the abstain line",
 }
 _FILES = Path(__file__).with_name("live_picture")
@@ -44,12 +44,12 @@ _picture = component(
 )
 
 
-def draw(view: View, bundle: Bundle, abstain: float | None, theme: Theme, *, key: str) -> None:
+def draw(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme, *, key: str) -> None:
     """Mount the half minute."""
     _picture(key=key, data=picture(view, bundle, abstain, theme))
 
 
-def picture(view: View, bundle: Bundle, abstain: float | None, theme: Theme) -> dict[str, Any]:
+def picture(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme) -> dict[str, Any]:
     """What live_picture.js draws.
 
     Times are seconds before now, `ago`; shares are whole per cent; levels are bytes, 0 to 255, row by row
@@ -76,7 +76,7 @@ def picture(view: View, bundle: Bundle, abstain: float | None, theme: Theme) -> 
         "classes": [capital(readable(label)) for label in bundle.classes],
         "colours": [class_colour(bundle.classes, label) for label in bundle.classes],
         "experts": list(bundle.experts),
-        "windows": [_window(w, view.heard_s, places) for w in windows],
+        "windows": [_window(w, view.heard_s, places, bundle.experts) for w in windows],
         "abstain": abstain,
         "theme": {**asdict(theme), "scale": list(theme.scale)},
         "alt": _alt(newest),
@@ -84,19 +84,21 @@ def picture(view: View, bundle: Bundle, abstain: float | None, theme: Theme) -> 
     }
 
 
-def _window(judged: Judged, heard_s: float, places: dict[str, int]) -> dict[str, Any]:
-    experts = judged.decision.experts
+def _window(
+    judged: JudgedWindow, heard_s: float, places: dict[str, int], experts: tuple[str, ...]
+) -> dict[str, Any]:
+    ran = {e.name: e for e in judged.decision.known}
     return {
         "ago": round(heard_s - judged.end_s, 3),
         "shares": np.rint(100 * judged.decision.probabilities).astype(int).tolist(),
         "best": places[judged.decision.label],
-        "said": [places[e.label] for e in experts],
-        "routed": [i for i, e in enumerate(experts) if e.selected],
+        "said": [places[ran[name].label] if name in ran else None for name in experts],
+        "routed": [i for i, name in enumerate(experts) if name in ran and ran[name].selected],
         "epistemic": round(judged.decision.uncertainty.epistemic, 5),
     }
 
 
-def _alt(newest: Judged | None) -> str:
+def _alt(newest: JudgedWindow | None) -> str:
     said = "The last half minute: spectrogram, level, answers of the mixture and of each expert, uncertainty."
     if newest is None:
         return said

@@ -186,6 +186,7 @@ class Picture {
     data.windows.forEach(({said, routed}, i) => {
       const [left, wide] = this.stretch(x, i);
       said.forEach((label, row) => {
+        if (label === null) return;
         pen.globalAlpha = routed.includes(row) ? 1 : 0.45;
         pen.fillStyle = data.colours[label];
         pen.fillRect(left, row * lane + 2, wide, lane - 4);
@@ -207,7 +208,7 @@ class Picture {
       data.windows.forEach(({said}, i) => {
         const [left] = this.stretch(x, i);
         const text = String(said[row] + 1);
-        if ((i && said[row] === data.windows[i - 1].said[row]) || left < free) return;
+        if (said[row] === null || (i && said[row] === data.windows[i - 1].said[row]) || left < free) return;
         const wide = pen.measureText(text).width + 4;
         pen.fillStyle = data.theme.page;
         pen.fillRect(left, row * lane + 2, wide, lane - 4);

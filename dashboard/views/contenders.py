@@ -18,7 +18,6 @@ from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import calibration, classification, selective
-from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Mixed, Outputs, Settings
 
 _NAME = re.compile(
@@ -51,13 +50,11 @@ class Contender:
 
     def mixed(self, bundle: Bundle, outputs: Outputs) -> Mixed:
         """What it makes of what the experts said of some clips."""
-        return mixing.mix(outputs, self.settings, mean_interest=bundle.mean_interest(self.settings))
+        return bundle.mix(outputs, self.settings)
 
     def decision(self, bundle: Bundle, outputs: Outputs) -> Decision:
         """Its decision on one clip."""
-        return mixing.decide(
-            outputs, bundle.classes, self.settings, mean_interest=bundle.mean_interest(self.settings)
-        )
+        return bundle.decide(outputs, self.settings)
 
 
 def named(experts: Sequence[str], alpha: float | None = None, top_k: int = 1) -> str:

@@ -13,7 +13,6 @@ from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation import sweep
 from qmoe_core.evaluation.sweep import AlphaSweep, Flip
-from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import bonus
 from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
@@ -68,12 +67,8 @@ def interest(bundle: Bundle, settings: Settings) -> Interest:
 
 @st.cache_data(max_entries=96, show_spinner=False)
 def _interest(digest: str, settings: Settings, _bundle: Bundle) -> Interest:
-    mixed = mixing.mix(
-        dataset(_bundle).outputs,
-        settings,
-        mean_interest=_bundle.mean_interest(settings),
-        predicted=_bundle.predict_out_of_fold(settings),
-    )
+    mixed = _bundle.reference(settings)
+    assert mixed is not None, "the page has asked for the dataset before"
     low, middle, high = np.quantile(mixed.interest, [0.05, 0.5, 0.95], axis=0)
     return Interest(low, middle, high, float(mixed.interest.min()), float(mixed.interest.max()))
 

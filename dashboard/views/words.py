@@ -141,13 +141,13 @@ def seconds(value: float) -> str:
 
 def agreement(decision: Decision) -> str:
     """Who hears what the mixture hears, and what the others hear."""
-    n, agreeing = len(decision.experts), len(decision.agreeing)
+    n, agreeing = len(decision.known), len(decision.agreeing)
     if n == 1:
         return ""
     if agreeing == n:
         return "Both experts agree." if n == 2 else f"All {number(n)} experts agree."
     others: dict[str, list[str]] = {}
-    for expert in decision.experts:
+    for expert in decision.known:
         if expert.label != decision.label:
             others.setdefault(expert.label, []).append(expert.name)
     said = "; ".join(

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 
 from qmoe_core import engine
 from qmoe_core.config import Config
+from qmoe_core.decision import Decision
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.experts.spec import parse_names
 from qmoe_core.routing import distilled, mixing
@@ -133,6 +134,7 @@ class Bundle:
     std: np.ndarray
     _experts: dict[str, engine.PackedExpert] = field(default_factory=dict, repr=False)
     _heads: dict[tuple[object, ...], distilled.Head] = field(default_factory=dict, repr=False)
+    _interests: dict[Settings, float] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -214,7 +216,7 @@ class Bundle:
         return self.manifest.files[f"experts/{name}.safetensors"].bytes
 
     def outputs(self, embeddings: np.ndarray, *, mc_samples: int | None = None) -> Outputs:
-        """What every expert and the router say of embeddings, float32 [B, D].
+        """Logits of the router, and of each expert that will be asked for, of embeddings, float32 [B, D].
 
         Args:
             embeddings: as the embedder gives them (not standardised).
@@ -222,13 +224,39 @@ class Bundle:
         """
         z = self.standardise(embeddings)
         samples = self.config.router.mc_samples if mc_samples is None else mc_samples
-        logits = np.stack([self.expert(name).logits(z) for name in self.experts], axis=1)
-        return Outputs(
+        return Outputs.lazy(
             self.experts,
-            logits.astype(np.float64),
-            self.router.logits(z).astype(np.float64),
-            self.router.mc_logits(z, samples).astype(np.float64),
+            len(self.classes),
+            self.router.forward(z, samples),
+            lambda name, clips: self.expert(name).logits(z[clips]),
         )
+
+    def mix(self, outputs: Outputs, settings: Settings) -> Mixed:
+        """Mix outputs of this bundle; see `mixing.mix`.
+
+        Raises:
+            BundleError, ConfigError: see `head`.
+        """
+        return mixing.mix(outputs, settings, **self._learned(settings))
+
+    def decide(
+        self, outputs: Outputs, settings: Settings, start_s: float = 0.0, end_s: float = 0.0
+    ) -> Decision:
+        """One clip's decision; see `mixing.decide`.
+
+        Raises:
+            BundleError, ConfigError: see `head`.
+        """
+        learned = self._learned(settings)
+        return mixing.decide(outputs, self.classes, settings, start_s=start_s, end_s=end_s, **learned)
+
+    def _learned(self, settings: Settings) -> dict[str, Any]:
+        """What these settings take from the out-of-fold outputs."""
+        distils = settings.curiosity == "distilled"
+        return {
+            "mean_interest": self.mean_interest(settings),
+            "predicted": self.head(settings) if distils else None,
+        }
 
     @cached_property
     def dataset(self) -> BundleDataset | None:
@@ -278,20 +306,6 @@ class Bundle:
             self._heads[key] = distilled.fit(self._lessons(settings))
         return self._heads[key]
 
-    def predict(self, outputs: Outputs, settings: Settings) -> distilled.Predicted | None:
-        """d̂_i of clips that the bundle's experts were asked about; None unless curiosity is `distilled`.
-
-        Args:
-            outputs: with the cheap expert's, whether it is in the mixture or not.
-
-        Raises:
-            BundleError, ConfigError: see `head`.
-        """
-        if settings.curiosity != "distilled":
-            return None
-        r = softmax(outputs.of(settings.experts).router / settings.temperature)
-        return self.head(settings)(outputs.of((settings.cheap_expert,)).logits[..., 0, :], r)
-
     def predict_out_of_fold(self, settings: Settings) -> distilled.Predicted | None:
         """d̂_i of the dataset's clips, each by a head that learned from the other folds.
 
@@ -323,22 +337,21 @@ class Bundle:
 
     def mean_interest(self, settings: Settings) -> float:
         """What `normalise` divides by: the out-of-fold mean of d_i (or d̂_i, σ_i); 1 without a dataset."""
-        if self.dataset is None:
+        if not settings.normalise or self.dataset is None:
             return 1.0
-        return mixing.mean_interest(
-            self.dataset.outputs, settings, predicted=self.predict_out_of_fold(settings)
-        )
+        key = replace(settings, alpha=0.0, top_k=1)  # whatever they are, d_i is the same
+        if key not in self._interests:
+            predicted = self.predict_out_of_fold(settings)
+            self._interests[key] = mixing.mean_interest(self.dataset.outputs, settings, predicted)
+        return self._interests[key]
 
     def reference(self, settings: Settings) -> Mixed | None:
         """The default set's out-of-fold predictions mixed the same way, to compare a clip with."""
         if self.dataset is None:
             return None
-        return mixing.mix(
-            self.dataset.outputs,
-            settings,
-            mean_interest=self.mean_interest(settings),
-            predicted=self.predict_out_of_fold(settings),
-        )
+        predicted = self.predict_out_of_fold(settings)
+        interest = self.mean_interest(settings)
+        return mixing.mix(self.dataset.outputs, settings, mean_interest=interest, predicted=predicted)
 
     def verify(self) -> None:
         """Read every file and compare sizes and checksums.

@@ -133,9 +133,9 @@ def text(result: Classification, title: str) -> str:
     rows += [
         (
             f"  {expert.name}",
-            expert.label,
-            f"{expert.probabilities.max():.3f}",
-            f"{expert.disagreement_kl:.4f}",
+            expert.label or "not run",
+            f"{expert.probabilities.max():.3f}" if expert.label else "–",
+            f"{expert.disagreement_kl:.4f}" if expert.label else "–",
             f"{expert.routing_probability:.3f}" if expert.in_mixture else "–",
             "yes" if expert.selected else "",
         )
@@ -145,7 +145,7 @@ def text(result: Classification, title: str) -> str:
     return "\n".join(
         [
             f"{safe(title)}: {whole.label}, {whole.probability:.0%}{began}",
-            f"  {len(whole.agreeing)} of {len(whole.experts)} experts say {whole.label}; uncertainty "
+            f"  {len(whole.agreeing)} of {len(whole.known)} experts say {whole.label}; uncertainty "
             f"{u.total:.3f} nats (aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})",
             table(rows),
             *(f"  {w.start_s:7.1f} – {w.end_s:.1f} s: {w.label}, {w.probability:.0%}" for w in windows),

@@ -35,6 +35,7 @@ from qmoe_core.engine.vectors import (
     f32,
     i32,
     i64,
+    named,
     nothing,
     operation,
 )
@@ -44,17 +45,6 @@ compiled: Any = _jit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrap
 inline: Any = _jit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 one, two, eight = Vectors(1), Vectors(2), Vectors(8)
-
-
-def _named(name: str, function: Callable) -> Callable:
-    """The function under a name of its own.
-
-    Functions made by one factory share a qualified name. Numba tells them apart by a number that it counts
-    anew in every process, so that machine code cached by two processes can hold two functions under one
-    symbol, of which the linker takes one.
-    """
-    function.__qualname__ = f"{function.__name__}_{name}"
-    return function
 
 
 def _zeros(kind: Vectors) -> Any:
@@ -146,7 +136,7 @@ def _product_of(
                     total = settle_each(total, part)
                 write_rows(out + 4 * rows * group + sample * out_stride, total, corrections + 4 * sample)
 
-    return compiled(_named(name, product))
+    return compiled(named(name, product))
 
 
 def _each_row(step: Callable) -> Callable:
@@ -239,7 +229,7 @@ def _in_lanes(bits: int, size: int) -> Any:
     time: of the sums, the first is the lowest field's row, and each other less the one before it is its
     field's, shifted.
     """
-    lanes = plan.Lanes.of(bits, size)
+    lanes = plan.LaneLayout.of(bits, size)
     kind = Vectors(lanes.strands * lanes.vectors * lanes.fields, size)
 
     def step(e: Emitter, sums: Sequence[Value], at: Value, x: Value) -> list[Value]:
@@ -367,7 +357,7 @@ def _table_product(
                 to = out + sample * out_stride + plan.ABREAST * block * sums_each * BYTES
                 store(to, totals, corrections + 4 * sample)
 
-    return compiled(_named(name, product))
+    return compiled(named(name, product))
 
 
 def _widen(e: Emitter, low: Value, high: Value) -> list[Value]:
@@ -645,7 +635,7 @@ def _forward_with(name: str, int8: Any, int4: Any, int2: Any, int1: Any) -> Any:
         elif bits == 1:
             int1(weights, blocks, length, x, x_stride, y, y_stride, corrections, samples, backwards)
 
-    multiply = inline(_named(name, multiply))
+    multiply = inline(named(name, multiply))
 
     def forward(x: np.ndarray, arena: np.ndarray, workspace: np.ndarray, out: np.ndarray) -> None:
         base, work = arena.ctypes.data, workspace.ctypes.data
@@ -677,7 +667,7 @@ def _forward_with(name: str, int8: Any, int4: Any, int2: Any, int1: Any) -> Any:
                 for i in range(0, 4 * classes, 4):
                     _store_f32(to + i, _load_f32(y + sample * y_stride + i))
 
-    return compiled(_named(name, forward))
+    return compiled(named(name, forward))
 
 
 _forward = _forward_with("avx2", _int8, _int4, _two_planes, _one_plane)

@@ -26,7 +26,7 @@ from qmoe_core.runtime import machine_code
 NAMES = ("avx512", "vnni", "avx2", "portable", "numpy")
 """From the fastest to the plainest."""
 
-_SOURCES = ("arena.py", "avx2.py", "portable.py", "vectors.py")
+_SOURCES = ("arena.py", "avx2.py", "convolution.py", "convolution_plan.py", "portable.py", "vectors.py")
 _compiling = threading.Lock()
 
 
@@ -100,11 +100,29 @@ def _load(name: str) -> Kernel:
     return _compiled(arena.vector_order, _compile(avx2.entry))
 
 
+def load_network(name: str, *, quantized: bool) -> Callable:
+    """The compiled function that `convolution.entry` describes, from numba's cache if it is there.
+
+    Args:
+        name: a kernel other than `numpy`.
+        quantized: whether activations are uint8.
+    """
+    with _compiling:
+        return _load_network(name, quantized)
+
+
+@cache
+def _load_network(name: str, quantized: bool) -> Callable:
+    from qmoe_core.engine import convolution
+
+    return _compile(convolution.entry(name, quantized=quantized), of_network=True)
+
+
 def _compiled(order: arena.Order, forward: Any) -> Kernel:
     return Kernel(partial(arena.build, order=order), arena.workspace_for, forward)
 
 
-def _compile(entry: Callable[[int], Callable]) -> Any:
+def _compile(entry: Callable[[int], Callable], *, of_network: bool = False) -> Any:
     """Compile a kernel's entry, or get it from numba's cache.
 
     Numba's cache knows when the file of a function changed, but not the other files that it calls, so the
@@ -119,9 +137,15 @@ def _compile(entry: Callable[[int], Callable]) -> Any:
         digest.update(Path(__file__).with_name(source).read_bytes())
     fingerprint = int.from_bytes(digest.digest()[:7], "little")
     # Arrays that may not be written are accepted where nothing is written, so that no call compiles anew.
-    floats, read_only = types.float32[::1], types.Array(types.float32, 1, "C", readonly=True)
-    signature = types.int64(read_only, types.uint8[::1], types.uint8[::1], floats)
-    nothing = np.empty(0, np.float32), np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.float32)
+    read_only, memory = types.Array(types.float32, 1, "C", readonly=True), types.uint8[::1]
+    arguments = [read_only, memory, memory, types.float32[::1]]
+    nothing: list[Any] = [np.empty(0, dtype) for dtype in (np.float32, np.uint8, np.uint8, np.float32)]
+    if of_network:
+        arguments[2:2] = types.int64[:, ::1], types.int64[::1]
+        nothing[2:2] = np.empty((0, 0), np.int64), np.empty(0, np.int64)
+        arguments.append(types.int64)
+        nothing.append(0)
+    signature = types.int64(*arguments)
     try:
         forward = machine_code.cached(entry(fingerprint), signature, error_model="numpy")
         if forward(*nothing) == fingerprint:

@@ -154,6 +154,8 @@ class ConvLayer:
         object.__setattr__(self, "padding", _pair("padding", self.padding, 0, max(kernel) - 1))
         if self.kind == "dense" and self.stride != (1, 1):
             raise BundleError("stride: a dense layer has none")
+        if self.kind != "dense" and self.activation in ("sigmoid", "hardsigmoid"):
+            raise BundleError(f"activation: {self.activation} is for the dense layers of a squeeze-excite")
 
     @property
     def matrix(self) -> np.ndarray:

@@ -13,6 +13,7 @@ makes operations, and it is only imported on a processor that has both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
 from typing import Any
 
 from llvmlite import ir
@@ -28,6 +29,7 @@ Value = Any
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _F32 = ir.FloatType()
+BYTE, INT = _I8, _I32
 
 
 def features() -> frozenset[str]:
@@ -95,19 +97,26 @@ def operation(result: types.Type, *arguments: types.Type, size: int = BYTES) -> 
                 return cgutils.pack_array(builder, value)
             return context.get_dummy_value() if value is None else value
 
+        def typing(context: Any, *_: Any) -> tuple[Any, Callable]:
+            return result(*arguments), generate
+
         # Numba wants an intrinsic to have a named parameter for each argument.
-        typings = (
-            lambda context: (result(), generate),
-            lambda context, a: (result(*arguments), generate),
-            lambda context, a, b: (result(*arguments), generate),
-            lambda context, a, b, c: (result(*arguments), generate),
-            lambda context, a, b, c, d: (result(*arguments), generate),
-            lambda context, a, b, c, d, e: (result(*arguments), generate),
-            lambda context, a, b, c, d, e, f: (result(*arguments), generate),
-        )
-        return intrinsic(typings[len(arguments)])
+        names = ("context", *(f"argument{i}" for i in range(len(arguments))))
+        typing.__signature__ = Signature([Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names])
+        return intrinsic(typing)
 
     return decorate
+
+
+def named(name: str, function: Callable) -> Callable:
+    """The function under a name of its own.
+
+    Functions made by one factory share a qualified name. Numba tells them apart by a number that it counts
+    anew in every process, so that machine code cached by two processes can hold two functions under one
+    symbol, of which the linker takes one.
+    """
+    function.__qualname__ = f"{function.__name__}_{name}"
+    return function
 
 
 # --- What operations are written with -------------------------------------------------------------
@@ -116,7 +125,8 @@ def operation(result: types.Type, *arguments: types.Type, size: int = BYTES) -> 
 class Emitter:
     """Writes vector instructions into a function that is being compiled; every method emits one or two.
 
-    Those that are x86 instructions exist for vectors of 32 bytes only, but for `dot8_vnni`.
+    Those that are x86 instructions exist for vectors of 32 bytes only, but for `dot8_vnni`. What is under
+    "Any processor" is plain LLVM: vectors of any size, compiled to what the processor has.
     """
 
     def __init__(self, builder: Any, size: int) -> None:
@@ -244,9 +254,8 @@ class Emitter:
         return self._lanes("ashr", self._v32, x, self.fill32(count))
 
     def max32(self, x: Value, y: Value) -> Value:
-        return self._as(
-            self._v8, self._call("llvm.smax.v8i32", self._v32, self._as(self._v32, x), self._as(self._v32, y))
-        )
+        name = f"llvm.smax.v{self._v32.count}i32"
+        return self._as(self._v8, self._call(name, self._v32, self._as(self._v32, x), self._as(self._v32, y)))
 
     def abs8(self, x: Value) -> Value:
         """|x|; |−128| is 128 if what follows takes the bytes as unsigned."""
@@ -394,3 +403,98 @@ class Emitter:
 
     def bits_to_f32(self, number: Value) -> Value:
         return self.builder.bitcast(number, _F32)
+
+    # Any processor
+
+    def loop(
+        self, count: Value, state: Sequence[Value], body: Callable[[Value, list[Value]], Sequence[Value]]
+    ) -> list[Value]:
+        """Emit `body`, (index, state) → state, once, to run for the indices 0 … count − 1; the last state."""
+        builder, zero = self.builder, ir.Constant(_I64, 0)
+        before, head, end = builder.block, *(builder.append_basic_block(name) for name in ("loop", "end"))
+        builder.cbranch(builder.icmp_signed(">", count, zero), head, end)
+        builder.position_at_end(head)
+        index, *current = [builder.phi(kind) for kind in (_I64, *(value.type for value in state))]
+        after = list(body(index, current))
+        after.insert(0, builder.add(index, ir.Constant(_I64, 1)))
+        latch = builder.block
+        for phi, first, later in zip([index, *current], [zero, *state], after, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, latch)
+        builder.cbranch(builder.icmp_signed("<", after[0], count), head, end)
+        builder.position_at_end(end)
+        results = [builder.phi(value.type) for value in state]
+        for phi, first, later in zip(results, state, after[1:], strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, latch)
+        return results
+
+    def step(self, at: Value, stride: Value | int, index: Value | int) -> Value:
+        """The address `index` strides after `at`; two addresses or numbers of 64 bits."""
+        wide = (ir.Constant(_I64, v) if isinstance(v, int) else v for v in (stride, index))
+        return self.builder.add(at, self.builder.mul(*wide))
+
+    def load_bytes(self, at: Value) -> Value:
+        """As many bytes as a vector has lanes of 32 bits."""
+        return self.builder.load(self._pointer(at, 0, ir.VectorType(_I8, self.size // 4)), align=1)
+
+    def widen8(self, narrow: Value) -> Value:
+        """Unsigned bytes of `load_bytes` to 32 bits each."""
+        return self._as(self._v8, self.builder.zext(narrow, self._v32))
+
+    def lowest8(self, x: Value) -> Value:
+        """The lowest byte of each lane of 32 bits, to be stored."""
+        return self.builder.trunc(self._as(self._v32, x), ir.VectorType(_I8, self.size // 4))
+
+    def zip8(self, rows: Sequence[Value]) -> Value:
+        """Four times `load_bytes` to a vector: the first byte of each, the second of each, and so on."""
+        quarter = self.size // 4
+        first, second = (
+            self.builder.shuffle_vector(
+                rows[i], rows[i + 1], ir.Constant(ir.VectorType(_I32, 2 * quarter), list(range(2 * quarter)))
+            )
+            for i in (0, 2)
+        )
+        order = [i % 4 * quarter + i // 4 for i in range(self.size)]
+        return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, self.size), order))
+
+    def halves(self, x: Value, signed: bool) -> tuple[Value, Value]:
+        """Even and odd bytes, each widened to 16 bits."""
+        shift = "ashr" if signed else "lshr"
+        even = self._lanes("shl", self._v16, x, self.fill16(8))
+        return tuple(self._lanes(shift, self._v16, part, self.fill16(8)) for part in (even, x))  # type: ignore
+
+    def add_products16(self, total: Value, x: Value, y: Value) -> Value:
+        """total + signed products of 16 bits, neighbours summed into 32, as plain LLVM."""
+        for shift in (self.fill32(16), self.fill32(0)):
+            x_part, y_part = (
+                self._lanes("ashr", self._v32, self._lanes("shl", self._v32, v, shift), self.fill32(16))
+                for v in (x, y)
+            )
+            total = self.add32(total, self._lanes("mul", self._v32, x_part, y_part))
+        return total
+
+    def multiply32(self, x: Value, y: Value) -> Value:
+        return self._lanes("mul", self._v32, x, y)
+
+    def fused_f32(self, x: Value, y: Value, z: Value) -> Value:
+        """x · y + z, rounded once or twice."""
+        x, y, z = (self._as(self._vf32, value) for value in (x, y, z))
+        product = self.builder.fmul(x, y, flags=("contract",))
+        return self._as(self._v8, self.builder.fadd(product, z, flags=("contract",)))
+
+    def larger_f32(self, x: Value, y: Value) -> Value:
+        """The larger; y where one is not a number."""
+        x, y = (self._as(self._vf32, value) for value in (x, y))
+        return self._as(self._v8, self.builder.select(self.builder.fcmp_ordered(">", x, y), x, y))
+
+    def smaller_f32(self, x: Value, y: Value) -> Value:
+        x, y = (self._as(self._vf32, value) for value in (x, y))
+        return self._as(self._v8, self.builder.select(self.builder.fcmp_ordered("<", x, y), x, y))
+
+    def larger_u8(self, x: Value, y: Value) -> Value:
+        """The larger unsigned bytes of two `load_bytes`."""
+        return self.builder.select(self.builder.icmp_unsigned(">", x, y), x, y)
+
+    def fill_f32(self, value: float) -> Value:
+        return self._as(self._v8, ir.Constant(self._vf32, [value] * (self.size // 4)))

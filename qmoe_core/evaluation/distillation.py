@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -280,11 +279,7 @@ def _mixed(bundle: Bundle, way: Settings, alphas: Sequence[float]) -> mixing.Mix
     predicted = bundle.predict_out_of_fold(way)
     outputs = sweep.judged(bundle).outputs
     scale = mixing.mean_interest(outputs, way, predicted=predicted) if way.normalise else 1.0
-    mixed = mixing.mix_alphas(
-        outputs, way, np.array(alphas)[:, None, None], mean_interest=scale, predicted=predicted
-    )
-    asked = np.broadcast_to(mixed.asked, mixed.runs.shape)
-    return replace(mixed, asked=asked)
+    return mixing.mix(outputs, way, np.array(alphas)[:, None], mean_interest=scale, predicted=predicted)
 
 
 def measure(bundle: Bundle, ways: Sequence[Settings], *, n: int) -> list[Latency]:
@@ -296,41 +291,17 @@ def measure(bundle: Bundle, ways: Sequence[Settings], *, n: int) -> list[Latency
     Args:
         ways: top-k mixtures of one set of experts; n: timed calls of each.
     """
-    from qmoe_core.engine.packed_mixture import Numbers, PackedMixture
-
-    clips = np.ascontiguousarray(bundle.standardise(sweep.judged(bundle).embeddings))
+    clips = sweep.judged(bundle).embeddings
     contestants, runs = [], []
     for number, way in enumerate(ways):
-        distilled = way.curiosity == "distilled"
-        outside = distilled and way.cheap_expert not in way.experts
-        mixture = PackedMixture(
-            [bundle.expert(name) for name in way.experts],
-            bundle.router,
-            max_samples=max(way.mc_samples, 1),
-            head=bundle.head(way) if distilled else None,
-            cheap=bundle.expert(way.cheap_expert) if outside else None,
-        )
-        decide = partial(
-            mixture.decide,
-            alpha=way.alpha,
-            top_k=way.top_k,
-            curiosity=way.curiosity,
-            samples=way.mc_samples if way.curiosity == "router-mc" else 0,
-            temperature=way.temperature,
-            mean_interest=bundle.mean_interest(way) if way.normalise else 1.0,
-        )
-        out = mixture.numbers()
-        ran = []
-        for clip in clips:
-            decide(clip, out)
-            ran.append(int(out.ran.sum()) + (outside and bool(np.isfinite(out.predicted).all())))
-        runs.append(float(np.mean(ran)))
-        turn = itertools.cycle(clips)
+        samples = way.mc_samples if way.curiosity == "router-mc" else 0
 
-        def call(decide: Any = decide, turn: Any = turn, out: Numbers = out) -> None:
-            decide(next(turn), out)
+        def call(embedding: np.ndarray, way: Settings = way, samples: int = samples) -> mixing.Mixed:
+            return bundle.mix(bundle.outputs(embedding, mc_samples=samples), way)
 
-        contestants.append(Contestant(str(number), "mixture", call))
+        runs.append(float(np.mean([call(clip).runs for clip in clips[:, None]])))
+        turn = itertools.cycle(clips[:, None])
+        contestants.append(Contestant(str(number), "mixture", lambda call=call, turn=turn: call(next(turn))))
     times = latency.race(contestants, n=n)
     made = []
     for contestant, mean_runs in zip(contestants, runs, strict=True):

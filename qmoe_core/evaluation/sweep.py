@@ -83,7 +83,7 @@ class AlphaSweep:
         return (self.route_flipped | self.label_flipped).mean(axis=1)
 
     def to_json(self) -> dict[str, Any]:
-        """`qmoe sweep alpha --json` (design.md's contract, and what else the pages draw)."""
+        """`qmoe sweep alpha --json`."""
         settings = self.settings
         return {
             "experts": list(settings.experts),
@@ -170,14 +170,15 @@ def alpha_sweep(
     every = np.concatenate([[0.0], values])
     cells = len(every) * outputs.of(settings.experts).logits.size
     parts = [
-        mixing.mix_alphas(outputs, settings, some[:, None, None], mean_interest=scale, predicted=predicted)
+        mixing.mix(outputs, settings, some[:, None], mean_interest=scale, predicted=predicted)
         for some in np.array_split(every, -(-cells // MAX_CELLS))
     ]
     mixed = replace(
         parts[0],
         routing=np.concatenate([part.routing for part in parts]),
         weights=np.concatenate([part.weights for part in parts]),
-        runs=np.concatenate([part.runs for part in parts]),
+        ran=np.concatenate([part.ran for part in parts]),
+        asked=np.concatenate([part.asked for part in parts]),
         probabilities=np.concatenate([part.probabilities for part in parts]),
     )
     called = mixed.probabilities.argmax(axis=-1)

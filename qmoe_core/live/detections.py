@@ -74,7 +74,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedWindow:
     """A window and what was said of it.
 
     Attributes:
@@ -84,7 +84,8 @@ class Judged:
         halves: what was said of each audible half; empty where nobody asked.
         peak, rms: of the waveform, 1 is full scale; clipped: share of samples at full scale.
         missing_s: seconds of it that never arrived.
-        embed_s, experts_s, mix_s: what judging took; waited_s: from its last sample's arrival to the answer.
+        embed_s, experts_s: what the embedder took, and experts and mixture.
+        waited_s: from its last sample's arrival to the answer.
         stale: windows that were left out before this one because it was newer.
     """
 
@@ -99,7 +100,6 @@ class Judged:
     missing_s: float = 0.0
     embed_s: float = 0.0
     experts_s: float = 0.0
-    mix_s: float = 0.0
     waited_s: float = 0.0
     stale: int = 0
 
@@ -110,7 +110,7 @@ class Judged:
     @property
     def judge_s(self) -> float:
         """What the paper calls latency: from samples to a decision."""
-        return self.embed_s + self.experts_s + self.mix_s
+        return self.embed_s + self.experts_s
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Detection:
         label: the answer; probability: the mixture's, mean over the stretch.
         epistemic: mean over the stretch, nats.
         expert: the one that was given most of the answer.
-        routed: each expert's share of the answer; agreeing: share of windows in which it said the same.
+        routed: each expert's share of the answer.
+        agreeing: of the windows that it ran on, the share in which an expert said the same.
         accepted; reason: why not, one of `REASONS`, or empty.
         windows: how many it rests on.
         best: the five seconds it was surest of, float32 [110250].
@@ -174,7 +175,7 @@ class _Stretch:
         return self.end_s - self.start_s
 
     def add(
-        self, judged: Judged, label: str, probability: float, epistemic: float, samples: np.ndarray
+        self, judged: JudgedWindow, label: str, probability: float, epistemic: float, samples: np.ndarray
     ) -> None:
         self.windows += 1
         self.probability += probability
@@ -182,7 +183,8 @@ class _Stretch:
         self.labels[label] += 1
         for expert in judged.decision.experts:
             self.routed[expert.name] = self.routed.get(expert.name, 0.0) + expert.weight
-            self.said.setdefault(expert.name, Counter())[expert.label] += 1
+            if expert.label:  # it was run
+                self.said.setdefault(expert.name, Counter())[expert.label] += 1
         if probability > self.best_probability:
             self.best_probability, self.best, self.best_start_s = probability, samples, judged.start_s
 
@@ -200,7 +202,7 @@ class _Stretch:
             epistemic=self.epistemic / self.windows,
             expert=max(routed, key=routed.__getitem__, default=""),
             routed=MappingProxyType(routed),
-            agreeing=MappingProxyType({n: said[label] / self.windows for n, said in self.said.items()}),
+            agreeing=MappingProxyType({n: said[label] / said.total() for n, said in self.said.items()}),
             accepted=not reason,
             reason=reason,
             windows=self.windows,
@@ -220,17 +222,17 @@ class Tracker:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.flickers = 0
-        self._recent: deque[Judged] = deque()  # averaged
+        self._recent: deque[JudgedWindow] = deque()  # averaged
         self._held: list[_Stretch] = []  # over, but the next may still be one with them
         self._current: _Stretch | None = None
-        self._last: Judged | None = None
+        self._last: JudgedWindow | None = None
 
     @property
     def current(self) -> Detection | None:
         """What is being heard now, as it would be logged if it ended here."""
         return None if self._current is None else self._current.detection(0.0)
 
-    def push(self, judged: Judged, samples: np.ndarray) -> list[Detection]:
+    def push(self, judged: JudgedWindow, samples: np.ndarray) -> list[Detection]:
         """Take the next window of the stream, with its waveform; gives the detections that are over."""
         rules = self.rules
         reason = _unheard(judged, rules)
@@ -304,7 +306,7 @@ class Tracker:
         return over
 
 
-def _unheard(judged: Judged, rules: Rules) -> str:
+def _unheard(judged: JudgedWindow, rules: Rules) -> str:
     """Why a window cannot be judged, whatever was said of it."""
     if judged.missing_s > 0.0:
         return GAP

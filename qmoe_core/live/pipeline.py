@@ -24,11 +24,10 @@ from qmoe_core.audio import fitness, mel
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, resample
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
-from qmoe_core.live.detections import Detection, Judged, Rules, Tracker
+from qmoe_core.live.detections import Detection, JudgedWindow, Rules, Tracker
 from qmoe_core.live.log import Log, LoggedDetection
 from qmoe_core.live.ring import Ring
 from qmoe_core.live.sources import MAX_NOTES, Note, Source, State, Stream
-from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings
 
 HOP_S = 0.25
@@ -46,7 +45,7 @@ _EDGE = mel.N_FFT // 2 // mel.HOP  # frames at each edge of a waveform that see 
 
 
 @dataclass(frozen=True)
-class View:
+class LiveView:
     """Everything a page draws, at one moment.
 
     Attributes:
@@ -67,7 +66,7 @@ class View:
     rate: int
     heard_s: float
     day: float
-    windows: tuple[Judged, ...]
+    windows: tuple[JudgedWindow, ...]
     judged: int
     stale: int
     levels: np.ndarray
@@ -120,7 +119,6 @@ class Pipeline:
         self._judge_s: deque[float] = deque(maxlen=LATENCIES)
         self._waited_s: deque[float] = deque(maxlen=LATENCIES)
         self._judged = self._stale = 0
-        self._interest: tuple[Settings | None, float] = (None, 1.0)
         self._stream: Stream | None = None
         self._reset()
 
@@ -186,12 +184,12 @@ class Pipeline:
             self._resampler = None
         return entries + self.pause()
 
-    def view(self) -> View:
+    def view(self) -> LiveView:
         """What a page draws."""
         with self._lock:
             stream = self._stream
             heard_s = self._first_s + self._history.end / SAMPLE_RATE
-            return View(
+            return LiveView(
                 state=self.source.state,
                 stream=stream.name if stream else "",
                 rate=stream.rate if stream else 0,
@@ -216,7 +214,7 @@ class Pipeline:
     def _reset(self) -> None:
         """Begin with nothing heard; what was judged before stays in the statistics and the log."""
         self._read = 0  # the source's sample that is due
-        self._windows: deque[Judged] = deque(maxlen=round(SHOWN_S / self.hop_s))
+        self._windows: deque[JudgedWindow] = deque(maxlen=round(SHOWN_S / self.hop_s))
         self._shown = 0  # frames drawn
         self._levels = np.empty((MELS, 0), dtype=np.int8)
         self._peaks = np.empty(0, dtype=np.float32)
@@ -288,31 +286,21 @@ class Pipeline:
             self._levels = np.concatenate([self._levels, levels], axis=1)[:, -kept:]
             self._peaks = np.concatenate([self._peaks, np.abs(blocks).max(axis=1)])[-kept:]
 
-    def _judge(self, stream: Stream, stale: int, arrived: float) -> tuple[Judged, np.ndarray]:
+    def _judge(self, stream: Stream, stale: int, arrived: float) -> tuple[JudgedWindow, np.ndarray]:
         first, waveform = self._history.read(self._history.end - WINDOW_SAMPLES)
         start_s = self._first_s + first / SAMPLE_RATE
         end_s = start_s + WINDOW_S
         settings = self.settings
-        scale = self._mean_interest(settings)
         t0 = time.perf_counter()
         embeddings = self._embed(waveform[None])
         t1 = time.perf_counter()
-        outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples).at(0)
+        outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples)
+        decision = self.bundle.decide(outputs.at(0), settings, start_s, end_s)
         t2 = time.perf_counter()
-        decision = mixing.decide(
-            outputs,
-            self.bundle.classes,
-            settings,
-            mean_interest=scale,
-            predicted=self.bundle.predict(outputs, settings),
-            start_s=start_s,
-            end_s=end_s,
-        )
-        t3 = time.perf_counter()
-        halves = self._halves(waveform, settings, scale) if self.rules.halves else ()
+        halves = self._halves(waveform, settings) if self.rules.halves else ()
         magnitude = np.abs(waveform)
         missing = stream.ring.missing(round(start_s * stream.rate), round(end_s * stream.rate))
-        judged = Judged(
+        judged = JudgedWindow(
             start_s=start_s,
             end_s=end_s,
             day=stream.timeline.at(0),
@@ -324,13 +312,12 @@ class Pipeline:
             missing_s=missing / stream.rate,
             embed_s=t1 - t0,
             experts_s=t2 - t1,
-            mix_s=t3 - t2,
             waited_s=time.perf_counter() - arrived,
             stale=stale,
         )
         return judged, waveform
 
-    def _halves(self, waveform: np.ndarray, settings: Settings, scale: float) -> tuple[str, ...]:
+    def _halves(self, waveform: np.ndarray, settings: Settings) -> tuple[str, ...]:
         """What the mixture says of each half of a window, repeated to fill it; a silent half says nothing."""
         middle = WINDOW_SAMPLES // 2
         filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
@@ -339,8 +326,7 @@ class Pipeline:
             self._embed(audible),
             mc_samples=settings.mc_samples,
         )
-        predicted = self.bundle.predict(outputs, settings)
-        probabilities = mixing.mix(outputs, settings, mean_interest=scale, predicted=predicted).probabilities
+        probabilities = self.bundle.mix(outputs, settings).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
     def _embed(self, windows: np.ndarray) -> np.ndarray:
@@ -349,13 +335,6 @@ class Pipeline:
         return self._embedder.embed(
             np.stack([resample(fitness.prepare(window), SAMPLE_RATE, rate) for window in windows])
         )
-
-    def _mean_interest(self, settings: Settings) -> float:
-        if not settings.normalise:
-            return 1.0
-        if self._interest[0] != settings:
-            self._interest = (settings, self.bundle.mean_interest(settings))
-        return self._interest[1]
 
     def _flush(self) -> list[LoggedDetection]:
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -23,6 +23,8 @@ from qmoe_core.engine.weights import MAX_WIDTH
 from qmoe_core.errors import ConfigError
 from qmoe_core.measure import energy, environment, latency, memory, size
 from qmoe_core.measure.latency import Contestant
+from qmoe_core.routing import distilled, mixing
+from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.routing.router import Router
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.requests import Bench
@@ -40,7 +42,7 @@ class BenchReport:
     rows: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """One document (design.md's contract)."""
+        """One document."""
         return {"what": self.what, "environment": self.environment, "rows": self.rows}
 
 
@@ -108,6 +110,12 @@ MIXTURES = (
 )
 """The expert lists of the paper's Table 3."""
 ROUTINGS: dict[str, Curiosity] = {"": "none", " curious": "disagreement", " router-mc": "router-mc"}
+RAN: dict[Curiosity, str] = {
+    "none": "one expert runs",
+    "disagreement": "all {n} experts run",
+    "router-mc": "one expert runs",
+    "distilled": "{cheap} always runs, and the chosen one",
+}
 
 
 def _router(dim: int, experts: Sequence[str], bundle: str | None) -> Router:
@@ -124,57 +132,50 @@ def _router(dim: int, experts: Sequence[str], bundle: str | None) -> Router:
 
 
 def mixture_contestants(
-    weights: Mapping[str, engine.ExpertWeights], clips: np.ndarray, routers: Mapping[tuple[str, ...], Router]
+    weights: Mapping[str, engine.ExpertWeights],
+    clips: np.ndarray,
+    routers: Mapping[tuple[str, ...], Router],
+    routings: Mapping[str, Curiosity] = ROUTINGS,
 ) -> list[Contestant]:
-    """Mixtures: plain top-1, curious by disagreement (all run), curious by the router alone.
+    """Mixtures as they are served: plain top-1, and by the strategies of curiosity.
 
     Args:
         weights: of every expert that a mixture has.
         clips: standardised embeddings, float32 [n, D], taken in turns, because a router sends clips to
             different experts.
         routers: of each mixture, by its experts.
+        routings: strategies, by what is added to a mixture's name. The head of `distilled` holds any numbers
+            here, and a ceiling that leaves nothing settled: its costliest case.
     """
-    from qmoe_core.engine.packed_mixture import PackedMixture
-
     made = []
     experts = {name: engine.PackedExpert(one) for name, one in weights.items()}
     for names, router in routers.items():
-        mixture = PackedMixture([experts[name] for name in names], router)
-        for suffix, curiosity in ROUTINGS.items():
-            samples = 0 if curiosity == "none" else 10
-            decide = partial(mixture.decide, alpha=0.3, curiosity=curiosity, samples=samples)
-            call = partial(_next_decided, itertools.cycle(clips), decide, mixture.numbers())
-            ran = f"all {len(names)} experts run" if curiosity == "disagreement" else "one expert runs"
-            note = f"top-1, α 0.3, {samples} MC samples; {ran}"
+        n, cheap = len(names), distilled.cheapest(names)
+        head = distilled.Head(cheap, names, np.zeros((3 + n, n)), np.full(n, -5.0), np.full(n, 1e3))
+        for suffix, curiosity in routings.items():
+            settings = Settings(names, alpha=0.3, curiosity=curiosity)
+            samples = 0 if curiosity in ("none", "distilled") else settings.mc_samples
+
+            call = partial(_serve, itertools.cycle(clips[:, None]), experts, router, samples, settings, head)
+            note = f"top-1, α 0.3, {samples} MC samples; {RAN[curiosity].format(n=n, cheap=cheap)}"
             made.append(Contestant("+".join(names) + suffix, "mixture", call, note))
     return made
 
 
-def _next_decided(clips: Iterator[np.ndarray], decide: Callable[..., None], numbers: Any) -> None:
-    decide(next(clips), numbers)
-
-
-def _distilled_contestants(
-    weights: Mapping[str, engine.ExpertWeights], x: np.ndarray, bundle: str | None
-) -> list[Contestant]:
-    """The paper's mixtures by predicted disagreement, where it costs most: the cheap expert always runs.
-
-    What a head predicts takes no time; this one holds any numbers, and a ceiling that leaves nothing settled.
-    """
-    from qmoe_core.engine.packed_mixture import PackedMixture
-    from qmoe_core.routing.distilled import Head, cheapest
-
-    made, router = [], _router(x.shape[1], tuple(weights), bundle)
-    for names in MIXTURES:
-        if not set(names) <= set(weights):
-            continue
-        n = len(names)
-        head = Head(cheapest(names), names, np.zeros((3 + n, n)), np.full(n, -5.0), np.full(n, 1e3))
-        mixture = PackedMixture([engine.PackedExpert(weights[name]) for name in names], router, head=head)
-        decide = partial(mixture.decide, x[0], mixture.numbers(), alpha=0.3, curiosity="distilled", samples=0)
-        note = f"top-1, α 0.3; {head.cheap} always runs, and the chosen one"
-        made.append(Contestant("+".join(names) + " distilled", "mixture", decide, note))
-    return made
+def _serve(
+    clips: Iterator[np.ndarray],
+    experts: Mapping[str, engine.PackedExpert],
+    router: Router,
+    samples: int,
+    settings: Settings,
+    head: distilled.Head,
+) -> mixing.Mixed:
+    """Mix the next clip, as a bundle does (`Bundle.outputs`, `Bundle.mix`)."""
+    z = next(clips)
+    classes = experts[settings.experts[0]].classes
+    routing = router.forward(z, samples)
+    outputs = Outputs.lazy(router.experts, classes, routing, lambda name, _: experts[name].logits(z))
+    return mixing.mix(outputs, settings, predicted=head)
 
 
 def run(request: Bench, context: Context) -> BenchReport:
@@ -209,8 +210,8 @@ def run_latency(request: Bench, context: Context) -> BenchReport:
     if batch == 1:
         names = [some for some in MIXTURES if set(some) <= set(weights)]
         router = _router(floating.dim, tuple(weights), bundle)
-        contestants += mixture_contestants(weights, x, dict.fromkeys(names, router))
-        contestants += _distilled_contestants(weights, x, bundle)
+        routings: dict[str, Curiosity] = {**ROUTINGS, " distilled": "distilled"}
+        contestants += mixture_contestants(weights, x, dict.fromkeys(names, router), routings)
     progress = context.progress("latency")
     times = latency.race(contestants, n=n, cold=cold, progress=progress, cancelled=context.cancelled)
     rows = latency.summarise(contestants, times, baseline=others.TORCH_FP32, batch=batch)
@@ -287,7 +288,7 @@ def run_energy(request: Bench, context: Context) -> BenchReport:
     return BenchReport("energy", where, rows)
 
 
-def training_block(block_s: float, country: str) -> energy.Block:
+def training_block(block_s: float, country: str) -> energy.EnergyBlock:
     """Train an expert on the default bundle's clips, again and again for a while."""
     from qmoe_core.experts.network import ExpertNetwork
     from qmoe_core.training.fit import fit

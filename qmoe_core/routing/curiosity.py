@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from qmoe_core.routing.uncertainty import TINY
+from qmoe_core.runtime import machine_code
 
 MAX_EXPONENT = 700.0
 """exp of more overflows float64; a bonus that large has decided the routing long before."""
@@ -23,13 +24,14 @@ def bonus(interest: np.ndarray, alpha: float) -> np.ndarray:
     return np.exp(np.minimum(alpha * interest, MAX_EXPONENT))
 
 
-def curious_routing(r: np.ndarray, interest: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
+@machine_code.broadcasting("(n),(n),()->(n)")
+def curious_routing(r, interest, alpha, out):
     """The routing after the bonus (Eq. 8), renormalised.
 
     Args:
         r: routing distribution [..., N].
         interest: d_i, d̂_i or σ_i, [..., N].
-        alpha: α ≥ 0, one number or an array that broadcasts against [..., N].
+        alpha: α ≥ 0, one number or an array that broadcasts against the axes before N.
 
     Returns:
         [..., N]; where α = 0 it is `r` itself, bit for bit.
@@ -37,14 +39,23 @@ def curious_routing(r: np.ndarray, interest: np.ndarray, alpha: float | np.ndarr
     >>> curious_routing(np.array([0.5, 0.5]), np.array([0.0, np.log(3.0)]), 1.0).round(2).tolist()
     [0.25, 0.75]
     """
-    alpha = np.asarray(alpha, np.float64)
-    exponent = np.log(np.maximum(r, TINY)) + alpha * interest
-    weight = np.exp(exponent - exponent.max(axis=-1, keepdims=True))
-    curious = weight / weight.sum(axis=-1, keepdims=True)
-    return np.where(alpha == 0.0, r, curious)
+    if alpha == 0.0:
+        out[:] = r
+        return
+    top = -np.inf
+    for i in range(r.size):
+        out[i] = np.log(max(r[i], TINY)) + alpha * interest[i]
+        top = max(top, out[i])
+    total = 0.0
+    for i in range(r.size):
+        out[i] = np.exp(out[i] - top)
+        total += out[i]
+    for i in range(r.size):
+        out[i] /= total
 
 
-def top_k(routing: np.ndarray, k: int) -> np.ndarray:
+@machine_code.broadcasting("(n),()->(n)")
+def top_k(routing, k, out):
     """Weights of the mixture: the k largest routing probabilities renormalised, zero elsewhere.
 
     Of equals the earlier expert wins. k beyond N means all.
@@ -52,11 +63,13 @@ def top_k(routing: np.ndarray, k: int) -> np.ndarray:
     >>> top_k(np.array([0.5, 0.3, 0.2]), 2).round(3).tolist()
     [0.625, 0.375, 0.0]
     """
-    n = routing.shape[-1]
-    if k >= n:
-        chosen = routing
-    else:
-        order = np.argsort(-routing, axis=-1, kind="stable")
-        rank = np.argsort(order, axis=-1, kind="stable")
-        chosen = np.where(rank < k, routing, 0.0)
-    return chosen / chosen.sum(axis=-1, keepdims=True)
+    total = 0.0
+    for i in range(routing.size):
+        larger = 0
+        for j in range(routing.size):
+            if routing[j] > routing[i] or (routing[j] == routing[i] and j < i):
+                larger += 1
+        out[i] = routing[i] if larger < k else 0.0
+        total += out[i]
+    for i in range(routing.size):
+        out[i] /= total

@@ -25,7 +25,8 @@ import numpy as np
 
 from qmoe_core.errors import BundleError
 from qmoe_core.experts.spec import CHEAPEST_FIRST
-from qmoe_core.routing.uncertainty import TINY, entropy, softmax
+from qmoe_core.routing.uncertainty import TINY
+from qmoe_core.runtime import machine_code
 
 FLOOR = 1e-12
 """Probabilities and entropies below this are alike to the head."""
@@ -48,6 +49,28 @@ def cheapest(experts: tuple[str, ...]) -> str:
     return min(experts, key=CHEAPEST_FIRST.index)
 
 
+@machine_code.broadcasting("(c)->(),(),()")
+def _confidence(logits, margin, doubt, uncertainty):
+    """The largest logit minus the second, log(1 − max q), log H(q): [..., C] → three of [...]; NaN of NaN."""
+    if np.isnan(logits[0]):
+        margin[0], doubt[0], uncertainty[0] = np.nan, np.nan, np.nan
+        return
+    best, second = -np.inf, -np.inf
+    for c in range(logits.size):
+        second = max(second, min(logits[c], best))
+        best = max(best, logits[c])
+    total = 0.0
+    for c in range(logits.size):
+        total += np.exp(logits[c] - best)
+    entropy = 0.0
+    for c in range(logits.size):
+        q = np.exp(logits[c] - best) / total
+        entropy -= q * np.log(max(q, FLOOR))
+    margin[0] = best - second
+    doubt[0] = np.log(max(1.0 - 1.0 / total, FLOOR))
+    uncertainty[0] = np.log(max(entropy, FLOOR))
+
+
 def features(logits: np.ndarray, r: np.ndarray) -> np.ndarray:
     """What the head looks at: how sure the cheap expert is, in three ways, and where the router would go.
 
@@ -58,10 +81,10 @@ def features(logits: np.ndarray, r: np.ndarray) -> np.ndarray:
     Returns:
         [..., 3 + N]: the largest logit minus the second, log(1 − max q), log H(q), and r.
     """
-    q = softmax(logits)
-    two = np.partition(np.asarray(logits, np.float64), -2, axis=-1)[..., -2:]
-    sure = [two[..., 1] - two[..., 0], _log(1.0 - q.max(axis=-1)), _log(entropy(q))]
-    return np.concatenate([np.stack(sure, axis=-1), r], axis=-1)
+    found = np.empty((*r.shape[:-1], 3 + r.shape[-1]))
+    found[..., 0], found[..., 1], found[..., 2] = _confidence(logits)
+    found[..., 3:] = r
+    return found
 
 
 def _log(x: np.ndarray) -> np.ndarray:
@@ -222,19 +245,23 @@ def worth_asking(r: np.ndarray, ceiling: np.ndarray, alpha: float | np.ndarray, 
 
     Args:
         r: the router's distribution, [..., N]; ceiling: what no d̂_i exceeds, [N] or [..., N].
-        alpha: α, one number or an array that broadcasts against [..., N]; k: how many experts answer.
+        alpha: α, one number or an array that broadcasts against the axes before N; k: how many answer.
 
     Returns:
         bool [...].
     """
-    alpha = np.asarray(alpha, np.float64)
-    asked = np.broadcast_to(alpha > 0.0, np.broadcast_shapes(alpha.shape, r.shape))[..., 0]
-    n = r.shape[-1]
-    if n == 1:
-        return np.zeros_like(asked)
-    if k > 1:
-        return asked.copy()
-    plain = np.log(np.maximum(r, TINY))
-    chosen = np.arange(n) == plain.argmax(axis=-1)[..., None]
-    rival = np.where(chosen, -np.inf, plain + alpha * ceiling).max(axis=-1)
-    return asked & (rival >= plain.max(axis=-1))
+    return _may_change(r, ceiling, alpha, k) > 0.0
+
+
+@machine_code.broadcasting("(n),(n),(),()->()")
+def _may_change(r, ceiling, alpha, k, out):
+    best = 0
+    for i in range(1, r.size):
+        if r[i] > r[best]:
+            best = i
+    rival = -np.inf
+    for i in range(r.size):
+        if i != best:
+            rival = max(rival, np.log(max(r[i], TINY)) + alpha * ceiling[i])
+    open_ = k > 1.0 or rival >= np.log(max(r[best], TINY))
+    out[0] = 1.0 if open_ and alpha > 0.0 and r.size > 1 else 0.0

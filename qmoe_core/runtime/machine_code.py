@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from typing import Any
 from qmoe_core.runtime import system
 
 PACKAGE = Path(__file__).parents[1]
-KERNELS = ("audio", "engine")
+KERNELS = ("audio", "engine", "routing")
 """Folders of the package whose functions are kept; numba's own place for them is `__pycache__` in each."""
 SETTINGS = ("QMOE_CACHE", "NUMBA_CACHE_DIR")
 _log = logging.getLogger(__name__)
@@ -41,6 +42,32 @@ def cached(function: Callable, *signature: Any, **options: Any) -> Any:
         except (RuntimeError, OSError):  # numba found no such place after all
             pass
     return njit(*signature, **options)(function)
+
+
+def broadcasting(layout: str) -> Callable[[Callable], Any]:
+    """Compile a function of last axes, float64, that broadcasts over all other axes as NumPy's own do.
+
+    Args:
+        layout: of the core axes, as `numpy.vectorize` takes it: `(n),()->(n)`. The function gets a number for
+            each input `()`, and an array to be written for each output, with one element for `()`.
+    """
+    from numba import guvectorize, types
+
+    def array(axes: str) -> Any:
+        return types.Array(types.float64, len(axes.split(",")), "A")
+
+    inputs, outputs = (re.findall(r"\((.*?)\)", part) for part in layout.split("->"))
+    arguments = [*(array(axes) if axes else types.float64 for axes in inputs), *map(array, outputs)]
+
+    def compiled(function: Callable) -> Any:
+        if _prepared():
+            try:
+                return guvectorize([tuple(arguments)], layout, cache=True)(function)
+            except Exception:
+                pass  # Whatever is wrong with the cache, the code can be compiled without.
+        return guvectorize([tuple(arguments)], layout)(function)
+
+    return compiled
 
 
 @functools.cache

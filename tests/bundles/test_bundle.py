@@ -30,7 +30,7 @@ def read_everything(path: Path) -> Bundle:
     """Load a bundle and all that it loads lazily."""
     bundle = bundles.load(path)
     serve.embedder_of(bundle)
-    bundle.outputs(np.zeros((1, len(bundle.mean)), np.float32))
+    bundle.outputs(np.zeros((1, len(bundle.mean)), np.float32)).all()
     assert bundle.dataset is not None
     return bundle
 
@@ -112,7 +112,7 @@ def test_every_expert_learnt_something_of_what_it_was_trained_on(tiny_run):
     data = bundle.dataset
     assert data is not None
 
-    said = bundle.outputs(data.embeddings).logits.argmax(axis=2)
+    said = bundle.outputs(data.embeddings).all().logits.argmax(axis=2)
 
     for position, name in enumerate(NAMES):
         assert (said[:, position] == data.labels).mean() > 0.8, name
@@ -123,9 +123,9 @@ def test_a_clip_is_judged_alike_alone_and_in_a_batch(tiny_run):
     data = bundle.dataset
     assert data is not None
 
-    together = bundle.outputs(data.embeddings)
+    together = bundle.outputs(data.embeddings).all()
     for i in (0, 13, 29):
-        alone = bundle.outputs(data.embeddings[i : i + 1])
+        alone = bundle.outputs(data.embeddings[i : i + 1]).all()
         np.testing.assert_allclose(alone.logits[0], together.logits[i], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(alone.router[0], together.router[i], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(alone.router_mc[:, 0], together.router_mc[:, i], rtol=1e-4, atol=1e-5)
@@ -135,7 +135,7 @@ def test_fewer_mc_passes_are_the_first_of_more(tiny_run):
     bundle = bundles.load(tiny_run.bundle)
     z = np.zeros((2, len(bundle.mean)), np.float32)
 
-    few, many = bundle.outputs(z, mc_samples=3), bundle.outputs(z, mc_samples=50)
+    few, many = (bundle.outputs(z, mc_samples=n).all() for n in (3, 50))
 
     assert many.router_mc.shape == (50, 2, len(NAMES))
     np.testing.assert_allclose(many.router_mc[:3], few.router_mc, rtol=1e-5, atol=1e-6)

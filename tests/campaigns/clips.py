@@ -23,7 +23,7 @@ def write(path: Path) -> None:
     data = loaded.dataset
     assert data is not None
     settings = loaded.settings()
-    outputs = loaded.outputs(data.embeddings.astype(np.float32))
+    outputs = loaded.outputs(data.embeddings.astype(np.float32)).all()
     np.savez(
         path,
         experts=softmax(outputs.logits),

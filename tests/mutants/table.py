@@ -25,7 +25,7 @@ MIXING = "tests/routing/test_mixing.py"
 UNCERTAINTY = "tests/routing/test_uncertainty.py"
 ROUTER = "tests/routing/test_router.py"
 DISTILLED = "tests/routing/test_distilled.py"
-BITS, PACKED = "tests/engine/test_bits.py", "tests/engine/test_packed_mixture.py"
+BITS = "tests/engine/test_bits.py"
 LAYERS = "tests/experts/test_layers.py"
 STORE, BACKUP = "tests/runtime/store/test_store.py", "tests/runtime/store/test_backup.py"
 LOG, DETECTIONS, RING = "tests/live/test_log.py", "tests/live/test_detections.py", "tests/live/test_ring.py"
@@ -50,31 +50,31 @@ MUTANTS = (
     M(
         "alpha-sign",
         CURIOSITY_PY,
-        "+ alpha * interest\n    weight",
-        "- alpha * interest\n    weight",
+        "+ alpha * interest[i]",
+        "- alpha * interest[i]",
         (CURIOSITY,),
     ),
     M(
         "alpha-zero",
         CURIOSITY_PY,
-        "return np.where(alpha == 0.0, r, curious)",
-        "return np.where(alpha <= 1.0, r, curious)",
+        "    if alpha == 0.0:",
+        "    if alpha <= 1.0:",
         (CURIOSITY,),
     ),
-    M("top-k-one-more", CURIOSITY_PY, "np.where(rank < k,", "np.where(rank <= k,", (CURIOSITY,)),
+    M("top-k-one-more", CURIOSITY_PY, "if larger < k", "if larger <= k", (CURIOSITY,)),
     M(
         "top-k-not-renormalised",
         CURIOSITY_PY,
-        "return chosen / chosen.sum(axis=-1, keepdims=True)",
-        "return chosen",
+        "        total += out[i]\n    for i in range(routing.size):",
+        "        total = 1.0\n    for i in range(routing.size):",
         (CURIOSITY, MIXING),
     ),
-    M("entropy-sign", UNCERTAINTY_PY, "return -(p * np.log", "return (p * np.log", (UNCERTAINTY,)),
+    M("entropy-sign", UNCERTAINTY_PY, "total -= p[i] * np.log", "total += p[i] * np.log", (UNCERTAINTY,)),
     M(
         "divergence-turned",
         UNCERTAINTY_PY,
-        "np.maximum((p * ratio)",
-        "np.maximum((-q * ratio)",
+        "total += p[i] * (np.log",
+        "total -= q[i] * (np.log",
         (UNCERTAINTY,),
     ),
     M(
@@ -101,8 +101,8 @@ MUTANTS = (
     M(
         "worth-asking-strictly",
         "qmoe_core/routing/distilled.py",
-        "asked & (rival >= plain.max(axis=-1))",
-        "asked & (rival > plain.max(axis=-1))",
+        "rival >= np.log",
+        "rival > np.log",
         (f"{DISTILLED}::test_when_the_cheap_expert_is_worth_asking",),
     ),
     # The engine
@@ -135,11 +135,11 @@ MUTANTS = (
         (BITS,),
     ),
     M(
-        "packed-first-of-equals",
-        "qmoe_core/engine/packed_mixture.py",
+        "rival-of-another",
+        "qmoe_core/routing/distilled.py",
         "        if r[i] > r[best]:\n            best = i\n    rival",
         "        if r[i] < r[best]:\n            best = i\n    rival",
-        (PACKED,),
+        (DISTILLED,),
     ),
     # Training
     M(

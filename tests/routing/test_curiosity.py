@@ -80,7 +80,7 @@ def test_the_most_interesting_expert_never_loses(given_, alpha):
 def test_an_alpha_for_each_clip():
     r, d = np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.0, 1.0]])
 
-    curious = curious_routing(r, d, np.array([[0.0], [np.log(3.0)]]))
+    curious = curious_routing(r, d, np.array([0.0, np.log(3.0)]))
 
     np.testing.assert_allclose(curious, [[0.5, 0.5], [0.25, 0.75]])
 

@@ -136,7 +136,7 @@ def test_when_the_cheap_expert_is_worth_asking() -> None:
     # A tie can change who answers, too: the second expert may come first where both have the same share.
     assert worth_asking(np.array([0.5, 0.5]), np.zeros(2), 1.0, 1)
     assert worth_asking(np.array([0.5, 0.25]), np.full(2, np.log(0.5) - np.log(0.25)), 1.0, 1)
-    found = worth_asking(np.array([[0.6, 0.4], [0.5, 0.5]]), ceiling, np.array([0.0, 1.0])[:, None, None], 1)
+    found = worth_asking(np.array([[0.6, 0.4], [0.5, 0.5]]), ceiling, np.array([0.0, 1.0])[:, None], 1)
     assert found.tolist() == [[False, False], [False, True]]
 
 
@@ -187,20 +187,20 @@ def shipped() -> bundles.Bundle:
 def test_a_bundles_clips_are_predicted_in_and_out_of_its_mixture(shipped) -> None:
     settings = shipped.settings(curiosity="distilled", alpha=100.0, cheap="q1")
     z = shipped.dataset.embeddings[:5].astype(np.float32)
-    outputs = shipped.outputs(z)
+    outputs = shipped.outputs(z).all()
 
-    predicted = shipped.predict(outputs, settings)
-    mixed = mixing.mix(outputs, settings, predicted=predicted)
+    head = shipped.head(settings)
+    mixed = shipped.mix(outputs, settings)
 
-    assert predicted.d.shape == (5, 3)
-    np.testing.assert_array_equal(mixed.predicted, predicted.d)
+    r = outputs.of(settings.experts).router
+    expected = head(outputs.of(("q1",)).logits[:, 0], softmax(r)).d
+    assert expected.shape == (5, 3)
+    np.testing.assert_array_equal(mixed.predicted, expected)
     assert shipped.head(settings) is shipped.head(replace(settings, alpha=1.0))
     np.testing.assert_array_equal(mixed.runs, 1 + mixed.asked)
-    one = mixing.decide(
-        outputs.at(0), shipped.classes, settings, predicted=shipped.predict(outputs.at(0), settings)
-    )
+    one = shipped.decide(outputs.at(0), settings)
     said = {e.name: e.predicted_kl for e in one.experts}
-    assert [said[name] for name in settings.experts] == pytest.approx(predicted.d[0].tolist())
+    assert [said[name] for name in settings.experts] == pytest.approx(expected[0].tolist())
     assert set(one.needed) == {e.name for e in one.experts if e.selected} | (
         {"q1"} if mixed.asked[0] else set()
     )
@@ -211,7 +211,7 @@ def test_other_strategies_predict_nothing(shipped) -> None:
     settings = shipped.settings()
 
     assert shipped.predict_out_of_fold(settings) is None
-    assert shipped.predict(shipped.dataset.outputs, settings) is None
+    assert np.isnan(shipped.mix(shipped.dataset.outputs, settings).predicted).all()
 
 
 def test_normalised_predictions_are_in_units_of_their_mean(shipped) -> None:
@@ -228,7 +228,7 @@ def test_without_out_of_fold_outputs_it_says_what_would_do(shipped) -> None:
     bare.__dict__["dataset"] = None
 
     with pytest.raises(BundleError, match="accepted is another curiosity, or a bundle made with: qmoe train"):
-        bare.predict(shipped.dataset.outputs, shipped.settings(curiosity="distilled"))
+        bare.mix(shipped.dataset.outputs, shipped.settings(curiosity="distilled"))
 
 
 def test_mixing_without_predictions_is_refused(shipped) -> None:

@@ -209,7 +209,7 @@ def test_many_values_of_alpha_at_once_are_each_by_itself(curiosity):
     alphas = [0.0, 0.3, 10.0, 1000.0]
 
     predicted = foreseen(outputs)
-    at_once = mixing.mix_alphas(outputs, settings, np.array(alphas)[:, None, None], predicted=predicted)
+    at_once = mixing.mix(outputs, settings, np.array(alphas)[:, None], predicted=predicted)
 
     for i, alpha in enumerate(alphas):
         single = mixing.mix(outputs, replace(settings, alpha=alpha), predicted=predicted)

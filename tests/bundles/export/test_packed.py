@@ -65,9 +65,9 @@ def test_with_some_experts_and_again_from_the_file(carried, tmp_path):
     assert few.stat().st_size < 2_200_000
     assert whole.dataset is not None
     z = whole.dataset.embeddings[:5].astype(np.float32)
-    heard, expected = small.outputs(z), whole.outputs(z).of(("q4", "bitnet"))
-    np.testing.assert_allclose(heard.router, expected.router, atol=1e-5)
-    np.testing.assert_array_equal(heard.logits, expected.logits)
+    found, expected = small.outputs(z).all(), whole.outputs(z).all().of(("q4", "bitnet"))
+    np.testing.assert_allclose(found.router, expected.router, atol=1e-5)
+    np.testing.assert_array_equal(found.logits, expected.logits)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_its_bundle_and_dataset(release: Path) -> None:
     manifest = datasets.open_dataset("small")
     assert (len(manifest), manifest.classes) == (30, loaded.classes)
     assert loaded.dataset is not None
-    outputs = loaded.outputs(loaded.dataset.embeddings.astype(np.float32))
+    outputs = loaded.outputs(loaded.dataset.embeddings.astype(np.float32)).all()
     assert outputs.logits.shape == (30, 3, 3)
     assert loaded.reference(loaded.settings()) is not None
 
