@@ -29,7 +29,7 @@ from dashboard.charts.palette import Look, Theme, class_colour
 from dashboard.views.words import capital, drawn, readable
 from qmoe_core.evaluation.calibration import Reliability
 from qmoe_core.evaluation.runs import Run
-from qmoe_core.evaluation.selective import Detection, RiskCoverage
+from qmoe_core.evaluation.selective import Auroc, RiskCoverage
 from qmoe_core.experts.spec import EXPERTS
 
 READABLE_CLASSES = 24
@@ -233,7 +233,7 @@ def risk_coverage(
     )
 
 
-def detection(found: Mapping[str, Detection], theme: Theme, chosen: str | None = None) -> go.Figure:
+def detection(found: Mapping[str, Auroc], theme: Theme, chosen: str | None = None) -> go.Figure:
     """AUROC of each uncertainty with its interval; 0.5 is chance.
 
     Args:
