@@ -68,7 +68,7 @@ def test_a_wrong_or_missing_tensor_is_named() -> None:
 def test_other_weights_are_another_embedder(tmp_path: Path) -> None:
     tensors = untrained(networks.DsCnn())
     one = LearnedEmbedder("ds-cnn", architectures.ds_cnn(tensors))
-    tensors["features.0.1.bias"] = tensors["features.0.1.bias"] + np.float32(0.3)
+    tensors["features.16.1.bias"] = tensors["features.16.1.bias"] + np.float32(0.3)
     safetensors.numpy.save_file(tensors, file := tmp_path / "other.safetensors")
     other = embedders.create("ds-cnn", weights=file)
     assert other.name == f"ds-cnn@{file}"
