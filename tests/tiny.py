@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from qmoe_core.runtime.executor import Context, Observer, Progress
 from qmoe_core.runtime.requests import Train
 from qmoe_core.runtime.store import Store
 from qmoe_core.training.run import TrainingReport
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SETTINGS = (
     "expert.hidden=[24, 16]",
@@ -85,8 +88,8 @@ def train(
 def quick_meters() -> Iterator[None]:
     """Meanwhile, nothing that is measured takes ten seconds or another process."""
 
-    def track(name: str, country: str, work: object) -> energy.Block:
-        return energy.Block(name, 1000, 1.0, 1.0, 2e-6, 1e-6, 56.0, "modelled")
+    def track(name: str, country: str, work: object) -> energy.EnergyBlock:
+        return energy.EnergyBlock(name, 1000, 1.0, 1.0, 2e-6, 1e-6, 56.0, "modelled")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(energy, "track", track)
@@ -95,3 +98,18 @@ def quick_meters() -> Iterator[None]:
         patch.setattr(latency, "WARM_UP_S", 0.0)
         patch.setattr(size, "PAPER_SHAPE", (48, 24, 16, 3))
         yield
+
+
+def untrained(network: nn.Module) -> dict[str, np.ndarray]:
+    """Weights and batch norms of a network that is not trained, none of them trivial; it gets them too."""
+    import torch
+
+    rng = np.random.default_rng(4)
+    state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    for key, array in state.items():
+        if key.endswith("running_var"):
+            state[key] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
+        elif key.endswith(("bias", "running_mean")):
+            state[key] = rng.normal(0, 0.2, array.shape).astype(np.float32)
+    network.load_state_dict({key: torch.tensor(array) for key, array in state.items()})
+    return state

@@ -442,6 +442,11 @@ class Recording:
         self._close()
 
     @property
+    def announced_s(self) -> float | None:
+        """How long the header says that it is; None where that is not known."""
+        return self._decoder.announced_s
+
+    @property
     def duration_s(self) -> float:
         return self._tally.frames / self.source_rate_hz
 

@@ -32,7 +32,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     >>> log_mel(np.zeros(160_000, np.float32)).shape
     (128, 500)
     """
-    window, filters = _constants()
+    window, filters = constants()
     emphasised = waveform[1:] - np.float32(0.97) * waveform[:-1]
     padded = np.pad(emphasised, N_FFT // 2, mode="reflect")
     first = (N_FFT - WINDOW) // 2  # outside of its window a frame is zero, and a shift changes no power
@@ -43,7 +43,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _constants() -> tuple[np.ndarray, np.ndarray]:
+def constants() -> tuple[np.ndarray, np.ndarray]:
     """The window float32 [800], symmetric, and the filters float32 [128, 512], without the bin at 16 kHz."""
     mel = 1127.0 * np.log1p(np.arange(N_FFT // 2) * (SAMPLE_RATE / N_FFT) / 700.0)
     edges = np.linspace(0.0, 1127.0 * np.log1p(MAX_HZ / 700.0), N_MELS + 2)

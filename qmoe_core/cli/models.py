@@ -18,7 +18,7 @@ from qmoe_core.cli.common import (
     print_json,
     table,
 )
-from qmoe_core.errors import UserError
+from qmoe_core.errors import ConfigError, UserError
 
 models = LazyGroup(
     "models",
@@ -85,7 +85,7 @@ def download(arguments: Arguments) -> int:
 )
 @click.argument("name", metavar="NAME", type=click.Choice(["ds-cnn"]))
 @click.option("--clips", type=click.IntRange(1024), help="sounds to train on (default: 40,000)")
-@click.option("--epochs", type=click.IntRange(1), help="times that each is seen (default: 8)")
+@click.option("--epochs", help="times that each is seen, a cycle of the learning rate (default: 8,5)")
 @click.option("--seed", type=int, help="of sounds and training (default: 1)")
 @click.option("--workers", type=click.IntRange(0), default=0, help="processes (default: one for each core)")
 @click.option("--out", metavar="FILE", help="where the weights go (default: used from now on)")
@@ -101,7 +101,8 @@ def make(arguments: Arguments) -> int:
     from qmoe_core.runtime.executor import Context
     from qmoe_core.runtime.store import Store
 
-    given = {key: getattr(arguments, key) for key in ("clips", "epochs", "seed")}
+    given = {key: getattr(arguments, key) for key in ("clips", "seed")}
+    given["epochs"] = None if arguments.epochs is None else _cycles(arguments.epochs)
     recipe = training.Recipe(**{key: value for key, value in given.items() if value is not None})
     for licence in (*bank.LICENCES, f"teacher: mn04 ({weights.MN04['licence']})"):
         print(licence, file=sys.stderr)
@@ -116,6 +117,17 @@ def make(arguments: Arguments) -> int:
     else:
         print(f"{arguments.name}: {path} ({Path(path).stat().st_size:,} bytes)")
     return 0
+
+
+def _cycles(text: str) -> tuple[int, ...]:
+    """
+    Raises:
+        ConfigError: not whole numbers from 1 on.
+    """
+    cycles = tuple(int(part) if part.strip().isdecimal() else 0 for part in text.split(","))
+    if min(cycles) < 1:
+        raise ConfigError(f"--epochs is {text!r}; accepted are whole numbers from 1 on, such as 8,5")
+    return cycles
 
 
 @command(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
+from qmoe_core.cli import streams
 from qmoe_core.cli.common import (
     Arguments,
     ProgressBar,
@@ -18,6 +20,10 @@ from qmoe_core.cli.common import (
     scheduler_option,
     table,
 )
+from qmoe_core.errors import safe
+
+if TYPE_CHECKING:
+    from qmoe_core.datasets.manifest import Manifest
 
 
 @command(
@@ -41,7 +47,7 @@ def embed(arguments: Arguments) -> int:
     from qmoe_core.runtime.executor import Context
     from qmoe_core.runtime.store import Store
 
-    manifest = datasets.open_dataset(arguments.dataset)
+    manifest = _noted(datasets.open_dataset(arguments.dataset))
     embedder = embedders.for_dataset(manifest, arguments.embedder, weights=arguments.weights)
     started = time.perf_counter()
     context = Context(Store(), progress=ProgressBar)
@@ -63,6 +69,13 @@ def embed(arguments: Arguments) -> int:
             f"{seconds:.1f} s"
         )
     return 0
+
+
+def _noted(manifest: Manifest) -> Manifest:
+    """Says on standard error what was left out of a dataset or guessed."""
+    for note in manifest.notes:
+        streams.say(f"qmoe: {manifest.name}: {safe(note)}")
+    return manifest
 
 
 @command(
@@ -100,7 +113,7 @@ def train(arguments: Arguments) -> int:
     if arguments.selection:
         settings.append(f"evaluation.selection={arguments.selection}")
     asked = arguments.protocol or arguments.config or any("evaluation.protocol" in text for text in settings)
-    if not asked and datasets.open_dataset(arguments.dataset).folds is None:
+    if _noted(datasets.open_dataset(arguments.dataset)).folds is None and not asked:
         settings.append("evaluation.protocol=grouped")
         print(
             f"{arguments.dataset} has no folds of its own: they are grouped by recording (--protocol)",

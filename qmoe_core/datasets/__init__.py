@@ -11,16 +11,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-
-import soundfile
 
 from qmoe_core.audio import decode as audio
 from qmoe_core.audio import pictures
 from qmoe_core.datasets import esc, folder, imported, urbansound
-from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Scan, first, printable
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Scan, first, gathered, printable
 from qmoe_core.errors import AudioError, DatasetError
 from qmoe_core.runtime.ahead import ahead
 from qmoe_core.runtime.executor import Progress
@@ -99,11 +97,12 @@ def open_dataset(
         DatasetError: it cannot be found or used; the message names the file and what is accepted.
     """
     root, scan = _opened(spec, layout, esc10, skip_missing)
-    if scan.errors:
-        worst, count = scan.errors[0], len(scan.errors)
-        hint = f" (the first of {count} problems: qmoe data validate lists them)" if count > 1 else ""
-        raise DatasetError(f"{printable(root / worst.file)}: {worst.message}{hint}")
-    return scan.manifest
+    problems = gathered(scan.problems)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        hint = f" (the first of {len(errors)} problems: qmoe data validate lists them)" if errors[1:] else ""
+        raise DatasetError(f"{printable(root / errors[0].file)}: {errors[0].message}{hint}")
+    return replace(scan.manifest, notes=tuple(str(problem) for problem in problems))
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def validate(
     manifest = scan.manifest
     problems = list(scan.problems)
     if manifest.ready is not None:
-        return Validation(manifest, len(manifest), (*problems, *imported.damage(root)))
+        return Validation(manifest, len(manifest), gathered([*problems, *imported.damage(root)]))
     check = _picture if manifest.media == "pictures" else _decoded if decode else _header
     present = [entry for entry in manifest.entries if entry.path.is_file()]
     looks: list[_Look] = []
@@ -163,20 +162,12 @@ def validate(
         for look in looks
         for severity, message in look.problems
     ]
-    layout = layout or _layout(root)
     if manifest.media == "pictures":
         problems += _odd_ones(looks)
-    if layout == "urbansound":
+    if (layout or _layout(root)) == "urbansound":
         problems += _longer_than(looks, urbansound.LONGEST_S)
     problems += _same_content(present)
-    # While rows are refused, their files only seem to be unlisted.
-    table = {"esc": esc, "urbansound": urbansound}.get(layout or "")
-    if table and not scan.errors and (extra := table.unlisted(root)):
-        message = (
-            f"audio files that {table.TABLE} does not list, and are not used: {len(extra)} ({first(extra)})"
-        )
-        problems.append(Problem("warning", "audio", message))
-    return Validation(manifest, len(present), tuple(problems))
+    return Validation(manifest, len(present), gathered(problems))
 
 
 @dataclass(frozen=True)
@@ -190,17 +181,25 @@ class _Look:
 
 
 def _header(entry: DatasetClip) -> _Look:
+    """The header and the first block of a recording."""
     try:
-        sound = soundfile.info(str(entry.path))
-    except (soundfile.SoundFileError, OSError):
+        with audio.open_recording(entry.path) as recording:
+            next(recording.blocks())
+            return _Look(entry, duration_s=recording.announced_s or recording.duration_s)
+    except AudioError as error:
+        message = str(error)
+    if "holds no samples" in message:
+        message = "holds no samples"
+    elif "is not a sound file" in message:
         message = "cannot be read as audio; WAV, FLAC, Ogg Vorbis and MP3 are accepted"
-        return _Look(entry, (("error", message),))
-    return _Look(entry, () if sound.frames else (("error", "holds no samples"),), sound.duration)
+    return _Look(entry, (("error", message),))
 
 
 def _decoded(entry: DatasetClip) -> _Look:
     try:
-        clip = audio.load(entry.path)
+        with audio.open_recording(entry.path) as clip:
+            for _ in clip.blocks():
+                pass
     except AudioError as error:
         return _Look(entry, (("error", str(error)),))
     doubtful = ("header announces", "is damaged", "Digital silence")
@@ -269,8 +268,28 @@ def _same_content(entries: Iterable[DatasetClip]) -> list[Problem]:
 
 def _opened(spec: str | Path, layout: Layout | None, esc10: bool, skip_missing: bool) -> tuple[Path, Scan]:
     root, options = _locate(spec)
+    root = root if layout else _within(root)
     wanted = options | {name for name, on in (("esc10", esc10), ("skip-missing", skip_missing)) if on}
     return root, _scan(root, layout, wanted)
+
+
+def _within(root: Path) -> Path:
+    """The dataset in a folder that holds nothing else, as archives unpack.
+
+    Raises:
+        DatasetError: the folder is a part of a dataset.
+    """
+    if root.name in ("audio", "meta", "metadata") and _tabled(root.parent) and not _tabled(root):
+        raise DatasetError(f"{printable(root)}: is a part of a dataset; give {printable(root.parent)}")
+    with contextlib.suppress(OSError):
+        inside = [path for path in root.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+        if len(inside) == 1 and inside[0].is_dir() and not _tabled(root) and _tabled(inside[0]):
+            return inside[0]
+    return root
+
+
+def _tabled(root: Path) -> bool:
+    return esc.matches(root) or urbansound.matches(root)
 
 
 def _locate(spec: str | Path) -> tuple[Path, set[str]]:
@@ -298,7 +317,9 @@ def _folder(spec: str | Path) -> Path | None:
         if path.is_dir():
             return path.resolve()
         if path.exists():
-            raise DatasetError(f"{printable(path)}: is a file; expected the folder of a dataset")
+            archive = path.suffix.lower() in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")
+            way_out = "; unpack it first" if archive else ""
+            raise DatasetError(f"{printable(path)}: is a file; expected the folder of a dataset{way_out}")
         if isinstance(spec, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec):
             return next((home.joinpath(spec).resolve() for home in homes() if (home / spec).is_dir()), None)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
@@ -322,7 +343,7 @@ def _scan(root: Path, layout: Layout | None, options: set[str]) -> Scan:
         if layout is None:
             raise DatasetError(
                 f"{printable(root)}: no dataset; expected {esc.TABLE} or {urbansound.TABLE} with audio/, "
-                "or a folder per class with wav, flac, ogg or mp3 files, or with png or jpg pictures"
+                "or a folder per class with recordings (wav, flac, mp3, m4a, …) or pictures (png, jpg)"
             )
         if layout not in _TAKES:
             raise DatasetError(f"layout {layout!r} does not exist; expected {', '.join(_TAKES)}")

@@ -1,4 +1,4 @@
-"""The layout of ESC-50 and ESC-10: `meta/esc50.csv` and the clips in `audio/`.
+"""The layout of ESC-50 and ESC-10: `meta/esc50.csv` and the clips in `audio/`; or both in one folder.
 
 Columns: `filename, fold, target, category, src_file`, and `esc10` where the subset is asked for; `take`
 and any others are not used. Targets may have gaps (ESC-10 keeps ESC-50's numbers): labels count from 0
@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qmoe_core.datasets import metadata
-from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, DatasetClip, Manifest, Problem, Scan, check, first
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Scan, check, first
 
 TABLE = "meta/esc50.csv"
+TABLES = (TABLE, "esc50.csv", "audio/esc50.csv")
+HOMES = ("audio", "audio/audio", "")
+"""Folders of the clips."""
 COLUMNS = ("filename", "fold", "target", "category", "src_file")
 
 CITATION = (
@@ -60,7 +63,7 @@ class _Row:
 
 def matches(root: Path) -> bool:
     """Whether the folder has this layout."""
-    return (root / TABLE).is_file()
+    return metadata.table_in(root, TABLES) is not None
 
 
 def scan(root: Path, *, esc10: bool = False, skip_missing: bool = False, categories: bool = False) -> Scan:
@@ -75,12 +78,13 @@ def scan(root: Path, *, esc10: bool = False, skip_missing: bool = False, categor
     Returns:
         The manifest and every problem at once.
     """
-    rows, problems = _rows(root, esc10)
-    present, missing = [], []
-    for row in rows:
-        (present if (root / "audio" / row.filename).is_file() else missing).append(row)
-    problems += missing_files([row.filename for row in missing], len(rows), skip_missing)
-    kept = present if skip_missing else rows
+    table = metadata.table_in(root, TABLES) or TABLE
+    rows, problems = _rows(root, table, esc10)
+    clips = metadata.Clips(root, HOMES, (row.filename for row in rows))
+    paths = {row.filename: clips.find(row.filename) for row in rows}
+    missing = [name for name, path in paths.items() if path is None]
+    problems += missing_files(missing, len(rows), skip_missing, clips.home) + clips.problems(table)
+    kept = [row for row in rows if paths[row.filename] or not skip_missing]
 
     names = {row.target: row.category for row in reversed(rows)}
     problems += [
@@ -93,7 +97,7 @@ def scan(root: Path, *, esc10: bool = False, skip_missing: bool = False, categor
     targets = sorted(names)
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     problems += [
-        Problem("error", TABLE, f"category {name} has more than one target; each needs its own")
+        Problem("error", table, f"category {name} has more than one target; each needs its own")
         for name in twice
     ]
     classes = tuple(names[target] for target in targets)
@@ -104,39 +108,49 @@ def scan(root: Path, *, esc10: bool = False, skip_missing: bool = False, categor
             message = (
                 f"super-categories are those of ESC-50, and these are none of its classes: {first(strange)}"
             )
-            problems.append(Problem("error", TABLE, message))
+            problems.append(Problem("error", table, message))
         there = sorted({target // 10 for target in targets if target < len(CLASSES)})
         classes = tuple(CATEGORIES[number] for number in there)
         label = {target: there.index(target // 10) for target in targets if target < len(CLASSES)}
     entries = tuple(
-        DatasetClip(root / "audio" / row.filename, row.filename, label[row.target], row.fold, row.source)
+        DatasetClip(
+            paths[row.filename] or clips.expected(row.filename),
+            row.filename,
+            label[row.target],
+            row.fold,
+            row.source,
+        )
         for row in sorted(kept, key=lambda row: row.filename)
         if row.target in label
     )
     if rows:
-        problems += check(entries, classes, TABLE)
+        problems += check(entries, classes, table)
+    if not any(problem.severity == "error" for problem in problems):  # else they only seem to be unlisted
+        every = _rows(root, table, esc10=False)[0] if esc10 else rows
+        problems += not_listed(clips, [row.filename for row in every], table)
     name, licence, citation = _provenance(root, names, esc10)
     name += ":categories" if categories else ""
     return Scan(Manifest(name, root, classes, entries, licence, citation), tuple(problems))
 
 
-def missing_files(missing: Sequence[str], listed: int, skip: bool) -> list[Problem]:
+def missing_files(missing: Sequence[str], listed: int, skip: bool, home: str) -> list[Problem]:
     """What there is to say of listed clips without a file."""
     if not missing:
         return []
     message = f"missing files: {len(missing)} of {listed} ({first(missing)})"
     if skip:
-        return [Problem("warning", "audio", f"{message}; left out")]
+        return [Problem("warning", home or ".", f"{message}; left out")]
     advice = "put them back, or leave them out with :skip-missing behind the dataset's name"
-    return [Problem("error", "audio", f"{message}; {advice}")]
+    return [Problem("error", home or ".", f"{message}; {advice}")]
 
 
-def unlisted(root: Path) -> list[str]:
-    """Names of audio files that the table does not mention."""
-    listed = {row.filename for row in _rows(root, esc10=False)[0]}
-    folder = root / "audio"
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p.name for p in found if p.suffix.lower() in AUDIO_SUFFIXES and p.name not in listed)
+def not_listed(clips: metadata.Clips, places: Sequence[str], table: str) -> list[Problem]:
+    """What there is to say of audio files that the table does not mention."""
+    extra = clips.unlisted(places)
+    if not extra:
+        return []
+    message = f"audio files that {table} does not list, and are not used: {len(extra)} ({first(extra)})"
+    return [Problem("warning", clips.home or ".", message)]
 
 
 def _provenance(root: Path, names: dict[int, str], esc10: bool) -> tuple[str, str, str]:
@@ -148,10 +162,10 @@ def _provenance(root: Path, names: dict[int, str], esc10: bool) -> tuple[str, st
     return root.name, "", ""
 
 
-def _rows(root: Path, esc10: bool) -> tuple[list[_Row], list[Problem]]:
+def _rows(root: Path, table: str, esc10: bool) -> tuple[list[_Row], list[Problem]]:
     """The table's usable rows, and what is wrong with the table and the others."""
     columns = (*COLUMNS, "esc10") if esc10 else COLUMNS
-    read, problems = metadata.read(root, TABLE, columns)
+    read, problems = metadata.read(root, table, columns)
     rows: list[_Row] = []
     seen: dict[str, str] = {}
     for where, value in read:
@@ -174,9 +188,9 @@ def _rows(root: Path, esc10: bool) -> tuple[list[_Row], list[Problem]]:
                     value["src_file"],
                 )
             )
-    if not rows and not problems:
+    if not rows and not any(problem.severity == "error" for problem in problems):
         wanted = "a row with esc10 True" if esc10 else "one row a clip"
-        problems.append(Problem("error", TABLE, f"no clips; {wanted} is expected"))
+        problems.append(Problem("error", table, f"no clips; {wanted} is expected"))
     return rows, problems
 
 

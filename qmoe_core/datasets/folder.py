@@ -1,16 +1,18 @@
 """A folder per class, with recordings inside, or pictures of Mel spectrograms (nested folders allowed).
 
-The class folders may lie in parts, `training/`, `validation/` and `testing/`, as those of Quinn's ABGQI
-soundscapes do: the parts are then official folds. Testing is fold 1, validation 2, training 3, so that fold
-`official-1` under inner validation is the split as it was published (trained on training, the epoch chosen on
-validation, judged on testing); in the other two the parts change roles, and every clip is judged once.
-Otherwise there are no official folds. Nothing is known of where a clip was cut from, so each file counts as a
-recording of its own: its source is its path without the suffix.
+A class folder may be a link to another place. The class folders may lie in parts, such as `training/`,
+`validation/` and `testing/`, as those of Quinn's ABGQI soundscapes do: the parts are then official folds.
+Testing is fold 1, validation 2, training 3, so that fold `official-1` under inner validation is the split as
+it was published (trained on training, the epoch chosen on validation, judged on testing); in the other two
+the parts change roles, and every clip is judged once. Otherwise there are no official folds. Nothing is known
+of where a clip was cut from, so each file counts as a recording of its own: its source is its path without
+the suffix.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +29,15 @@ from qmoe_core.datasets.manifest import (
     printable,
 )
 
-PARTS = {"testing": 1, "test": 1, "validation": 2, "valid": 2, "val": 2, "training": 3, "train": 3}
+PARTS = {
+    **dict.fromkeys(("testing", "test", "eval", "evaluation"), 1),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), 2),
+    **dict.fromkeys(("training", "train"), 3),
+}
 """Names of parts and their fold."""
+LEAST_LINKED = 2
+"""Recordings that make a class of a folder that is a link to elsewhere: training needs as many."""
+_FOLD = re.compile(r"fold[ _-]?\d{1,2}", re.IGNORECASE)
 
 QUINN_CLASSES = frozenset({"anthropophony", "biophony", "geophony", "quiet", "interference"})
 QUINN_LICENCE = "MIT"
@@ -40,12 +49,13 @@ QUINN_CITATION = (
 
 def matches(root: Path) -> bool:
     """Whether any folder in it has recordings or pictures."""
-    inside = root.resolve()
-    return any(_media(path) for folder in _folders(root) for path in _walk(folder, inside))
+    return any(_sounding(folder, root) for folder in _folders(root))
 
 
 def scan(root: Path) -> Scan:
-    """Reads a folder of this layout; hidden files and links that lead out of `root` are ignored.
+    """Reads a folder of this layout.
+
+    Hidden files are ignored. Links that lead out of `root` are left out, unless a class folder is one.
 
     Args:
         root: folder with one folder a class, or with parts that have one.
@@ -53,9 +63,9 @@ def scan(root: Path) -> Scan:
     Returns:
         The manifest and every problem at once.
     """
-    problems: list[Problem] = []
-    places = _class_folders(root)
-    files = {folder: list(_walk(folder, root.resolve())) for folder in places}
+    places, problems = _class_folders(root)
+    links: list[Path] = []
+    files = {folder: _files(folder, root, links) for folder in places}
     media = _kind(path for paths in files.values() for path in paths)
     other = [p for paths in files.values() for p in paths if _media(p) not in (media, None)]
     if other:
@@ -74,6 +84,9 @@ def scan(root: Path) -> Scan:
             wanted = "pictures (png, jpg)" if media == "pictures" else "audio (wav, flac, ogg, mp3)"
             message = f"has no {wanted} and does not count as a class"
             problems.append(Problem("warning", printable(folder.name), message))
+    if links:
+        names = first(_shown(links, root))
+        problems.append(Problem("warning", ".", f"links to elsewhere are left out: {len(links)} ({names})"))
     loose = [
         path for home in {root, *(f.parent for f in places)} for path in home.iterdir() if path.is_file()
     ]
@@ -98,18 +111,35 @@ def scan(root: Path) -> Scan:
             key=lambda entry: entry.name,
         )
     )
+    if len(classes) > 1 and all(_FOLD.fullmatch(name) for name in classes):
+        message = (
+            f"{first(classes)} are names of folds, and no classes: the table that tells the classes is "
+            "missing; put UrbanSound8K.csv or esc50.csv beside them, or sort the files into a folder a class"
+        )
+        problems.append(Problem("error", ".", message))
     problems += check(entries, classes, ".")
     quinn = media == "pictures" and len(classes) > 1 and set(classes) <= QUINN_CLASSES
     licence, citation = (QUINN_LICENCE, QUINN_CITATION) if quinn else ("", "")
     return Scan(Manifest(root.name, root, classes, entries, licence, citation, media), tuple(problems))
 
 
-def _class_folders(root: Path) -> dict[Path, int | None]:
-    """Every class folder, and the official fold of what is in it."""
+def _class_folders(root: Path) -> tuple[dict[Path, int | None], list[Problem]]:
+    """Every class folder with the official fold of what is in it, and what is left out beside parts."""
     folders = _folders(root)
-    if len(folders) > 1 and all(folder.name.lower() in PARTS for folder in folders):
-        return {inner: PARTS[folder.name.lower()] for folder in folders for inner in _folders(folder)}
-    return dict.fromkeys(folders)
+    parts = {
+        folder: PARTS[folder.name.lower()]
+        for folder in folders
+        if folder.name.lower() in PARTS and any(_sounding(inner, root) for inner in _folders(folder))
+    }
+    if len(set(parts.values())) < 2:
+        return dict.fromkeys(folders), []
+    others = [folder for folder in folders if folder not in parts]
+    names = " and ".join(folder.name for folder in parts)
+    problems = [
+        Problem("warning", printable(folder.name), f"left out: it lies beside {names}, parts of the dataset")
+        for folder in others
+    ]
+    return {inner: fold for part, fold in parts.items() for inner in _folders(part)}, problems
 
 
 def _folders(root: Path) -> list[Path]:
@@ -131,14 +161,37 @@ def _shown(paths: list[Path], root: Path) -> list[str]:
     return sorted(printable(path.relative_to(root)) for path in paths)
 
 
-def _walk(folder: Path, root: Path) -> Iterator[Path]:
-    """Regular files under a folder; links are followed only to files that lie within `root`."""
-    if not Path(os.path.realpath(folder)).is_relative_to(root):
-        return
+def _sounding(folder: Path, root: Path) -> bool:
+    """Whether there are recordings or pictures in a folder that may be a class."""
+    return any(_media(path) for path in _files(folder, root, []))
+
+
+def _files(folder: Path, root: Path, left_out: list[Path]) -> list[Path]:
+    """Regular files of a class; links that lead out of `root` are left out and added to `left_out`.
+
+    A folder that is itself such a link is a class where it holds at least two recordings or pictures.
+    """
+    root = root.resolve()
+    home = Path(os.path.realpath(folder))
+    if home.is_relative_to(root):
+        return list(_walk(folder, root, left_out))
+    found = list(_walk(folder, home, []))
+    if sum(_media(path) is not None for path in found) >= LEAST_LINKED:
+        return found
+    left_out.append(folder)
+    return []
+
+
+def _walk(folder: Path, inside: Path, left_out: list[Path]) -> Iterator[Path]:
+    """Regular files under a folder; links are followed only to files that lie in `inside`."""
     for parent, folders, files in os.walk(folder):
+        left_out += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             path = Path(parent, name)
-            inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(root)
-            if not name.startswith(".") and inside and path.is_file():
+            if name.startswith(".") or not path.is_file():
+                continue
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+                left_out.append(path)
+            else:
                 yield path

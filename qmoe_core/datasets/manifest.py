@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -107,6 +108,8 @@ class Manifest:
     media: Media = "audio"
     ready: Ready | None = None
     """Where `media` is `embeddings`."""
+    notes: tuple[str, ...] = ()
+    """What was left out or guessed, or makes figures doubtful: for whoever trains on it, a sentence each."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -162,6 +165,36 @@ class Scan:
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make the dataset unusable."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+_VARYING = re.compile(r"'[^']*'|\S+\.\w{2,4}\b(?::\d+)?|\d[\d.,]*")
+"""What differs between two messages of one kind: quoted values, names of files, numbers."""
+_MANY = 4
+
+
+def gathered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """One problem for each kind of which there are many, with their number and examples of where.
+
+    >>> rows = [Problem("error", f"t.csv:{n}", f"fold is '{n}'; expected 1 to 10") for n in range(11, 17)]
+    >>> print(*gathered(rows))
+    t.csv:11: fold is '11'; expected 1 to 10 (and 5 more of this kind: t.csv:12, t.csv:13, t.csv:14, …)
+    >>> len(gathered(rows[:4]))
+    4
+    """
+    kinds: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in problems:
+        table, _, line = problem.file.rpartition(":")
+        row = bool(table) and line.isdigit()
+        kind = (problem.severity, table if row else "", _VARYING.sub("…", problem.message))
+        kinds.setdefault(kind, []).append(problem)
+    found = []
+    for one, *more in kinds.values():
+        if len(more) < _MANY:
+            found += [one, *more]
+        else:
+            where = f" (and {len(more)} more of this kind: {first([p.file for p in more])})"
+            found.append(replace(one, message=one.message + where))
+    return tuple(found)
 
 
 def check(entries: Sequence[DatasetClip], classes: Sequence[str], where: str) -> list[Problem]:

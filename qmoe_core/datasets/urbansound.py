@@ -1,5 +1,7 @@
 """The layout of UrbanSound8K: `metadata/UrbanSound8K.csv` and the clips in `audio/fold1` to `audio/fold10`.
 
+The table may also lie beside the folders of the folds, and these in the same folder, as the set is passed on.
+
 Columns: `slice_file_name, fsID, fold, classID, class`; `start, end, salience` and any others are not used.
 The ten folds are official; clips with the same `fsID` were cut from one recording of freesound.org. Clips
 last at most 4 s and come in any WAV format, rate and number of channels.
@@ -12,10 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from qmoe_core.datasets import metadata
-from qmoe_core.datasets.esc import missing_files
-from qmoe_core.datasets.manifest import AUDIO_SUFFIXES, DatasetClip, Manifest, Problem, Scan, check
+from qmoe_core.datasets.esc import missing_files, not_listed
+from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Scan, check
 
 TABLE = "metadata/UrbanSound8K.csv"
+TABLES = (TABLE, "UrbanSound8K.csv", "audio/UrbanSound8K.csv")
+HOMES = ("audio", "")
+"""Folders of the folds."""
 COLUMNS = ("slice_file_name", "fsID", "fold", "classID", "class")
 FOLDS = 10
 LONGEST_S = 4.0
@@ -32,7 +37,7 @@ CITATION = (
 
 def matches(root: Path) -> bool:
     """Whether the folder has this layout."""
-    return (root / TABLE).is_file()
+    return metadata.table_in(root, TABLES) is not None
 
 
 def scan(root: Path, *, skip_missing: bool = False) -> Scan:
@@ -45,7 +50,8 @@ def scan(root: Path, *, skip_missing: bool = False) -> Scan:
     Returns:
         The manifest and every problem at once. Its classes are those of the ten that have clips.
     """
-    read, problems = metadata.read(root, TABLE, COLUMNS)
+    table = metadata.table_in(root, TABLES) or TABLE
+    read, problems = metadata.read(root, table, COLUMNS)
     rows: list[dict[str, str]] = []
     seen: dict[str, str] = {}
     for where, value in read:
@@ -61,18 +67,18 @@ def scan(root: Path, *, skip_missing: bool = False) -> Scan:
             if len(said) == 4 and (said[0], said[1]) != (value["fsID"], value["classID"]):
                 message = f"{name} names another recording or class than fsID and classID do"
                 problems.append(Problem("warning", where, message))
-    if not rows and not problems:
-        problems.append(Problem("error", TABLE, "no clips; one row a clip is expected"))
+    if not rows and not any(problem.severity == "error" for problem in problems):
+        problems.append(Problem("error", table, "no clips; one row a clip is expected"))
 
-    found = {_place(row): (root / "audio" / _place(row)).is_file() for row in rows}
-    problems += missing_files(
-        sorted(place for place, there in found.items() if not there), len(rows), skip_missing
-    )
+    clips = metadata.Clips(root, HOMES, map(_place, rows))
+    found = {_place(row): clips.find(_place(row)) for row in rows}
+    missing = sorted(place for place, path in found.items() if path is None)
+    problems += missing_files(missing, len(rows), skip_missing, clips.home) + clips.problems(table)
     kept = [row for row in rows if found[_place(row)] or not skip_missing]
     numbers = sorted({int(row["classID"]) for row in rows})
     entries = tuple(
         DatasetClip(
-            root / "audio" / _place(row),
+            found[_place(row)] or clips.expected(_place(row)),
             _place(row),
             numbers.index(int(row["classID"])),
             int(row["fold"]),
@@ -82,17 +88,10 @@ def scan(root: Path, *, skip_missing: bool = False) -> Scan:
     )
     classes = tuple(CLASSES[number] for number in numbers)
     if rows:
-        problems += check(entries, classes, TABLE)
+        problems += check(entries, classes, table)
+    if not any(problem.severity == "error" for problem in problems):  # else they only seem to be unlisted
+        problems += not_listed(clips, list(found), table)
     return Scan(Manifest(root.name, root, classes, entries, LICENCE, CITATION), tuple(problems))
-
-
-def unlisted(root: Path) -> list[str]:
-    """Audio files that the table does not mention, as `fold5/NAME`."""
-    read, _ = metadata.read(root, TABLE, COLUMNS)
-    listed = {_place(value) for _, value in read}
-    found = (path for path in (root / "audio").glob("*/*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    names = (path.relative_to(root / "audio").as_posix() for path in found)
-    return sorted(name for name in names if name not in listed and not Path(name).name.startswith("."))
 
 
 def _place(row: dict[str, str]) -> str:

@@ -96,7 +96,7 @@ def classifier(teacher: Path) -> dict[str, np.ndarray]:
 def test_training_goes_on_after_the_epoch_that_was_kept(
     small: None, labelled: clips.Clips, classifier: dict[str, np.ndarray], store: Store
 ) -> None:
-    recipe = training.Recipe(epochs=2, batch=4)
+    recipe = training.Recipe(epochs=(1, 1), batch=4)
     epochs: list[dict] = []
     stopping = Context(store, cancelled=lambda: len(epochs) == 1, observe=epochs.append)
     with pytest.raises(Cancelled):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from qmoe_core.embedders import architectures, models, networks
 from qmoe_core.embedders.learned import LearnedEmbedder
 from qmoe_core.engine import network_reference
 from qmoe_core.errors import UserError
+from tests.tiny import untrained
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +28,6 @@ def mn04_weights(shared_data: Path) -> Path:
             "../shared/weights lacks mn04_as.safetensors: mn04 is not compared with its authors' code"
         )
     return path
-
-
-def random(network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Weights and batch norms of a network that is not trained, none of them trivial."""
-    rng = np.random.default_rng(4)
-    state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
-    for key, array in state.items():
-        if key.endswith("running_var"):
-            state[key] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
-        elif key.endswith(("bias", "running_mean")):
-            state[key] = rng.normal(0, 0.2, array.shape).astype(np.float32)
-    network.load_state_dict({key: torch.tensor(array) for key, array in state.items()})
-    return state
 
 
 def test_mn04_gives_what_its_authors_code_gives(mn04_weights: Path, shared_data: Path) -> None:
@@ -59,7 +48,7 @@ def test_mn04_gives_what_its_authors_code_gives(mn04_weights: Path, shared_data:
 )
 def test_the_engine_runs_the_network_that_torch_trains(name: str, module, bands: int, frames: int) -> None:
     network = module().eval()
-    made = models.ARCHITECTURES[name](random(network))
+    made = models.ARCHITECTURES[name](untrained(network))
     levels = np.random.default_rng(1).normal(0, 0.7, (2, bands, frames)).astype(np.float32)
     with torch.inference_mode():
         wanted = network(torch.from_numpy(levels)).numpy()
@@ -68,7 +57,7 @@ def test_the_engine_runs_the_network_that_torch_trains(name: str, module, bands:
 
 
 def test_a_wrong_or_missing_tensor_is_named() -> None:
-    tensors = random(networks.DsCnn())
+    tensors = untrained(networks.DsCnn())
     missing = {key: array for key, array in tensors.items() if key != "features.3.1.bias"}
     with pytest.raises(UserError, match=r"not the weights of ds-cnn: features\.3\.1\.bias is missing"):
         architectures.ds_cnn(missing)
@@ -77,13 +66,17 @@ def test_a_wrong_or_missing_tensor_is_named() -> None:
 
 
 def test_other_weights_are_another_embedder(tmp_path: Path) -> None:
-    tensors = random(networks.DsCnn())
+    tensors = untrained(networks.DsCnn())
     one = LearnedEmbedder("ds-cnn", architectures.ds_cnn(tensors))
-    tensors["features.0.1.bias"] = tensors["features.0.1.bias"] + np.float32(1e-3)
+    tensors["features.16.1.bias"] = tensors["features.16.1.bias"] + np.float32(0.3)
     safetensors.numpy.save_file(tensors, file := tmp_path / "other.safetensors")
     other = embedders.create("ds-cnn", weights=file)
     assert other.name == f"ds-cnn@{file}"
     assert other.id != one.id
+    sound = np.random.default_rng(2).normal(0, 0.1, (2, 30_000)).astype(np.float32)
+    elsewhere = pickle.loads(pickle.dumps(other))
+    np.testing.assert_array_equal(elsewhere.embed(sound), other.embed(sound))
+    assert not np.allclose(one.embed(sound), other.embed(sound), atol=1e-4)
     assert embedders.create(other.name).id == other.id
 
 

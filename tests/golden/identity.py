@@ -203,7 +203,7 @@ def student(home: Path) -> Results:
             (5, "bias", (9,)),
         )
     }
-    recipe = training.Recipe(epochs=1, batch=4)
+    recipe = training.Recipe(epochs=(1,), batch=4)
     network = training.fit(Context(Store(home)), clips.Clips(levels, features), classifier, recipe, {})
     tensors = training.to_tensors(network)
     return {name: tensors[f"features.{name}.0.weight"].reshape(-1)[:20] for name in ("0", "8", "16")}

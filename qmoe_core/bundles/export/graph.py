@@ -1,10 +1,10 @@
 """The ONNX form: one graph from a waveform to the mixture's answer, for machines without this program.
 
-The front end (log-mel statistics), the scaler, every expert, the router, curiosity by disagreement (Eq. 8)
-and the top-k mixture are all in it. Integer formats keep their integers: activations are quantized per sample
-to 8 bits as here, products are those of `MatMulInteger` (8 bits) or `MatMulNBits` (4 and 2 bits, ternary; one
-bit and signs in 2 bits, because ONNX has nothing smaller), 16-bit weights are stored as such and multiplied
-as float32, which holds them exactly.
+The embedder (log-mel statistics, `ds-cnn` or `mn04`), the scaler, every expert, the router, curiosity by
+disagreement (Eq. 8) and the top-k mixture are all in it. Integer formats keep their integers: activations are
+quantized per sample to 8 bits as here, products are those of `MatMulInteger` (8 bits) or `MatMulNBits` (4 and
+2 bits, ternary; one bit and signs in 2 bits, because ONNX has nothing smaller), 16-bit weights are stored as
+such and multiplied as float32, which holds them exactly.
 
 What ONNX has no place for is refused: curiosity that samples the router (`router-mc`) or runs experts one
 after the other (`distilled`), and backbones, which have their own exporters.
@@ -25,11 +25,13 @@ import numpy as np
 
 from qmoe_core import embedders
 from qmoe_core.audio import mel
-from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_SAMPLES
+from qmoe_core.audio.decode import WINDOW_S, WINDOW_SAMPLES
 from qmoe_core.bundles import Bundle
 from qmoe_core.bundles.export.archive import chosen_experts
 from qmoe_core.bundles.export.card import AsGraph, card
+from qmoe_core.bundles.export.graph_network import decibels, learned
 from qmoe_core.embedders import logmel_stats
+from qmoe_core.embedders.learned import LearnedEmbedder
 from qmoe_core.embedders.logmel_stats import LogMelStats
 from qmoe_core.engine import LEVELS, ExpertWeights, HiddenLayer
 from qmoe_core.errors import BundleError, ConfigError
@@ -51,8 +53,9 @@ def export_onnx(
 ) -> Path:
     """Write a bundle as an ONNX graph.
 
-    Input `waveform`, float32 [B, 110250] (5 s, 22,050 Hz, mono). Outputs, float32: `probabilities` [B, C],
-    `expert_probabilities` [B, N, C], `routing` [B, N], `epistemic` [B], and `embedding` [B, D]. The metadata
+    Input `waveform`, float32 [B, n] (5 s at the embedder's sample rate, mono). Outputs, float32:
+    `probabilities` [B, C], `expert_probabilities` [B, N, C], `routing` [B, N], `epistemic` [B], and
+    `embedding` [B, D]. The metadata
     of the file name classes, experts, front end and the bundle's digest, and carry its card.
 
     Args:
@@ -66,7 +69,7 @@ def export_onnx(
 
     Raises:
         ConfigError: a curiosity that a graph cannot hold, or an expert that the bundle lacks.
-        BundleError: another front end than log-mel statistics, or a file that cannot be written.
+        BundleError: an embedder of timm, or a file that cannot be written.
         ModuleNotFoundError: `onnx` is not installed.
     """
     import onnx
@@ -86,19 +89,21 @@ def export_onnx(
         raise ConfigError(
             f"curiosity {settings.curiosity} cannot be a graph; accepted is disagreement or none"
         )
-    model, expert_bytes = _model(bundle, settings, chosen)
+    embedder = _embedder_of(bundle)
+    model, expert_bytes = _model(bundle, embedder, settings, chosen)
+    window = round(WINDOW_S * embedder.sample_rate)
     properties = {
         "title": bundle.title,
         "classes": _json(bundle.classes),
         "experts": _json(chosen),
         "mixture": _json(settings.experts),
         "front_end": bundle.manifest.embedder_id,
-        "sample_rate_hz": str(SAMPLE_RATE),
+        "sample_rate_hz": str(embedder.sample_rate),
         "alpha": f"{settings.alpha:g}",
         "top_k": str(settings.top_k),
         "curiosity": settings.curiosity,
         "bundle_digest": bundle.digest,
-        "card": card(bundle, AsGraph(settings, expert_bytes, _times(model.SerializeToString()))),
+        "card": card(bundle, AsGraph(settings, expert_bytes, _times(model.SerializeToString(), window))),
     }
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
@@ -117,8 +122,8 @@ def export_onnx(
     return path
 
 
-def _times(model: bytes) -> str:
-    """How long the graph takes for a clip here, in a sentence; empty without ONNX Runtime."""
+def _times(model: bytes, window: int) -> str:
+    """How long the graph takes for a clip of so many samples, in a sentence; empty without ONNX Runtime."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -126,7 +131,7 @@ def _times(model: bytes) -> str:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    noise = np.random.default_rng(0).standard_normal((1, WINDOW_SAMPLES)).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((1, window)).astype(np.float32)
     taken = []
     for _ in range(CALLS + 1):
         started = time.perf_counter()
@@ -145,7 +150,7 @@ def _json(value: object) -> str:
 
 
 @dataclass
-class _Graph:
+class Graph:
     """Nodes and constants as they are added; every result is known by its name."""
 
     nodes: list[Any] = field(default_factory=list)
@@ -197,18 +202,37 @@ class _Graph:
         return self.node("ReduceMean", x, self.integers(axis), keepdims=int(keep))
 
 
-def _model(bundle: Bundle, settings: Settings, experts: tuple[str, ...]) -> tuple[Any, dict[str, int]]:
+def _embedder(g: Graph, embedder: embedders.Embedder, waveform: str) -> str:
+    """[B, n] at the embedder's sample rate → `embedding` [B, D]."""
+    if isinstance(embedder, LearnedEmbedder):
+        return learned(g, embedder, waveform)
+    assert isinstance(embedder, LogMelStats)
+    return _statistics(g, embedder, waveform)
+
+
+def _embedder_of(bundle: Bundle) -> embedders.Embedder:
+    """The bundle's embedder.
+
+    Raises:
+        BundleError: it is another version, or nothing that can be a graph.
+    """
+    embedder = embedders.create(bundle.embedder)
+    if embedder.id != bundle.manifest.embedder_id or not isinstance(embedder, LogMelStats | LearnedEmbedder):
+        raise BundleError(
+            f"bundle {bundle.name}: its front end is {bundle.manifest.embedder_id}, and only "
+            f"{', '.join(embedders.OWN)} of this version can be a graph"
+        )
+    return embedder
+
+
+def _model(
+    bundle: Bundle, embedder: embedders.Embedder, settings: Settings, experts: tuple[str, ...]
+) -> tuple[Any, dict[str, int]]:
     """The graph, and bytes of the constants of each expert in it."""
     from onnx import TensorProto, helper
 
-    embedder = embedders.create(bundle.embedder)
-    if not isinstance(embedder, LogMelStats) or embedder.id != bundle.manifest.embedder_id:
-        raise BundleError(
-            f"bundle {bundle.name}: its front end is {bundle.manifest.embedder_id}, and only "
-            f"{logmel_stats.NAME} of this version can be a graph"
-        )
-    g = _Graph()
-    embedding = _front_end(g, embedder, "waveform")
+    g = Graph()
+    embedding = _embedder(g, embedder, "waveform")
     z = g.node("Div", g.node("Sub", embedding, g.constant(bundle.mean)), g.constant(bundle.std))
     each, sizes = [], {}
     for name in experts:
@@ -228,7 +252,7 @@ def _model(bundle: Bundle, settings: Settings, experts: tuple[str, ...]) -> tupl
     graph = helper.make_graph(
         g.nodes,
         bundle.name,
-        [value("waveform", WINDOW_SAMPLES)],
+        [value("waveform", round(WINDOW_S * embedder.sample_rate))],
         [
             value("probabilities", classes),
             value("expert_probabilities", len(experts), classes),
@@ -243,27 +267,12 @@ def _model(bundle: Bundle, settings: Settings, experts: tuple[str, ...]) -> tupl
     return model, sizes
 
 
-def _front_end(g: _Graph, embedder: LogMelStats, waveform: str) -> str:
+def _statistics(g: Graph, embedder: LogMelStats, waveform: str) -> str:
     """Log-mel statistics (see `embedders.logmel_stats`): [B, n] → `embedding` [B, D]."""
     p = embedder.parameters
     frames = mel.frame_count(WINDOW_SAMPLES)
-    edge = mel.N_FFT // 2
-    padded = g.node("Pad", waveform, g.integers(0, edge, 0, edge), mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(mel.N_FFT) / mel.N_FFT)
-    spectrum = g.node(
-        "STFT",
-        g.node("Unsqueeze", padded, g.integers(2)),
-        g.constant(mel.HOP, np.int64),
-        g.constant(window),
-        g.constant(mel.N_FFT, np.int64),
-        onesided=1,
-    )
-    power = g.node("ReduceSumSquare", spectrum, g.integers(3), keepdims=0)
-    bands = g.node("MatMul", power, g.constant(mel.mel_filterbank(p.n_mels).T))
-    audible = g.node("Log", g.node("Max", bands, g.constant(mel.FLOOR_POWER)))
-    level = g.node("Mul", audible, g.constant(10.0 / np.log(10.0)))
-    floor = g.node("Sub", g.node("ReduceMax", level, g.integers(1, 2), keepdims=1), g.constant(p.range_db))
-    level = g.node("Transpose", g.node("Max", level, floor), perm=[0, 2, 1])
+    level, _ = decibels(g, waveform, p.n_mels, p.range_db)
+    level = g.node("Transpose", level, perm=[0, 2, 1])
     cepstrum = g.node("MatMul", g.constant(logmel_stats.dct_matrix(p.n_mfcc, p.n_mels)), level)
     rows = g.node("Concat", level, cepstrum, axis=1)
     ordered, _ = g.top(rows, frames, axis=2, largest=False)
@@ -284,12 +293,12 @@ def _front_end(g: _Graph, embedder: LogMelStats, waveform: str) -> str:
     return g.node("Concat", *parts, axis=1, to="embedding")
 
 
-def _deviation(g: _Graph, rows: str) -> str:
+def _deviation(g: Graph, rows: str) -> str:
     centred = g.node("Sub", rows, g.mean(rows, 2, keep=True))
     return g.node("Sqrt", g.mean(g.node("Mul", centred, centred), 2))
 
 
-def _percentile(g: _Graph, ordered: str, q: float, frames: int) -> str:
+def _percentile(g: Graph, ordered: str, q: float, frames: int) -> str:
     position = (frames - 1) * q / 100.0
     below = int(position)
     low = g.node("Gather", ordered, g.constant(below, np.int64), axis=2)
@@ -299,7 +308,7 @@ def _percentile(g: _Graph, ordered: str, q: float, frames: int) -> str:
     )
 
 
-def _modulation(g: _Graph, level: str, p: logmel_stats.Parameters, frames: int) -> str:
+def _modulation(g: Graph, level: str, p: logmel_stats.Parameters, frames: int) -> str:
     """See `logmel_stats.modulation_spectrum`; the transform is two products with constants."""
     window, edges = logmel_stats.modulation_constants(frames, p.modulation_bands)
     shape = g.integers(0, p.modulation_groups, p.n_mels // p.modulation_groups, frames)
@@ -320,7 +329,7 @@ def _modulation(g: _Graph, level: str, p: logmel_stats.Parameters, frames: int) 
     return g.node("Reshape", log1p, g.integers(0, p.modulation_groups * p.modulation_bands))
 
 
-def _expert(g: _Graph, weights: ExpertWeights, z: str) -> str:
+def _expert(g: Graph, weights: ExpertWeights, z: str) -> str:
     """Standardised embeddings [B, D] → logits [B, C]."""
     for layer in weights.layers:
         product = g.node("Add", _product(g, layer, z), g.constant(layer.bias))
@@ -331,11 +340,11 @@ def _expert(g: _Graph, weights: ExpertWeights, z: str) -> str:
     return _linear(g, weights.head_weight, weights.head_bias, z)
 
 
-def _linear(g: _Graph, weight: np.ndarray, bias: np.ndarray, x: str) -> str:
+def _linear(g: Graph, weight: np.ndarray, bias: np.ndarray, x: str) -> str:
     return g.node("Add", g.node("MatMul", x, g.constant(weight.T)), g.constant(bias))
 
 
-def _product(g: _Graph, layer: HiddenLayer, x: str) -> str:
+def _product(g: Graph, layer: HiddenLayer, x: str) -> str:
     """W x of a hidden layer, with its own quantization of x."""
     if layer.format == "float":
         return g.node("MatMul", x, g.constant(layer.matrix.T))
@@ -359,7 +368,7 @@ def _product(g: _Graph, layer: HiddenLayer, x: str) -> str:
     return g.node("Mul", g.node("Mul", product, most), g.constant(layer.scale / np.float32(127.0)))
 
 
-def _few_bits(g: _Graph, layer: HiddenLayer, x: str) -> str:
+def _few_bits(g: Graph, layer: HiddenLayer, x: str) -> str:
     """Integers times levels of at most 4 bits; the sums are exact in float32. The operator knows fields of 2
     and 4 bits."""
     bits = max(2, LEVELS[layer.format].field)
@@ -386,7 +395,7 @@ def _few_bits(g: _Graph, layer: HiddenLayer, x: str) -> str:
     )
 
 
-def _mixture(g: _Graph, bundle: Bundle, settings: Settings, z: str, q: str) -> None:
+def _mixture(g: Graph, bundle: Bundle, settings: Settings, z: str, q: str) -> None:
     """Router, curiosity and top-k (Eq. 5–8): the outputs `probabilities`, `routing` and `epistemic`."""
     names = settings.experts
     hidden = z
@@ -416,7 +425,7 @@ def _mixture(g: _Graph, bundle: Bundle, settings: Settings, z: str, q: str) -> N
         g.node("Softmax", summed, axis=-1, to="probabilities")
 
 
-def _top(g: _Graph, routing: str, k: int, n: int) -> str:
+def _top(g: Graph, routing: str, k: int, n: int) -> str:
     """The k largest of [B, n], renormalised; of equals the earlier wins, as TopK has it."""
     if k == n:
         return routing

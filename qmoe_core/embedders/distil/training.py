@@ -41,12 +41,15 @@ class Recipe:
     """What the student's weights depend on beside the clips.
 
     Attributes:
-        clips, epochs, batch: how much it is trained on; learning_rate: the highest of a one-cycle schedule.
+        clips, batch: how much it is trained on.
+        epochs: of each cycle of the learning rate, which rises and falls to nothing (warm restarts:
+            Loshchilov and Hutter 2017).
+        learning_rate: the highest of the first cycle; each other one's is half of that before.
         seed: of sounds, first weights and order.
     """
 
     clips: int = 40_000
-    epochs: int = 8
+    epochs: tuple[int, ...] = (8, 5)
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
@@ -174,17 +177,18 @@ class _Run:
     def train(self) -> None:
         done = self._resume()
         show = self.context.progress("training ds-cnn")
-        total, started = self.recipe.epochs * self.steps, time.monotonic()
+        epochs = sum(self.recipe.epochs)
+        total, started = epochs * self.steps, time.monotonic()
         first = done * self.steps
         with ThreadPoolExecutor(THREADS) as pool:
-            for epoch in range(done, self.recipe.epochs):
+            for epoch in range(done, epochs):
                 losses = []
                 order = torch.randperm(self.clips, generator=self._generator(epoch))
                 for step in range(self.steps):
                     stop_if(self.context.cancelled or (lambda: False))
                     at = epoch * self.steps + step
                     rows = order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
-                    losses.append(self._step(pool, rows, at / total))
+                    losses.append(self._step(pool, rows, at / self.steps))
                     if step % 20 == 19 or step == self.steps - 1:
                         left = (time.monotonic() - started) / (at + 1 - first) * (total - at - 1)
                         recent = np.mean(losses[-20:])
@@ -195,10 +199,10 @@ class _Run:
                     {"epoch": epoch + 1, "loss": float(np.mean(losses)), "explained": explained}
                 )
 
-    def _step(self, pool: ThreadPoolExecutor, rows: Tensor, share: float) -> float:
-        """One step with the learning rate that belongs to this share of the training; gives the loss."""
+    def _step(self, pool: ThreadPoolExecutor, rows: Tensor, epoch: float) -> float:
+        """One step with the learning rate that belongs to this moment, in epochs; gives the loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * _one_cycle(share)
+            group["lr"] = self.recipe.learning_rate * _cyclic(epoch, self.recipe.epochs)
         parts = rows.chunk(THREADS)
         found = list(pool.map(self._gradients, self.replicas, parts))
         for parameter, *gradients in zip(
@@ -250,7 +254,7 @@ class _Run:
 
     def _resume(self) -> int:
         """Takes up the last epoch that the store holds; gives its number, 0 if there is none."""
-        for epoch in range(self.recipe.epochs, 0, -1):
+        for epoch in range(sum(self.recipe.epochs), 0, -1):
             entry = self.context.store.get(KIND, {**self.key, "epoch": epoch})
             if entry is None:
                 continue
@@ -268,8 +272,18 @@ class _Run:
         return 0
 
 
+def _cyclic(epoch: float, cycles: Sequence[int]) -> float:
+    """The learning rate at a moment, in epochs, as a share of the highest."""
+    cycle = 0
+    while epoch >= cycles[cycle]:
+        epoch -= cycles[cycle]
+        cycle += 1
+    share = epoch / cycles[cycle]
+    return 0.5**cycle * _one_cycle(share)
+
+
 def _one_cycle(share: float) -> float:
-    """The learning rate at this share of the training, as a share of the highest: up, and down to nothing."""
+    """Up in a tenth of a cycle, and down to nothing."""
     if share < 0.1:
         return 0.04 + 0.96 * share / 0.1
     return 0.5 + 0.5 * math.cos(math.pi * (share - 0.1) / 0.9)

@@ -10,14 +10,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from torch import nn
 
 from qmoe_core import bundles, embedders
 from qmoe_core.audio import decode, synth
 from qmoe_core.bundles import export
+from qmoe_core.bundles.export import graph
+from qmoe_core.embedders import models, networks
+from qmoe_core.embedders.learned import LearnedEmbedder
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.routing.uncertainty import softmax
+from tests import tiny
 
 
 def heard(path: Path, waveforms: np.ndarray) -> dict[str, np.ndarray]:
@@ -53,6 +58,23 @@ def test_every_expert_says_the_same(everything, gallery):
     np.testing.assert_allclose(found["routing"], mixed.routing, atol=1e-3)
     np.testing.assert_allclose(found["epistemic"], mixed.epistemic, atol=1e-3)
     np.testing.assert_allclose(found["probabilities"], mixed.probabilities, atol=5e-3)
+
+
+@pytest.mark.parametrize(("name", "module"), [("ds-cnn", networks.DsCnn), ("mn04", networks.Mn04)])
+def test_a_learned_embedder_gives_the_same(name: str, module: type[nn.Module], tmp_path: Path, gallery):
+    embedder = LearnedEmbedder(name, models.ARCHITECTURES[name](tiny.untrained(module())))
+    waveforms = np.stack([decode.resample(x, decode.SAMPLE_RATE, embedder.sample_rate) for x in gallery[:3]])
+    g = graph.Graph()
+    graph.learned(g, embedder, "waveform")
+    kind = onnx.TensorProto.FLOAT
+    given = onnx.helper.make_tensor_value_info("waveform", kind, ["batch", waveforms.shape[1]])
+    found = onnx.helper.make_tensor_value_info("embedding", kind, ["batch", embedder.dim])
+    whole = onnx.helper.make_graph(g.nodes, name, [given], [found], list(g.constants.values()))
+    opsets = [onnx.helper.make_opsetid("", graph.OPSET)]
+    model = onnx.helper.make_model(whole, opset_imports=opsets, ir_version=graph.IR_VERSION)
+    onnx.save(model, path := tmp_path / "network.onnx")
+    wanted = embedder.embed(waveforms)
+    np.testing.assert_allclose(heard(path, waveforms)["embedding"], wanted, atol=1e-3 * np.abs(wanted).max())
 
 
 @pytest.mark.recordings
