@@ -18,7 +18,7 @@ from qmoe_core import bundles, engine
 from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.errors import BundleError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
-from qmoe_core.evaluation.selective import Detection, detection, uncertainties
+from qmoe_core.evaluation.selective import Auroc, detection, uncertainties
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.runtime.executor import Context
@@ -80,7 +80,7 @@ class UnknownClassesResult:
     n_strange: int
     experts: tuple[str, ...]
     accuracy: float
-    detection: dict[str, Detection]
+    detection: dict[str, Auroc]
 
     def to_json(self) -> dict[str, Any]:
         """As `qmoe sweep ood --json` prints it."""
@@ -352,5 +352,23 @@ def kept(store: Store, embedder_id: str, classes: Sequence[str]) -> list[HeldOut
                 strange=strange,
                 strange_clips=tensors["strange_clips"],
             )
+        )
+    return found
+
+
+def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Auroc]:
+    """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
+    if len(reports) == 1:
+        return reports[0].detection
+    found = {}
+    for name in reports[0].detection:
+        each = [one.detection[name] for one in reports if name in one.detection]
+        values = [one.auroc for one in each]
+        found[name] = Auroc(
+            auroc=sum(values) / len(values),
+            low=min(values),
+            high=max(values),
+            positives=sum(one.positives for one in each),
+            negatives=sum(one.negatives for one in each),
         )
     return found
