@@ -148,13 +148,8 @@ def reproduce(
     count = seeds if seeds is not None else 1 if quick else FULL_SEEDS
     if not 1 <= count <= LARGEST_SEED - config.seed + 1:
         raise ConfigError(f"--seeds is {count}; accepted is 1 or more, up to seed {LARGEST_SEED}")
-    plan = ReproductionPlan(
-        quick,
-        preset,
-        config,
-        tuple(config.seed + i for i in range(count)),
-        effort or (costs.QUICK if quick else Effort()),
-    )
+    numbers = tuple(config.seed + i for i in range(count))
+    plan = ReproductionPlan(quick, preset, config, numbers, effort or (costs.QUICK if quick else Effort()))
     context = Context(store or Store(), progress=progress, cancelled=cancelled).with_workers(workers)
     if quick and not names:
         studies = [_of_bundle(bundles.load(), plan, context, fresh)]
