@@ -16,10 +16,11 @@ from typing import Any, get_args
 import streamlit as st
 
 from dashboard.session import linked
-from dashboard.views.words import Abstain, listed
+from dashboard.views.words import Abstain
 from qmoe_core.audio import synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.config import Curiosity
+from qmoe_core.numbers import listed
 from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
 ALPHAS = (
@@ -51,7 +52,8 @@ LIMITS = {
 DEFAULT_LIMIT = {"never": 0.0, "probability": 0.5, "epistemic": 0.1}
 FIRST_SOUND = "dog-bark"
 
-CURIOSITIES: tuple[Curiosity, ...] = get_args(Curiosity)
+CURIOSITIES: tuple[Curiosity, ...] = ("disagreement", "distilled", "router-mc", "none")
+"""Those that pages offer."""
 ABSTAINS: tuple[Abstain, ...] = get_args(Abstain)
 
 _LINKED = ("sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit")
