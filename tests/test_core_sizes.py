@@ -20,6 +20,7 @@ LARGER = {
     "engine/avx2.py: _table_product",
     "engine/avx2.py: look_up",
     "engine/convolution.py: _run_of",
+    "evaluation/cascade.py: cascade_sweep",
     "routing/mixing.py: decide",
     "routing/mixing.py: mix",
     "routing/router.py: _forward",
