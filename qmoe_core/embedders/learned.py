@@ -14,8 +14,9 @@ import numpy as np
 from qmoe_core.audio import kaldi_mel
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.embedders import ds_cnn
-from qmoe_core.engine import network_reference, network_storage
+from qmoe_core.engine import network_storage
 from qmoe_core.engine.network import Network
+from qmoe_core.engine.packed_network import PackedNetwork
 
 VERSION = 1
 """To be raised when the same network gives other numbers, so that no cache mixes the two."""
@@ -53,6 +54,7 @@ class LearnedEmbedder:
     def __init__(self, name: str, network: Network) -> None:
         self.name, self.network, self.dim = name, network, network.dim
         self.front_end = FRONT_ENDS[network.name]
+        self._packed = PackedNetwork(network)
         self.sample_rate = self.front_end.sample_rate
         digest = hashlib.sha256(network_storage.dumps(network) + bytes([VERSION])).hexdigest()
         self.id = f"{name.partition('@')[0]}-{digest[:8]}"
@@ -63,4 +65,4 @@ class LearnedEmbedder:
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def _of(self, waveform: np.ndarray) -> np.ndarray:
-        return network_reference.forward(self.network, self.front_end.levels(waveform)[None])[0]
+        return self._packed.embed(self.front_end.levels(waveform))
