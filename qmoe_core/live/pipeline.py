@@ -24,7 +24,7 @@ from qmoe_core.audio import fitness, mel
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, resample
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
-from qmoe_core.live.detections import Detection, Judged, Rules, Tracker
+from qmoe_core.live.detections import Detection, JudgedWindow, Rules, Tracker
 from qmoe_core.live.log import Log, LoggedDetection
 from qmoe_core.live.ring import Ring
 from qmoe_core.live.sources import MAX_NOTES, Note, Source, State, Stream
@@ -45,7 +45,7 @@ _EDGE = mel.N_FFT // 2 // mel.HOP  # frames at each edge of a waveform that see 
 
 
 @dataclass(frozen=True)
-class View:
+class LiveView:
     """Everything a page draws, at one moment.
 
     Attributes:
@@ -66,7 +66,7 @@ class View:
     rate: int
     heard_s: float
     day: float
-    windows: tuple[Judged, ...]
+    windows: tuple[JudgedWindow, ...]
     judged: int
     stale: int
     levels: np.ndarray
@@ -184,12 +184,12 @@ class Pipeline:
             self._resampler = None
         return entries + self.pause()
 
-    def view(self) -> View:
+    def view(self) -> LiveView:
         """What a page draws."""
         with self._lock:
             stream = self._stream
             heard_s = self._first_s + self._history.end / SAMPLE_RATE
-            return View(
+            return LiveView(
                 state=self.source.state,
                 stream=stream.name if stream else "",
                 rate=stream.rate if stream else 0,
@@ -214,7 +214,7 @@ class Pipeline:
     def _reset(self) -> None:
         """Begin with nothing heard; what was judged before stays in the statistics and the log."""
         self._read = 0  # the source's sample that is due
-        self._windows: deque[Judged] = deque(maxlen=round(SHOWN_S / self.hop_s))
+        self._windows: deque[JudgedWindow] = deque(maxlen=round(SHOWN_S / self.hop_s))
         self._shown = 0  # frames drawn
         self._levels = np.empty((MELS, 0), dtype=np.int8)
         self._peaks = np.empty(0, dtype=np.float32)
@@ -286,7 +286,7 @@ class Pipeline:
             self._levels = np.concatenate([self._levels, levels], axis=1)[:, -kept:]
             self._peaks = np.concatenate([self._peaks, np.abs(blocks).max(axis=1)])[-kept:]
 
-    def _judge(self, stream: Stream, stale: int, arrived: float) -> tuple[Judged, np.ndarray]:
+    def _judge(self, stream: Stream, stale: int, arrived: float) -> tuple[JudgedWindow, np.ndarray]:
         first, waveform = self._history.read(self._history.end - WINDOW_SAMPLES)
         start_s = self._first_s + first / SAMPLE_RATE
         end_s = start_s + WINDOW_S
@@ -300,7 +300,7 @@ class Pipeline:
         halves = self._halves(waveform, settings) if self.rules.halves else ()
         magnitude = np.abs(waveform)
         missing = stream.ring.missing(round(start_s * stream.rate), round(end_s * stream.rate))
-        judged = Judged(
+        judged = JudgedWindow(
             start_s=start_s,
             end_s=end_s,
             day=stream.timeline.at(0),
