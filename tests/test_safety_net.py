@@ -107,7 +107,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the sounds that were decoded; nothing is judged."""
     names: list[str] = []
 
-    def load(file: Any, *, name: str) -> decode.Clip:
+    def load(file: Any, *, name: str, longest_s: float | None) -> decode.Clip:
         names.append(name)
         return decode.from_samples(np.full(2048, 0.1, np.float32), decode.SAMPLE_RATE, name=name)
 

@@ -19,6 +19,7 @@ import numpy as np
 import streamlit as st
 
 from dashboard.components.microphone import Recording
+from dashboard.session import public
 from qmoe_core import serve
 from qmoe_core.audio import decode, mel, synth
 from qmoe_core.bundles import Bundle
@@ -94,9 +95,14 @@ def from_upload(file: Any) -> Sound:
         key=_content_key(file.file_id, file),
         name=name,
         origin="uploaded",
-        load=lambda: decode.load(file, name=name),
+        load=lambda: _load(file, name),
         playable=file,
     )
+
+
+def _load(source: Any, name: str) -> decode.Clip:
+    longest_s = None if public.LIMITS is None else public.LIMITS.duration_s
+    return decode.load(source, name=name, longest_s=longest_s)
 
 
 def from_recording(recording: Recording) -> Sound:
@@ -105,7 +111,7 @@ def from_recording(recording: Recording) -> Sound:
         key=hashlib.sha256(recording.wav).hexdigest(),
         name=recording.name,
         origin=RECORDED,
-        load=lambda: decode.load(recording.wav, name=recording.name),
+        load=lambda: _load(recording.wav, recording.name),
         playable=recording.wav,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,15 +55,19 @@ class LearnedEmbedder:
     def __init__(self, name: str, network: Network) -> None:
         self.name, self.network, self.dim = name, network, network.dim
         self.front_end = FRONT_ENDS[network.name]
-        self._packed = PackedNetwork(network)
         self.sample_rate = self.front_end.sample_rate
         digest = hashlib.sha256(network_storage.dumps(network) + bytes([VERSION])).hexdigest()
         self.id = f"{name.partition('@')[0]}-{digest[:8]}"
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Waveforms float32 [B, n] at `sample_rate` to embeddings float32 [B, D]."""
-        rows = [self._of(waveform) for waveform in waveforms]
+        rows = [self._packed.embed(self.front_end.levels(waveform)) for waveform in waveforms]
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
-    def _of(self, waveform: np.ndarray) -> np.ndarray:
-        return self._packed.embed(self.front_end.levels(waveform))
+    @cached_property
+    def _packed(self) -> PackedNetwork:
+        return PackedNetwork(self.network)
+
+    def __reduce__(self) -> tuple[type[LearnedEmbedder], tuple[str, Network]]:
+        """To another process goes the network, which is packed there for its processor."""
+        return LearnedEmbedder, (self.name, self.network)

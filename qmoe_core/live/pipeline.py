@@ -292,12 +292,13 @@ class Pipeline:
         end_s = start_s + WINDOW_S
         settings = self.settings
         t0 = time.perf_counter()
-        embeddings = self._embed(waveform[None])
+        heard = self._at_the_embedders_rate(stream, start_s, waveform)
+        embeddings = self._embed(heard[None])
         t1 = time.perf_counter()
         outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples)
         decision = self.bundle.decide(outputs.at(0), settings, start_s, end_s)
         t2 = time.perf_counter()
-        halves = self._halves(waveform, settings) if self.rules.halves else ()
+        halves = self._halves(heard, settings) if self.rules.halves else ()
         magnitude = np.abs(waveform)
         missing = stream.ring.missing(round(start_s * stream.rate), round(end_s * stream.rate))
         judged = JudgedWindow(
@@ -319,22 +320,32 @@ class Pipeline:
 
     def _halves(self, waveform: np.ndarray, settings: Settings) -> tuple[str, ...]:
         """What the mixture says of each half of a window, repeated to fill it; a silent half says nothing."""
-        middle = WINDOW_SAMPLES // 2
-        filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
+        n = len(waveform)
+        filled = [np.resize(half, n) for half in (waveform[: n // 2], waveform[n // 2 :])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
-        outputs = self.bundle.outputs(
-            self._embed(audible),
-            mc_samples=settings.mc_samples,
-        )
+        outputs = self.bundle.outputs(self._embed(audible), mc_samples=settings.mc_samples)
         probabilities = self.bundle.mix(outputs, settings).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
     def _embed(self, windows: np.ndarray) -> np.ndarray:
-        """Windows float32 [B, 110250] at 22,050 Hz, as the history holds them, to embeddings [B, D]."""
+        """Windows float32 [B, n] at the embedder's sample rate to embeddings [B, D]."""
+        return self._embedder.embed(np.stack([fitness.prepare(window) for window in windows]))
+
+    def _at_the_embedders_rate(self, stream: Stream, start_s: float, waveform: np.ndarray) -> np.ndarray:
+        """The window [5 · rate] for an embedder of another sample rate than the history's, from the source.
+
+        Args:
+            start_s: when the window begins; waveform: it, float32 [110250] at 22,050 Hz.
+        """
         rate = self._embedder.sample_rate
-        return self._embedder.embed(
-            np.stack([resample(fitness.prepare(window), SAMPLE_RATE, rate) for window in windows])
-        )
+        if rate == SAMPLE_RATE:
+            return waveform
+        first = round(start_s * stream.rate)
+        at, samples = stream.ring.read(first, first + round(WINDOW_S * stream.rate))
+        if at != first:  # so late that they are overwritten
+            samples = resample(waveform, SAMPLE_RATE, stream.rate)
+        heard, size = resample(samples, stream.rate, rate), round(WINDOW_S * rate)
+        return np.pad(heard[:size], (0, max(0, size - len(heard))))
 
     def _flush(self) -> list[LoggedDetection]:
         with self._lock:
