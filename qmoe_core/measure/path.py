@@ -177,7 +177,7 @@ def _static_int8(model: Any, x: np.ndarray) -> Any:
         onnx.save(model, plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         reader: Any = _Calibration(x)
-        types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+        types: dict[str, Any] = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
         quantize_static(prepared, small, reader, per_channel=True, **types)
         return onnx.load(small)
 

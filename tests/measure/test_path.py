@@ -28,9 +28,11 @@ def test_rows_say_what_each_stage_costs(monkeypatch: pytest.MonkeyPatch) -> None
     def race(contestants: list[latency.Contestant], **_: object) -> dict[str, np.ndarray]:
         for one in contestants:
             one.call()
-        return {one.name: np.full((2, 50), 1000 * (i + 1)) for i, one in enumerate(contestants)}
+        spread = np.arange(100).reshape(2, 50) % 3 - 1
+        return {one.name: 1000 * (i + 1) + spread for i, one in enumerate(contestants)}
 
     monkeypatch.setattr(latency, "race", race)
+    monkeypatch.setattr(path, "SECONDS", 0.5)
     where, rows = path.run(["ds-cnn"], 50)
     assert where["threads"] == 1
     assert [row["name"] for row in rows][2:] == [f"ds-cnn:{name}" for name in path.FORMATS]
