@@ -101,7 +101,7 @@ class CascadeSweep:
     equal_accuracy: EqualAccuracy
 
     def to_json(self) -> dict[str, Any]:
-        """The part of the document that the sweep determines (design.md's contract)."""
+        """The part of the document that the sweep determines."""
         return asdict(self)
 
 
