@@ -96,7 +96,7 @@ def test_mn04_without_its_weights_says_how_to_have_them() -> None:
         embedders.create("mn04")
 
 
-@pytest.mark.parametrize("name", sorted(set(making.FORMATS) - {"q1", "bitnet"}))
+@pytest.mark.parametrize("name", making.FORMATS)
 def test_the_formats_that_ship_follow_the_network_that_ships(name: str) -> None:
     """They are made anew whenever its weights are: the same features, and no more bytes than their bits."""
     file = models.SHIPPED / models.file_of(f"ds-cnn:{name}")
@@ -107,6 +107,6 @@ def test_the_formats_that_ship_follow_the_network_that_ships(name: str) -> None:
 
     wanted = np.stack([network_reference.forward(whole, x[None])[0] for x in levels])
     cosines = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
-    least = {"q1": 0.8, "bitnet": 0.85, "q2": 0.88, "q3": 0.92, "q4": 0.95}.get(name, 0.99)
+    least = {"q1": 0.6, "bitnet": 0.8, "q2": 0.88, "q3": 0.92, "q4": 0.95}.get(name, 0.98)
     assert cosines.min() > least
     assert file.stat().st_size < EXPERTS[name].bits / 8 * whole.parameters + 45_000
