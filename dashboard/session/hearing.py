@@ -6,19 +6,21 @@ light and follows every control. The caches are bounded, and a session's own: th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import streamlit as st
 
 from dashboard.components.microphone import Recording
+from dashboard.session import public
 from qmoe_core import serve
 from qmoe_core.audio import decode, mel, synth
 from qmoe_core.bundles import Bundle
@@ -27,6 +29,7 @@ from qmoe_core.routing.mixing import Settings
 from qmoe_core.serve import Observation
 
 ENVELOPE_SLICES = 900
+FINE = 64
 RECORDED = "recorded here"
 """Where a recording comes from, in words for the page."""
 
@@ -40,7 +43,7 @@ class Sound:
     name: str
     origin: str
     """Where it comes from, in words for the page."""
-    load: Callable[[], decode.Clip]
+    load: Callable[[], decode.Clip | decode.Recording]
     playable: Any
     """What `st.audio` takes."""
 
@@ -90,11 +93,12 @@ def _rendered(name: str) -> np.ndarray:
 def from_upload(file: Any) -> Sound:
     """A file that the browser sent."""
     name = decode.display_name(file.name)
+    longest_s = float("inf") if public.LIMITS is None else public.LIMITS.duration_s
     return Sound(
         key=_content_key(file.file_id, file),
         name=name,
         origin="uploaded",
-        load=lambda: decode.load(file, name=name),
+        load=lambda: decode.open_recording(file, name=name, longest_s=longest_s),
         playable=file,
     )
 
@@ -129,18 +133,66 @@ def hear(sound: Sound, bundle: Bundle) -> Heard:
 @st.cache_data(max_entries=64, max_size="256 MB", scope="session", show_spinner=False)
 def _hear(key: str, digest: str, _sound: Sound, _bundle: Bundle) -> Heard:
     start = time.perf_counter()
-    clip = _sound.load()
-    decoded = time.perf_counter()
-    observation = serve.observe(clip, _bundle, run_all=True)  # the page shows every expert
-    observed = time.perf_counter()
+    with contextlib.ExitStack() as held:
+        clip = _sound.load()
+        if isinstance(clip, decode.Recording):
+            held.enter_context(clip)
+        drawn = _Drawn(clip)
+        observation = serve.observe(
+            cast(decode.Readable, drawn), _bundle, run_all=True
+        )  # the page shows every expert
     return Heard(
-        envelope=envelope(clip.samples),
-        spectrogram=np.rint(np.clip(mel.log_mel(clip.samples), -127, 127)).astype(np.int8),
+        envelope=envelope(np.concatenate([*drawn.extremes, drawn.rest])),
+        spectrogram=np.concatenate([*drawn.levels, whole_db(drawn.stream.finish())], axis=1),
         observation=observation,
         channels=clip.source_channels,
-        decode_s=decoded - start,
-        observe_s=observed - decoded,
+        decode_s=drawn.seconds,
+        observe_s=time.perf_counter() - start - drawn.seconds,
     )
+
+
+class _Drawn:
+    """A recording of any length that is drawn while it is read; see `decode.Readable`.
+
+    Attributes:
+        extremes: lowest and highest of every `FINE` samples, one after the other; levels: columns of the
+            spectrogram, whole dB; seconds: spent on decoding and drawing.
+    """
+
+    def __init__(self, clip: decode.Readable) -> None:
+        self._clip = clip
+        self.extremes: list[np.ndarray] = []
+        self.rest = np.empty(0, dtype=np.float32)
+        self.levels: list[np.ndarray] = []
+        self.stream = mel.LogMelStream()
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clip, name)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        blocks = self._clip.blocks()
+        while True:
+            start = time.perf_counter()
+            block = next(blocks, None)
+            if block is not None:
+                self._draw(block)
+            self.seconds += time.perf_counter() - start
+            if block is None:
+                return
+            yield block
+
+    def _draw(self, block: np.ndarray) -> None:
+        self.levels.append(whole_db(self.stream.push(block)))
+        samples = np.concatenate([self.rest, block])
+        whole = len(samples) // FINE * FINE
+        groups, self.rest = samples[:whole].reshape(-1, FINE), samples[whole:]
+        self.extremes.append(np.stack([groups.min(axis=1), groups.max(axis=1)], axis=1).ravel())
+
+
+def whole_db(levels: np.ndarray) -> np.ndarray:
+    """Levels in dB, rounded to int8."""
+    return np.rint(np.clip(levels, -127, 127)).astype(np.int8)
 
 
 def judge(sound: Sound, heard: Heard, bundle: Bundle, settings: Settings) -> Classification:
