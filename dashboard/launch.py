@@ -124,9 +124,6 @@ def main(arguments: Sequence[str]) -> None:
         module = import_module("dashboard.session.public")
         module.open_visitors()
         options += module.LIMITS.streamlit
-        # Pages decode in this process alone, and hold what they decode in memory.
-        decode: Any = import_module("qmoe_core.audio.decode")
-        decode.MAX_DURATION_S = module.LIMITS.duration_s
         token, bounds = None, guard.Bounds()
         turns.install(turns.Turns())
     shown = "localhost" if address in guard.WILDCARDS else address

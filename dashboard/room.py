@@ -9,6 +9,7 @@ by others who filled the memory first.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -138,7 +139,7 @@ def install(runtime: Any, session_bytes: int | None, total_bytes: int) -> Room |
                 if room is not None:
                     room.forget(session)
             if over:
-                await asyncio.to_thread(system.free_memory)
+                threading.Thread(target=system.free_memory, name="free", daemon=True).start()
 
     _beside(look())
     return room

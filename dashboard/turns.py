@@ -2,8 +2,7 @@
 
 Streamlit draws every page on a thread of its own, as soon as it is asked to: two hundred visitors that ask
 without a pause leave nothing to the one who asks now and then. Here a run of a page waits for its turn. So
-many run at once, which bounds the recordings that are decoded at once too, and of those that wait the one
-goes first whose network address has used the least lately.
+many run at once, which bounds the recordings that are decoded at once too, and network addresses share them.
 """
 
 from __future__ import annotations
@@ -44,6 +43,8 @@ class _Run:
     session: str
     asked: float
     begun: float = 0.0
+    far: float = 0.0
+    used: float = 0.0
     admitted: threading.Event = field(default_factory=threading.Event)
 
 
@@ -51,10 +52,14 @@ class _Run:
 class Turns:
     """Turns of runs; `take` blocks, `give` ends a turn, `leave` ends waiting for one.
 
+    Start-time fair queueing (Goyal, Vin and Cheng, 1996) between addresses, and between the sessions of one:
+    time used moves an address on, and whoever is least far goes first. Who asked for nothing meanwhile is
+    where those are who run now: it goes before all that wait, and saves nothing up.
+
     Attributes:
         at_once: how many may run.
         reserve: how many more, for addresses that used less than `light_s` seconds lately.
-        half_life_s: after which half of what was used is forgotten.
+        half_life_s: after which half of what was used counts no longer for that.
     """
 
     at_once: int = 2
@@ -62,10 +67,17 @@ class Turns:
     light_s: float = 3.0
     half_life_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
+    used: Callable[[], float] = time.thread_time
+    """Seconds of a processor that the thread that asks has used: waiting for others costs nobody anything."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: list[_Run] = field(default_factory=list)
     _running: dict[Any, _Run] = field(default_factory=dict)
-    _used: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _now: float = 0.0
+    """How far those are who run now, seconds used."""
+    _far: dict[str, float] = field(default_factory=dict)
+    """How far addresses and sessions are; who is not there is where `_now` is."""
+    _lately: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that an address used lately, and when that was said."""
 
     def take(self, key: Any, address: str, session: str, gone: Callable[[], bool] = lambda: False) -> None:
         """Wait for a turn; `key` names it. A turn that it had ends first.
@@ -81,6 +93,7 @@ class Turns:
             self._waiting.append(run)
             self._admit()
         run.admitted.wait()
+        run.used = self.used()
 
     def leave(self, key: Any) -> None:
         """Let whoever waits go on without a turn, because it has nothing to do any more."""
@@ -95,11 +108,16 @@ class Turns:
             run = self._running.pop(key, None)
             if run is None:
                 return
-            now = self.clock()
+            now, took = self.clock(), self.used() - run.used
             for name in (run.address, run.session):
-                self._used[name] = (self._usage(name, now) + now - run.begun, now)
-            if len(self._used) > 1000:
-                self._used = {name: told for name in self._used if (told := self._kept(name, now))}
+                self._far[name] = max(run.far, self._far.get(name, 0.0)) + took
+            self._lately[run.address] = (self._usage(run.address, now) + took, now)
+            if not self._running and not self._waiting:  # nobody is ahead of nobody
+                self._now = max(self._far.values())
+            if len(self._far) > 1000:  # who is not ahead needs no entry
+                self._far = {name: far for name, far in self._far.items() if far > self._now}
+                kept = [name for name in self._lately if self._usage(name, now) > 0.01]
+                self._lately = {name: self._lately[name] for name in kept}
             self._admit()
 
     @property
@@ -115,27 +133,29 @@ class Turns:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self.at_once + self.reserve:
             now = self.clock()
-            busy = {run: now - run.begun for run in self._running.values()}
+            going: dict[str, float] = {}
+            for run in self._running.values():
+                going[run.address] = going.get(run.address, 0.0) + now - run.begun
 
-            def used(run: _Run, now: float = now, busy: dict[_Run, float] = busy) -> float:
-                going = sum(took for other, took in busy.items() if other.address == run.address)
-                return self._usage(run.address, now) + going
+            def far(name: str, going: dict[str, float] = going) -> float:
+                return max(self._now, self._far.get(name, 0.0)) + going.get(name, 0.0)
 
-            best = min(self._waiting, key=lambda run: (used(run), self._usage(run.session, now), run.asked))
-            if len(self._running) >= self.at_once and used(best) >= self.light_s:
+            some = self._waiting
+            if len(self._running) >= self.at_once:
+                some = [run for run in some if run.address not in going]
+                some = [run for run in some if self._usage(run.address, now) < self.light_s]
+            if not some:
                 return
+            best = min(some, key=lambda run: (far(run.address), far(run.session), run.asked))
             self._waiting.remove(best)
-            best.begun = now
+            best.begun, best.far = now, max(self._now, self._far.get(best.address, 0.0))
+            self._now = best.far
             self._running[best.key] = best
             best.admitted.set()
 
-    def _usage(self, name: str, now: float) -> float:
-        seconds, at = self._used.get(name, (0.0, now))
+    def _usage(self, address: str, now: float) -> float:
+        seconds, at = self._lately.get(address, (0.0, now))
         return seconds * 0.5 ** ((now - at) / self.half_life_s)
-
-    def _kept(self, name: str, now: float) -> tuple[float, float] | None:
-        seconds = self._usage(name, now)
-        return (seconds, now) if seconds > 0.01 else None
 
 
 def install(turns: Turns) -> None:

@@ -24,7 +24,7 @@ from qmoe_core.live import log as logs
 from qmoe_core.live import sources
 from qmoe_core.live.detections import CLIPPING, GAP, SILENCE, Rules
 from qmoe_core.live.log import LoggedDetection
-from qmoe_core.live.pipeline import View
+from qmoe_core.live.pipeline import LiveView
 
 DRAWN_EVERY_S = 0.25
 STALLED_EVERY_S = 2.0
@@ -219,7 +219,7 @@ def the_picture(listening: Live, bundle: Bundle) -> None:
     live_charts.draw(view, bundle, listening.pipeline.rules.abstain, widgets.theme(), key="live_picture")
 
 
-def now(view: View, bundle: Bundle, running: bool) -> None:
+def now(view: LiveView, bundle: Bundle, running: bool) -> None:
     """What is being heard, in large letters."""
     current = view.current
     kind, colour = "qm-plain", "transparent"

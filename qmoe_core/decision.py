@@ -93,7 +93,7 @@ class Decision:
         return tuple(e.name for e in self.experts if e.label == self.label)
 
     def to_json(self) -> dict[str, Any]:
-        """The part of `qmoe classify --json` that a decision determines (design.md's contract)."""
+        """The part of `qmoe classify --json` that a decision determines."""
         return {
             "classes": list(self.classes),
             "prediction": {

@@ -7,7 +7,7 @@ import numpy as np
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure import bench, energy, latency
 from qmoe_core.measure.bench import BenchReport
-from qmoe_core.measure.energy import Block, deployment
+from qmoe_core.measure.energy import EnergyBlock, deployment
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.measure.peers import TORCH_FP32
 from qmoe_core.runtime.store import Store
@@ -62,11 +62,11 @@ def energy_report() -> BenchReport:
     singles = {name: median for name, median in MEDIANS_US.items() if "+" not in name}
     contestants = [Contestant(name, "expert", int) for name in singles]
     blocks = [
-        Block(name, round(1e7 / median), 10.0, 10.0, 3e-6, 2e-5, 56.0, "modelled")
+        EnergyBlock(name, round(1e7 / median), 10.0, 10.0, 3e-6, 2e-5, 56.0, "modelled")
         for name, median in singles.items()
         for _ in range(2)
     ]
-    blocks += [Block(energy.IDLE, 0, 10.0, 0.0, 1e-6, 2e-5, 56.0, "modelled")] * 2
+    blocks += [EnergyBlock(energy.IDLE, 0, 10.0, 0.0, 1e-6, 2e-5, 56.0, "modelled")] * 2
     rows = [row.to_json() for row in energy.summarise(contestants, blocks, baseline=TORCH_FP32)]
     for row in rows:
         row["deployment"] = dict(deployment(TRAINING_KWH, row["gross_mj"], 1e6, 56.0).__dict__)

@@ -107,7 +107,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the sounds that were decoded; nothing is judged."""
     names: list[str] = []
 
-    def load(file: Any, *, name: str) -> decode.Clip:
+    def load(file: Any, *, name: str, longest_s: float | None) -> decode.Clip:
         names.append(name)
         return decode.from_samples(np.full(2048, 0.1, np.float32), decode.SAMPLE_RATE, name=name)
 
@@ -162,9 +162,9 @@ def test_an_upload_leaves_nothing_behind(decoded: list[str]) -> None:
 
 def test_the_epoch_is_chosen_on_clips_that_training_has_not_seen(tiny_subject: Any, tiny_config: Any) -> None:
     split = crossval.splits_of(tiny_subject, tiny_config, [1])[0]
-    parts: list[crossval.Part] = []
+    parts: list[crossval.FoldFit] = []
 
-    def fit(part: crossval.Part) -> tuple[Any, int]:
+    def fit(part: crossval.FoldFit) -> tuple[Any, int]:
         parts.append(part)
         return None, 3
 

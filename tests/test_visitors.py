@@ -45,48 +45,61 @@ class Pages:
             return list(self.begun)
 
 
-def test_who_used_least_goes_first() -> None:
+def turns(clock: Clock, **more: Any) -> Turns:
+    return Turns(clock=clock, used=clock, **more)
+
+
+def test_who_asks_now_and_then_goes_before_those_who_always_do() -> None:
     clock = Clock()
-    pages = Pages(Turns(at_once=1, reserve=0, clock=clock))
-    pages.ask("greedy", "a")
+    pages = Pages(turns(clock, at_once=1, reserve=0))
+    pages.ask("a1", "a")
     pages.until(1)
-    for key in ("greedy 2", "greedy 3"):
-        pages.ask(key, "a")
-    pages.ask("modest", "b")
-    clock.now += 10.0
+    for key, address in (("a2", "a"), ("b1", "b"), ("a3", "a"), ("b2", "b"), ("c1", "c")):
+        pages.ask(key, address)
+    served = []
+    for number in range(6):
+        (running,) = pages.turns._running
+        served.append(running)
+        if number == 3:
+            pages.ask("d1", "d")  # new: behind those who are as far, and before those who are ahead
+        clock.now += 1.0
+        pages.turns.give(running)
+        pages.until(min(7, number + 2))
 
-    for key in ("greedy", "modest", "greedy 2", "greedy 3"):
-        assert pages.begun[-1] == key
-        pages.turns.give(key)
-        pages.until(min(4, len(pages.begun) + 1))
-
-    assert pages.begun == ["greedy", "modest", "greedy 2", "greedy 3"]
-    assert pages.turns.running == pages.turns.waiting == 0
+    assert served == ["a1", "b1", "c1", "a2", "b2", "d1"]
+    assert list(pages.turns._running) == ["a3"]
 
 
 def test_a_place_is_kept_for_those_who_used_little() -> None:
     clock = Clock()
-    pages = Pages(Turns(at_once=1, reserve=1, light_s=3.0, clock=clock))
+    pages = Pages(turns(clock, at_once=1, reserve=1, light_s=3.0))
     pages.ask("greedy", "a")
     pages.until(1)
     clock.now += 5.0
-    pages.ask("greedy 2", "a")  # has used too much for the kept place
+    pages.ask("greedy 2", "a")  # has a turn already, and then has used too much for the kept place
     pages.ask("modest", "b")
 
     assert pages.until(2) == ["greedy", "modest"]
     pages.turns.give("greedy")
+    assert (pages.turns.running, pages.turns.waiting) == (1, 1)  # the kept place is for others
     pages.turns.give("modest")
     assert pages.until(3)[-1] == "greedy 2"
+    pages.ask("greedy 3", "a")
+    pages.ask("modest 2", "c")
+    assert pages.until(4)[-1] == "modest 2"
+    assert pages.turns.waiting == 1
 
 
 def test_what_was_used_is_forgotten() -> None:
     clock = Clock()
-    turns = Turns(at_once=1, reserve=0, half_life_s=30.0, clock=clock)
-    turns.take(1, "a", "s")
+    made = turns(clock, at_once=1, reserve=0, half_life_s=30.0)
+    made.take(1, "a", "s")
     clock.now += 8.0
-    turns.give(1)
-    assert turns._usage("a", clock.now) == 8.0
-    assert turns._usage("a", clock.now + 60.0) == 2.0
+    made.give(1)
+    assert made._usage("a", clock.now) == 8.0
+    assert made._usage("a", clock.now + 60.0) == 2.0
+    made.take(2, "b", "s")
+    assert next(iter(made._running.values())).far == 8.0  # alone it was ahead of nobody
 
 
 def test_a_page_that_nobody_waits_for_does_not_wait() -> None:
@@ -150,6 +163,7 @@ def test_messages_count() -> None:
     message = BackMsg()
     message.rerun_script.query_string = "x" * 100_000
     assert [place.takes("a", message), place.takes("a", message)] == [True, True]
+    assert not place.has("a", 150_000)  # twice the message is held
     message.rerun_script.query_string = "x" * 200_000
     assert not place.takes("a", message)
     place.forget("a")

@@ -88,8 +88,8 @@ def train(
 def quick_meters() -> Iterator[None]:
     """Meanwhile, nothing that is measured takes ten seconds or another process."""
 
-    def track(name: str, country: str, work: object) -> energy.Block:
-        return energy.Block(name, 1000, 1.0, 1.0, 2e-6, 1e-6, 56.0, "modelled")
+    def track(name: str, country: str, work: object) -> energy.EnergyBlock:
+        return energy.EnergyBlock(name, 1000, 1.0, 1.0, 2e-6, 1e-6, 56.0, "modelled")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(energy, "track", track)

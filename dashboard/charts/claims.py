@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from dashboard.charts.compare import axis_title, figure, names_axis
 from dashboard.charts.palette import EXPERTS, Theme
-from qmoe_core.paper.claim import Picture, Series
+from qmoe_core.paper.claim import ClaimFigure, Series
 
 ROW_PX = 15
 """Height of a bar."""
@@ -19,12 +19,12 @@ MOST_MARKED = 20
 _HUES = ("#4b8efe", "#d37812", "#397247", "#a26482", "#7457a3")
 
 
-def draw(picture: Picture, theme: Theme) -> go.Figure:
+def draw(picture: ClaimFigure, theme: Theme) -> go.Figure:
     """The figure: bars and dots lie on their side, so that names of any length can be read."""
     return _named(picture, theme) if picture.kind in ("bars", "dots") else _plane(picture, theme)
 
 
-def colours(picture: Picture, theme: Theme) -> list[str]:
+def colours(picture: ClaimFigure, theme: Theme) -> list[str]:
     """A colour for each series: an expert's own, one for points that are alike, or the next of a few."""
     if len(picture.series) > MOST_NAMED:
         return [theme.accent] * len(picture.series)
@@ -32,7 +32,7 @@ def colours(picture: Picture, theme: Theme) -> list[str]:
     return [EXPERTS.get(series.name) or next(hues) for series in picture.series]
 
 
-def _legend(picture: Picture, theme: Theme) -> dict[str, Any]:
+def _legend(picture: ClaimFigure, theme: Theme) -> dict[str, Any]:
     named = 1 < len(picture.series) <= MOST_NAMED
     place = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "xanchor": "left"}
     return {
@@ -42,7 +42,7 @@ def _legend(picture: Picture, theme: Theme) -> dict[str, Any]:
     }
 
 
-def _named(picture: Picture, theme: Theme) -> go.Figure:
+def _named(picture: ClaimFigure, theme: Theme) -> go.Figure:
     names = list(dict.fromkeys(str(name) for series in picture.series for name in series.x))
     bars = picture.kind == "bars"
     look = {"type": "bar", "orientation": "h"} if bars else {"type": "scatter", "mode": "markers"}
@@ -75,7 +75,7 @@ def _named(picture: Picture, theme: Theme) -> go.Figure:
     )
 
 
-def _plane(picture: Picture, theme: Theme) -> go.Figure:
+def _plane(picture: ClaimFigure, theme: Theme) -> go.Figure:
     marks = [
         {
             "type": "scatter",
@@ -103,7 +103,7 @@ def _line(series: Series) -> str:
     return "lines+markers" if len(series.x) <= MOST_MARKED else "lines"
 
 
-def _axis(picture: Picture, axis: str, nticks: int) -> dict[str, Any]:
+def _axis(picture: ClaimFigure, axis: str, nticks: int) -> dict[str, Any]:
     """How the picture's x or y is drawn; a logarithmic axis of less than two decades shows 2 and 5 too."""
     if axis not in picture.log:
         return {"nticks": nticks}
@@ -111,12 +111,12 @@ def _axis(picture: Picture, axis: str, nticks: int) -> dict[str, Any]:
     return {"type": "log", "dtick": "D2" if max(values) < 100.0 * min(values) else 1}
 
 
-def words(picture: Picture) -> str:
+def words(picture: ClaimFigure) -> str:
     """The figure in words, for those who do not see it."""
     return "; ".join(f"{series.name}: {_said(series, picture)}" for series in picture.series[:20])
 
 
-def _said(series: Series, picture: Picture) -> str:
+def _said(series: Series, picture: ClaimFigure) -> str:
     if picture.kind in ("bars", "dots"):
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(series.x, series.y, strict=True))
     if len(series.x) == 1:

@@ -17,7 +17,7 @@ from dashboard.charts.palette import Theme, class_colour
 from dashboard.views.contenders import Look
 from dashboard.views.words import capital, drawn, readable
 from qmoe_core.evaluation.calibration import Reliability
-from qmoe_core.evaluation.selective import Detection, RiskCoverage
+from qmoe_core.evaluation.selective import Auroc, RiskCoverage
 
 WORSE = "#c2621b"
 """Of a difference that is for the worse; the accent stands for the better."""
@@ -377,7 +377,7 @@ def risk_coverage(
     )
 
 
-def detection(found: Mapping[str, Detection], theme: Theme, chosen: str | None = None) -> go.Figure:
+def detection(found: Mapping[str, Auroc], theme: Theme, chosen: str | None = None) -> go.Figure:
     """AUROC of each uncertainty with its interval; 0.5 knows nothing.
 
     Args:

@@ -20,8 +20,8 @@ from dashboard.views.words import capital, nats, percent, readable
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import HOP, hz_to_mel
 from qmoe_core.bundles import Bundle
-from qmoe_core.live.detections import Judged
-from qmoe_core.live.pipeline import HOP_S, SHOWN_S, View
+from qmoe_core.live.detections import JudgedWindow
+from qmoe_core.live.pipeline import HOP_S, SHOWN_S, LiveView
 
 SHOWN_DB = 80
 """Range of the spectrogram's colours below its loudest point."""
@@ -44,12 +44,12 @@ _picture = component(
 )
 
 
-def draw(view: View, bundle: Bundle, abstain: float | None, theme: Theme, *, key: str) -> None:
+def draw(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme, *, key: str) -> None:
     """Mount the half minute."""
     _picture(key=key, data=picture(view, bundle, abstain, theme))
 
 
-def picture(view: View, bundle: Bundle, abstain: float | None, theme: Theme) -> dict[str, Any]:
+def picture(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme) -> dict[str, Any]:
     """What live_picture.js draws.
 
     Times are seconds before now, `ago`; shares are whole per cent; levels are bytes, 0 to 255, row by row
@@ -85,7 +85,7 @@ def picture(view: View, bundle: Bundle, abstain: float | None, theme: Theme) -> 
 
 
 def _window(
-    judged: Judged, heard_s: float, places: dict[str, int], experts: tuple[str, ...]
+    judged: JudgedWindow, heard_s: float, places: dict[str, int], experts: tuple[str, ...]
 ) -> dict[str, Any]:
     ran = {e.name: e for e in judged.decision.known}
     return {
@@ -98,7 +98,7 @@ def _window(
     }
 
 
-def _alt(newest: Judged | None) -> str:
+def _alt(newest: JudgedWindow | None) -> str:
     said = "The last half minute: spectrogram, level, answers of the mixture and of each expert, uncertainty."
     if newest is None:
         return said

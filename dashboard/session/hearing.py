@@ -13,7 +13,7 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -93,14 +93,23 @@ def _rendered(name: str) -> np.ndarray:
 def from_upload(file: Any) -> Sound:
     """A file that the browser sent."""
     name = decode.display_name(file.name)
-    longest_s = float("inf") if public.LIMITS is None else public.LIMITS.duration_s
     return Sound(
         key=_content_key(file.file_id, file),
         name=name,
         origin="uploaded",
-        load=lambda: decode.open_recording(file, name=name, longest_s=longest_s),
+        load=partial(opened, file, name),
         playable=file,
     )
+
+
+def opened(source: Any, name: str) -> decode.Recording:
+    """A recording that a person gave, as bytes or a file, to be read; of visitors, one that is not too long.
+
+    Raises:
+        AudioError: it cannot be read, or is too long.
+    """
+    longest_s = float("inf") if public.LIMITS is None else public.LIMITS.duration_s
+    return decode.open_recording(source, name=name, longest_s=longest_s)
 
 
 def from_recording(recording: Recording) -> Sound:
@@ -109,7 +118,7 @@ def from_recording(recording: Recording) -> Sound:
         key=hashlib.sha256(recording.wav).hexdigest(),
         name=recording.name,
         origin=RECORDED,
-        load=lambda: decode.load(recording.wav, name=recording.name),
+        load=partial(opened, recording.wav, recording.name),
         playable=recording.wav,
     )
 

@@ -13,7 +13,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import ood
 from qmoe_core.evaluation.ood import UnknownClassesResult
-from qmoe_core.evaluation.selective import Detection
+from qmoe_core.evaluation.selective import Auroc
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import HoldOut, Job
 from qmoe_core.runtime.store import Store
@@ -37,7 +37,7 @@ def _reports(
     return [ood.report(held) for held in ood.kept(Store(), embedder_id, classes)] if found else []
 
 
-def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Detection]:
+def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Auroc]:
     """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
     if len(reports) == 1:
         return reports[0].detection
@@ -45,7 +45,7 @@ def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Detection]:
     for name in reports[0].detection:
         each = [one.detection[name] for one in reports if name in one.detection]
         values = [one.auroc for one in each]
-        found[name] = Detection(
+        found[name] = Auroc(
             auroc=sum(values) / len(values),
             low=min(values),
             high=max(values),

@@ -20,7 +20,7 @@ from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import classification, formats, selective
 from qmoe_core.evaluation.calibration import BINS
-from qmoe_core.evaluation.selective import Detection
+from qmoe_core.evaluation.selective import Auroc
 from qmoe_core.measure import bench
 from qmoe_core.runtime.store import Store, default_root
 
@@ -454,12 +454,12 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
 @st.cache_data(max_entries=64, show_spinner="Resampling clips …")
 def found_errors(
     digest: str, name: str, _uncertainties: dict[str, np.ndarray], _correct: np.ndarray
-) -> dict[str, Detection] | None:
+) -> dict[str, Auroc] | None:
     """Error detection of a contender; a sixth of a second, so it is kept."""
     return selective.detection(_uncertainties, ~_correct)
 
 
-def draw_detection(found: dict[str, Detection], measure: str, what: str, name: str) -> None:
+def draw_detection(found: dict[str, Auroc], measure: str, what: str, name: str) -> None:
     """The figure, and its numbers as a file."""
     shown = {MEASURES[key]: one for key, one in found.items()}
     best = max(found, key=lambda key: found[key].auroc)

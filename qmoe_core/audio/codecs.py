@@ -19,7 +19,7 @@ import soundfile
 import soxr
 
 from qmoe_core.audio import containers
-from qmoe_core.audio.containers import Kind, View
+from qmoe_core.audio.containers import FileView, Kind
 from qmoe_core.errors import AudioError
 
 ACCEPTED = "WAV, FLAC, Ogg and MP3 are accepted"
@@ -89,7 +89,7 @@ def open_decoder(file: BinaryIO, name: str) -> Decoder:
     if not kind.demuxer:
         raise AudioError(f"{name} is not a sound file that can be read but {kind.name}; {ACCEPTED}.")
     try:
-        return FFmpeg(View(file), kind)
+        return FFmpeg(FileView(file), kind)
     except ModuleNotFoundError:
         raise AudioError(
             f"{name} is {kind.name}, which needs PyAV to be read: pip install av, or convert it with "
@@ -147,7 +147,7 @@ class SoundFile:
         if not damaged and self._sound.format in ("MP3", "OGG"):
             yield from self._further_streams(frames)
 
-    def _open(self, file: View) -> soundfile.SoundFile:
+    def _open(self, file: FileView) -> soundfile.SoundFile:
         with _without_chatter(self._head):
             return _ForwardOnly(cast(BinaryIO, file))
 
@@ -187,7 +187,7 @@ class SoundFile:
                 )
             if size - position < _STREAM_BYTES:
                 break
-            rest = View(file, position)
+            rest = FileView(file, position)
             try:
                 sound = self._open(rest)
             except (soundfile.SoundFileError, TypeError):
@@ -293,7 +293,7 @@ class FFmpeg:
         ModuleNotFoundError: PyAV is not installed. ValueError: it holds no sound that FFmpeg can read.
     """
 
-    def __init__(self, file: View, kind: Kind) -> None:
+    def __init__(self, file: FileView, kind: Kind) -> None:
         import av
         import av.logging
         from av.error import FFmpegError

@@ -95,7 +95,7 @@ class Reconciled:
         corrected: whether the length that libsndfile is told is another than the header's.
     """
 
-    file: View
+    file: FileView
     announced: int | None = None
     notes: tuple[str, ...] = ()
     corrected: bool = False
@@ -108,10 +108,12 @@ def reconcile(file: BinaryIO) -> Reconciled:
     if head[:4] == b"fLaC" and len(head) == 26 and head[4] & 0x7F == 0:
         fields = int.from_bytes(head[18:26], "big")
         unknown = (fields >> 36 << 36).to_bytes(8, "big")
-        return Reconciled(View(file, patches={18: unknown}), fields & (1 << 36) - 1 or None, corrected=True)
+        return Reconciled(
+            FileView(file, patches={18: unknown}), fields & (1 << 36) - 1 or None, corrected=True
+        )
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return _reconcile_wave(file)
-    return Reconciled(View(file))
+    return Reconciled(FileView(file))
 
 
 def _reconcile_wave(file: BinaryIO) -> Reconciled:
@@ -123,17 +125,17 @@ def _reconcile_wave(file: BinaryIO) -> Reconciled:
         if name == b"data":
             break
     else:
-        return Reconciled(View(file))
+        return Reconciled(FileView(file))
     there = size - at
     if not frame or there <= 0 or length >= there or _chunks_follow(file, at + length + length % 2, size):
-        return Reconciled(View(file))
+        return Reconciled(FileView(file))
     patches = {4: (size - 8).to_bytes(4, "little"), at - 4: there.to_bytes(4, "little")}
     note = (
         "The header announces no sound, as after a loss of power: all that follows was read."
         if not length
         else "The file goes on behind the end that its header announces: all of it was read."
     )
-    return Reconciled(View(file, patches=patches), None, (note,), corrected=True)
+    return Reconciled(FileView(file, patches=patches), None, (note,), corrected=True)
 
 
 def _chunks_follow(file: BinaryIO, at: int, size: int) -> bool:
@@ -158,7 +160,7 @@ def chunks(file: BinaryIO, at: int = 12) -> Iterator[tuple[bytes, int, int]]:
         at += 8 + length + length % 2
 
 
-class View(io.RawIOBase):
+class FileView(io.RawIOBase):
     """A file from a position on, in which a few bytes may read differently.
 
     Decoders call it from C, where an exception would be printed and lost: a read that fails ends the file,

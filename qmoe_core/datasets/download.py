@@ -79,7 +79,7 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(File):
+class DatasetSource(File):
     """Where a dataset comes from.
 
     Attributes:
@@ -94,7 +94,7 @@ class Source(File):
 SOURCES = {
     source.name: source
     for source in (
-        Source(
+        DatasetSource(
             name="esc50",
             title="ESC-50: 2,000 recordings of 5 s, 50 classes",
             # GitHub packs it anew now and then, so that no checksum holds: what is in it is checked instead.
@@ -107,7 +107,7 @@ SOURCES = {
             licence="CC BY-NC 3.0",
             citation=esc.CITATION,
         ),
-        Source(
+        DatasetSource(
             name="urbansound8k",
             title="UrbanSound8K: 8,732 recordings of up to 4 s, 10 classes",
             url="https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz?download=1",
@@ -119,7 +119,7 @@ SOURCES = {
             licence=urbansound.LICENCE,
             citation=urbansound.CITATION,
         ),
-        Source(
+        DatasetSource(
             name="quinn",
             title="ABGQI of Quinn et al.: Mel spectrograms of soundscapes as pictures, 5 classes",
             url="https://zenodo.org/api/records/6038459",
@@ -135,7 +135,7 @@ SOURCES = {
 }
 
 
-def source(name: str) -> Source:
+def source(name: str) -> DatasetSource:
     """The source of that name.
 
     Raises:
@@ -150,7 +150,7 @@ _TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError)
 """What a connection may end with, and another one may not."""
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _Arrived(msgspec.Struct, frozen=True):
     """What the server said of the file that has partly arrived."""
 
     url: str
@@ -160,7 +160,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def download(
-    wanted: Source,
+    wanted: DatasetSource,
     *,
     url: str | None = None,
     progress: Progress | None = None,
@@ -189,7 +189,7 @@ def download(
     if root.exists():
         return root
     with fetched(wanted, url, progress, cancelled, stall_s=stall_s, pause_s=pause_s) as (archive, found):
-        _unpack(archive, cast(Source, found), root, unpacking, cancelled or (lambda: False))
+        _unpack(archive, cast(DatasetSource, found), root, unpacking, cancelled or (lambda: False))
     return root
 
 
@@ -351,7 +351,7 @@ class _Fetch:
                 etag = headers.get("ETag", "")
                 validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
                 validator = validator if total is not None else ""
-                self.note.write_bytes(msgspec.json.encode(_Kept(url, validator, total)))
+                self.note.write_bytes(msgspec.json.encode(_Arrived(url, validator, total)))
             most = total or 2 * self.wanted.bytes + GB
             if most > 2 * self.wanted.bytes + GB:
                 raise DatasetError(
@@ -398,11 +398,11 @@ class _Fetch:
             return f"nothing came for {self.stall_s:g} s"
         return f"no connection to {urllib.parse.urlsplit(url).hostname} ({printable(error)})"
 
-    def _kept(self) -> _Kept:
+    def _kept(self) -> _Arrived:
         try:
-            return msgspec.json.decode(self.note.read_bytes(), type=_Kept)
+            return msgspec.json.decode(self.note.read_bytes(), type=_Arrived)
         except (OSError, msgspec.DecodeError):
-            return _Kept("")
+            return _Arrived("")
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -463,7 +463,7 @@ class _Member:
 
 
 def _unpack(
-    archive: Path, wanted: Source, root: Path, progress: Progress | None, cancelled: Callable[[], bool]
+    archive: Path, wanted: DatasetSource, root: Path, progress: Progress | None, cancelled: Callable[[], bool]
 ) -> None:
     """Unpacks beside the destination, checks what came out, and renames it into place.
 
@@ -523,7 +523,7 @@ def _unpack(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _members(archive: Path, wanted: Source) -> Iterator[_Member]:
+def _members(archive: Path, wanted: DatasetSource) -> Iterator[_Member]:
     """Regular files, in their order; folders are left out, and anything else is refused."""
 
     def refuse(name: str) -> NoReturn:
@@ -548,7 +548,7 @@ def _members(archive: Path, wanted: Source) -> Iterator[_Member]:
                 yield _Member(entry.name, entry.size, lambda inside=inside: inside)
 
 
-def _parts(name: str, wanted: Source) -> tuple[str, ...]:
+def _parts(name: str, wanted: DatasetSource) -> tuple[str, ...]:
     """The parts of a member's path.
 
     Raises:
@@ -564,7 +564,7 @@ def _parts(name: str, wanted: Source) -> tuple[str, ...]:
     return parts
 
 
-def _dataset_in(work: Path, wanted: Source) -> Path:
+def _dataset_in(work: Path, wanted: DatasetSource) -> Path:
     """The folder of the dataset in what was unpacked.
 
     Raises:

@@ -53,7 +53,7 @@ _ESC = re.compile(r"\d-(\d+)-[A-Z]-(\d+)(?:\.\w+)?")
 _URBAN = re.compile(r"(\d+)-\d+-\d+-\d+(?:\.\w+)?")
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _ImportHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     version: int
     source: str
@@ -77,7 +77,7 @@ def scan(root: Path, *, target: str = "class_id") -> Scan:
     """
     nothing = Manifest(root.name, root, (), (), media="embeddings")
     try:
-        header = msgspec.json.decode((root / HEADER).read_bytes(), type=_Header)
+        header = msgspec.json.decode((root / HEADER).read_bytes(), type=_ImportHeader)
         array = np.load(root / ARRAY, mmap_mode="r", allow_pickle=False)
         texts = _texts(root / CLIPS)
     except (OSError, ValueError, EOFError, csv.Error, msgspec.DecodeError) as error:
@@ -122,7 +122,7 @@ def _texts(path: Path) -> dict[str, list[str]]:
 
 def damage(root: Path) -> list[Problem]:
     """Files that are not as they were written; reads all of them."""
-    header = msgspec.json.decode((root / HEADER).read_bytes(), type=_Header)
+    header = msgspec.json.decode((root / HEADER).read_bytes(), type=_ImportHeader)
     return [
         Problem("error", name, "does not match its checksum; import the CSV again")
         for name, expected in header.sha256.items()
@@ -192,7 +192,7 @@ class _Bad:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What an import gave.
 
     Attributes:
@@ -216,7 +216,7 @@ def import_csv(
     *,
     skip_bad: bool = False,
     progress: Progress | None = None,
-) -> Imported:
+) -> ImportResult:
     """Imports a CSV as a dataset, completely or not at all.
 
     Args:
@@ -253,13 +253,13 @@ def import_csv(
         raise DatasetError(
             f"{printable(place)}: cannot be read or written ({error.strerror or error})"
         ) from None
-    return Imported(root, *made)
+    return ImportResult(root, *made)
 
 
 def _write(
     file: BinaryIO, path: Path, work: Path, skip_bad: bool, progress: Progress | None
 ) -> tuple[int, int, str, dict[str, int], tuple[str, ...]]:
-    """One pass over the text; gives what `Imported` holds behind its folder."""
+    """One pass over the text; gives what `ImportResult` holds behind its folder."""
     shown, size = printable(path), os.fstat(file.fileno()).st_size
     reader = csv.reader(_lines(file, shown), strict=True)
     try:
@@ -311,7 +311,7 @@ def _write(
     dtype = rounding.enough
     _as_npy(work / "float32", work / ARRAY, (kept, dim), dtype)
     digests = {name: _digest(work / name) for name in (CLIPS, ARRAY)}
-    header = _Header("qmoe-embeddings", VERSION, path.name, kept, dim, digests)
+    header = _ImportHeader("qmoe-embeddings", VERSION, path.name, kept, dim, digests)
     (work / HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=1))
     for name in (CLIPS, ARRAY, HEADER):
         with (work / name).open("rb") as written:

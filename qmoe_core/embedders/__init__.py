@@ -68,7 +68,7 @@ class Embedder(Protocol):
         ...
 
 
-class Imported:
+class ImportedEmbeddings:
     """Stands where the embedder would, for a dataset whose embeddings are ready."""
 
     takes = "nothing"
@@ -96,7 +96,7 @@ def for_dataset(manifest: Manifest, name: str, *, weights: str | Path | None = N
             raise UserError(
                 f"{manifest.name} came with embeddings, which {name} cannot replace; leave it out."
             )
-        return Imported(manifest.ready)
+        return ImportedEmbeddings(manifest.ready)
     pictured = "pictures" in name.split("@")[1:]
     if pictured and manifest.media == "audio":
         raise UserError(f"{manifest.name} holds recordings, and {name} takes pictures; leave @pictures out.")

@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from qmoe_core.audio import kaldi_mel
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.embedders import ds_cnn
-from qmoe_core.engine import network_reference, network_storage
+from qmoe_core.engine import network_storage
 from qmoe_core.engine.network import Network
+from qmoe_core.engine.packed_network import PackedNetwork
 
 VERSION = 1
 """To be raised when the same network gives other numbers, so that no cache mixes the two."""
@@ -59,8 +61,13 @@ class LearnedEmbedder:
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Waveforms float32 [B, n] at `sample_rate` to embeddings float32 [B, D]."""
-        rows = [self._of(waveform) for waveform in waveforms]
+        rows = [self._packed.embed(self.front_end.levels(waveform)) for waveform in waveforms]
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
-    def _of(self, waveform: np.ndarray) -> np.ndarray:
-        return network_reference.forward(self.network, self.front_end.levels(waveform)[None])[0]
+    @cached_property
+    def _packed(self) -> PackedNetwork:
+        return PackedNetwork(self.network)
+
+    def __reduce__(self) -> tuple[type[LearnedEmbedder], tuple[str, Network]]:
+        """To another process goes the network, which is packed there for its processor."""
+        return LearnedEmbedder, (self.name, self.network)

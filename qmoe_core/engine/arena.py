@@ -150,7 +150,7 @@ def vector_order(layer: HiddenLayer) -> Ordered:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class LaneLayout:
     """How levels of up to 8 bits lie in vectors whose 32-bit lanes are a row each.
 
     Attributes:
@@ -167,7 +167,7 @@ class Lanes:
     strands: int
 
     @classmethod
-    def of(cls, bits: int, size: int) -> Lanes:
+    def of(cls, bits: int, size: int) -> LaneLayout:
         """For levels of 1, 2, 4 or 8 bits in vectors of `size` bytes: 64 rows or more, 8 sums."""
         fields, lanes = 8 // bits, size // 4
         vectors = max(64 // (fields * lanes), 1)
@@ -182,13 +182,13 @@ class Lanes:
 def lane_order(layer: HiddenLayer, size: int) -> Ordered:
     """Weights for `avx2.py` on a processor with VNNI, in vectors of `size` bytes.
 
-    Levels are counted from the lowest; see `Lanes`.
+    Levels are counted from the lowest; see `LaneLayout`.
     """
     bits = _field(layer)
     if bits > 8 or layer.format == "sign" or (bits == 1 and size == VECTOR):
         return vector_order(layer)
     lowest = LEVELS[layer.format].lowest
-    to = Lanes.of(bits, size)
+    to = LaneLayout.of(bits, size)
     codes = _padded(layer.matrix, to.rows, 4 * to.strands).view(np.uint8)
     codes = codes >> np.uint8(7) ^ np.uint8(1) if bits == 1 else codes - np.uint8(lowest & 0xFF)
     codes = codes.reshape(-1, to.vectors, to.fields, to.lanes, codes.shape[1])

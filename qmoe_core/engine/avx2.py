@@ -229,7 +229,7 @@ def _in_lanes(bits: int, size: int) -> Any:
     time: of the sums, the first is the lowest field's row, and each other less the one before it is its
     field's, shifted.
     """
-    lanes = plan.Lanes.of(bits, size)
+    lanes = plan.LaneLayout.of(bits, size)
     kind = Vectors(lanes.strands * lanes.vectors * lanes.fields, size)
 
     def step(e: Emitter, sums: Sequence[Value], at: Value, x: Value) -> list[Value]:

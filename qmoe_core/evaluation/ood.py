@@ -18,7 +18,7 @@ from qmoe_core import bundles, engine
 from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.errors import BundleError, DatasetError, StoreError
 from qmoe_core.evaluation.classification import accuracy
-from qmoe_core.evaluation.selective import Detection, detection, uncertainties
+from qmoe_core.evaluation.selective import Auroc, detection, uncertainties
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.runtime.executor import Context
@@ -80,7 +80,7 @@ class UnknownClassesResult:
     n_strange: int
     experts: tuple[str, ...]
     accuracy: float
-    detection: dict[str, Detection]
+    detection: dict[str, Auroc]
 
     def to_json(self) -> dict[str, Any]:
         """As `qmoe sweep ood --json` prints it."""

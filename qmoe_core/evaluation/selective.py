@@ -118,7 +118,7 @@ def risk_coverage(uncertainty: np.ndarray, correct: np.ndarray) -> RiskCoverage:
 
 
 @dataclass(frozen=True)
-class Detection:
+class Auroc:
     """How well an uncertainty tells positives (errors, or strange clips) from negatives.
 
     Attributes:
@@ -160,7 +160,7 @@ def _auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.n
 
 def detection(
     scores: dict[str, np.ndarray], positive: np.ndarray, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Detection] | None:
+) -> dict[str, Auroc] | None:
     """How well each uncertainty finds the positives, with intervals.
 
     Args:
@@ -182,7 +182,7 @@ def detection(
     found = {}
     for name, score in scores.items():
         low, high = np.quantile(_auroc(score, positive, weights), [0.025, 0.975])
-        found[name] = Detection(auroc(score, positive), float(low), float(high), there, n - there)
+        found[name] = Auroc(auroc(score, positive), float(low), float(high), there, n - there)
     return found
 
 

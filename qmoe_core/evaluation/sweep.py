@@ -83,7 +83,7 @@ class AlphaSweep:
         return (self.route_flipped | self.label_flipped).mean(axis=1)
 
     def to_json(self) -> dict[str, Any]:
-        """`qmoe sweep alpha --json` (design.md's contract, and what else the pages draw)."""
+        """`qmoe sweep alpha --json`."""
         settings = self.settings
         return {
             "experts": list(settings.experts),

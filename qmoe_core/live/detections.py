@@ -75,7 +75,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedWindow:
     """A window and what was said of it.
 
     Attributes:
@@ -178,7 +178,7 @@ class _Stretch:
         return self.end_s - self.start_s
 
     def add(
-        self, judged: Judged, label: str, probability: float, epistemic: float, samples: np.ndarray
+        self, judged: JudgedWindow, label: str, probability: float, epistemic: float, samples: np.ndarray
     ) -> None:
         self.windows += 1
         self.probability += probability
@@ -225,17 +225,17 @@ class Tracker:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.flickers = 0
-        self._recent: deque[Judged] = deque()  # averaged
+        self._recent: deque[JudgedWindow] = deque()  # averaged
         self._held: list[_Stretch] = []  # over, but the next may still be one with them
         self._current: _Stretch | None = None
-        self._last: Judged | None = None
+        self._last: JudgedWindow | None = None
 
     @property
     def current(self) -> Detection | None:
         """What is being heard now, as it would be logged if it ended here."""
         return None if self._current is None else self._current.detection(0.0)
 
-    def push(self, judged: Judged, samples: np.ndarray) -> list[Detection]:
+    def push(self, judged: JudgedWindow, samples: np.ndarray) -> list[Detection]:
         """Take the next window of the stream, with its waveform; gives the detections that are over."""
         rules = self.rules
         reason = _unheard(judged, rules)
@@ -309,7 +309,7 @@ class Tracker:
         return over
 
 
-def _unheard(judged: Judged, rules: Rules) -> str:
+def _unheard(judged: JudgedWindow, rules: Rules) -> str:
     """Why a window cannot be judged, whatever was said of it."""
     if judged.missing_s > 0.0:
         return GAP

@@ -24,7 +24,7 @@ from qmoe_core.audio import fitness, mel
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, resample
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import StoreError
-from qmoe_core.live.detections import Detection, Judged, Rules, Tracker
+from qmoe_core.live.detections import Detection, JudgedWindow, Rules, Tracker
 from qmoe_core.live.log import Log, LoggedDetection
 from qmoe_core.live.ring import Ring
 from qmoe_core.live.sources import MAX_NOTES, Note, Source, State, Stream
@@ -45,7 +45,7 @@ _EDGE = mel.N_FFT // 2 // mel.HOP  # frames at each edge of a waveform that see 
 
 
 @dataclass(frozen=True)
-class View:
+class LiveView:
     """Everything a page draws, at one moment.
 
     Attributes:
@@ -66,7 +66,7 @@ class View:
     rate: int
     heard_s: float
     day: float
-    windows: tuple[Judged, ...]
+    windows: tuple[JudgedWindow, ...]
     judged: int
     stale: int
     levels: np.ndarray
@@ -184,12 +184,12 @@ class Pipeline:
             self._resampler = None
         return entries + self.pause()
 
-    def view(self) -> View:
+    def view(self) -> LiveView:
         """What a page draws."""
         with self._lock:
             stream = self._stream
             heard_s = self._first_s + self._history.end / SAMPLE_RATE
-            return View(
+            return LiveView(
                 state=self.source.state,
                 stream=stream.name if stream else "",
                 rate=stream.rate if stream else 0,
@@ -214,7 +214,7 @@ class Pipeline:
     def _reset(self) -> None:
         """Begin with nothing heard; what was judged before stays in the statistics and the log."""
         self._read = 0  # the source's sample that is due
-        self._windows: deque[Judged] = deque(maxlen=round(SHOWN_S / self.hop_s))
+        self._windows: deque[JudgedWindow] = deque(maxlen=round(SHOWN_S / self.hop_s))
         self._shown = 0  # frames drawn
         self._levels = np.empty((MELS, 0), dtype=np.int8)
         self._peaks = np.empty(0, dtype=np.float32)
@@ -286,21 +286,22 @@ class Pipeline:
             self._levels = np.concatenate([self._levels, levels], axis=1)[:, -kept:]
             self._peaks = np.concatenate([self._peaks, np.abs(blocks).max(axis=1)])[-kept:]
 
-    def _judge(self, stream: Stream, stale: int, arrived: float) -> tuple[Judged, np.ndarray]:
+    def _judge(self, stream: Stream, stale: int, arrived: float) -> tuple[JudgedWindow, np.ndarray]:
         first, waveform = self._history.read(self._history.end - WINDOW_SAMPLES)
         start_s = self._first_s + first / SAMPLE_RATE
         end_s = start_s + WINDOW_S
         settings = self.settings
         t0 = time.perf_counter()
-        embeddings = self._embed(waveform[None])
+        heard = self._at_the_embedders_rate(stream, start_s, waveform)
+        embeddings = self._embed(heard[None])
         t1 = time.perf_counter()
         outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples)
         decision = self.bundle.decide(outputs.at(0), settings, start_s, end_s)
         t2 = time.perf_counter()
-        halves = self._halves(waveform, settings) if self.rules.halves else ()
+        halves = self._halves(heard, settings) if self.rules.halves else ()
         magnitude = np.abs(waveform)
         missing = stream.ring.missing(round(start_s * stream.rate), round(end_s * stream.rate))
-        judged = Judged(
+        judged = JudgedWindow(
             start_s=start_s,
             end_s=end_s,
             day=stream.timeline.at(0),
@@ -320,22 +321,32 @@ class Pipeline:
 
     def _halves(self, waveform: np.ndarray, settings: Settings) -> tuple[str, ...]:
         """What the mixture says of each half of a window, repeated to fill it; a silent half says nothing."""
-        middle = WINDOW_SAMPLES // 2
-        filled = [np.resize(half, WINDOW_SAMPLES) for half in (waveform[:middle], waveform[middle:])]
+        n = len(waveform)
+        filled = [np.resize(half, n) for half in (waveform[: n // 2], waveform[n // 2 :])]
         audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
-        outputs = self.bundle.outputs(
-            self._embed(audible),
-            mc_samples=settings.mc_samples,
-        )
+        outputs = self.bundle.outputs(self._embed(audible), mc_samples=settings.mc_samples)
         probabilities = self.bundle.mix(outputs, settings).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
     def _embed(self, windows: np.ndarray) -> np.ndarray:
-        """Windows float32 [B, 110250] at 22,050 Hz, as the history holds them, to embeddings [B, D]."""
+        """Windows float32 [B, n] at the embedder's sample rate to embeddings [B, D]."""
+        return self._embedder.embed(np.stack([fitness.prepare(window) for window in windows]))
+
+    def _at_the_embedders_rate(self, stream: Stream, start_s: float, waveform: np.ndarray) -> np.ndarray:
+        """The window [5 · rate] for an embedder of another sample rate than the history's, from the source.
+
+        Args:
+            start_s: when the window begins; waveform: it, float32 [110250] at 22,050 Hz.
+        """
         rate = self._embedder.sample_rate
-        return self._embedder.embed(
-            np.stack([resample(fitness.prepare(window), SAMPLE_RATE, rate) for window in windows])
-        )
+        if rate == SAMPLE_RATE:
+            return waveform
+        first = round(start_s * stream.rate)
+        at, samples = stream.ring.read(first, first + round(WINDOW_S * stream.rate))
+        if at != first:  # so late that they are overwritten
+            samples = resample(waveform, SAMPLE_RATE, stream.rate)
+        heard, size = resample(samples, stream.rate, rate), round(WINDOW_S * rate)
+        return np.pad(heard[:size], (0, max(0, size - len(heard))))
 
     def _flush(self) -> list[LoggedDetection]:
         with self._lock:

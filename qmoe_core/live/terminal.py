@@ -316,7 +316,7 @@ def text(entry: LoggedDetection, *, live: bool) -> str:
 
 
 def line(entry: LoggedDetection) -> bytes:
-    """A detection as a line of JSON: what design.md promises."""
+    """A detection as a line of JSON."""
     return msgspec.json.encode(
         {
             "start_s": round(entry.start_s, 3),

@@ -42,7 +42,7 @@ class BenchReport:
     rows: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """One document (design.md's contract)."""
+        """One document."""
         return {"what": self.what, "environment": self.environment, "rows": self.rows}
 
 
@@ -288,7 +288,7 @@ def run_energy(request: Bench, context: Context) -> BenchReport:
     return BenchReport("energy", where, rows)
 
 
-def training_block(block_s: float, country: str) -> energy.Block:
+def training_block(block_s: float, country: str) -> energy.EnergyBlock:
     """Train an expert on the default bundle's clips, again and again for a while."""
     from qmoe_core.experts.network import ExpertNetwork
     from qmoe_core.training.fit import fit

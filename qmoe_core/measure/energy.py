@@ -32,7 +32,7 @@ Source = Literal["measured", "modelled"]
 
 
 @dataclass(frozen=True)
-class Block:
+class EnergyBlock:
     """One contestant (or nobody: `idle`) running alone for a while; energies in kWh."""
 
     name: str
@@ -92,7 +92,7 @@ def _silent() -> Iterator[None]:
         logger.disabled = before
 
 
-def track(name: str, country: str, work: Callable[[], int]) -> Block:
+def track(name: str, country: str, work: Callable[[], int]) -> EnergyBlock:
     """Run `work` (it returns its number of calls) under a fresh offline tracker.
 
     Args:
@@ -129,7 +129,7 @@ def track(name: str, country: str, work: Callable[[], int]) -> Block:
             f"codecarbon could not measure for the country {country}; accepted are codes such as FRA or USA"
         )
     modes = {getattr(hardware, "_mode", None) for hardware in tracker._hardware}
-    return Block(
+    return EnergyBlock(
         name=name,
         calls=calls,
         wall_s=wall,
@@ -150,7 +150,7 @@ def run_blocks(
     seed: int = 0,
     progress: Callable[[int, int, str], object] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> list[Block]:
+) -> list[EnergyBlock]:
     """Blocks of every contestant and of idling, in a new random order each repetition.
 
     Raises:
@@ -166,7 +166,7 @@ def run_blocks(
     generator = np.random.default_rng(seed)
     calls: dict[str, Callable[[], object] | None] = {IDLE: None} | {c.name: c.call for c in contestants}
     names = list(calls)
-    blocks: list[Block] = []
+    blocks: list[EnergyBlock] = []
     with quiet():
         for _ in range(repetitions):
             for index in generator.permutation(len(names)):
@@ -192,7 +192,7 @@ def _work(call: Callable[[], object] | None, seconds: float) -> int:
 
 
 def summarise(
-    contestants: Sequence[Contestant], blocks: Sequence[Block], *, baseline: str
+    contestants: Sequence[Contestant], blocks: Sequence[EnergyBlock], *, baseline: str
 ) -> list[EnergyRow]:
     """Energy of one inference of each contestant, and its ratio to the baseline's."""
     idle = [block for block in blocks if block.name == IDLE]

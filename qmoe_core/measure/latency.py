@@ -71,7 +71,7 @@ class LatencyRow:
     """The distribution at 201 equally spaced levels, 0 to 1."""
 
     def to_json(self) -> dict[str, Any]:
-        """`qmoe bench latency --json` (design.md's contract), and what pages draw."""
+        """`qmoe bench latency --json`, and what pages draw."""
         return {**self.__dict__, "ci95": list(self.ci95), "quantiles_us": list(self.quantiles_us)}
 
 

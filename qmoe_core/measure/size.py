@@ -39,7 +39,7 @@ class SizeRow:
     paper_kb: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """`qmoe bench size --json` (design.md's contract)."""
+        """`qmoe bench size --json`."""
         return dict(self.__dict__)
 
 

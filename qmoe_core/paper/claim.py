@@ -67,7 +67,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ClaimFigure:
     """What a small figure of a finding shows.
 
     Attributes:
@@ -95,7 +95,7 @@ class Figures:
 
     values: dict[str, float]
     basis: str
-    picture: Picture | None = None
+    picture: ClaimFigure | None = None
 
 
 @dataclass(frozen=True)

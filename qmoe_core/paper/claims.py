@@ -56,7 +56,7 @@ class Finding:
     machine: str
 
     def to_json(self) -> dict[str, Any]:
-        """One element of `qmoe claims --json` (design.md's contract, and what else the page shows)."""
+        """One element of `qmoe claims --json`."""
         claim, ruling = self.claim, self.ruling
         return {
             "id": claim.id,

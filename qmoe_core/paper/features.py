@@ -8,9 +8,9 @@ from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
+    ClaimFigure,
     Figures,
     Materials,
-    Picture,
     Ruling,
     Series,
     Values,
@@ -88,7 +88,7 @@ def _architecture(_: Materials) -> Figures:
     }
     first, second = counts.values()
     values = {"printed": printed, "section_4_2": first, "section_4_3": second}
-    picture = Picture(
+    picture = ClaimFigure(
         "bars",
         "",
         "parameters",

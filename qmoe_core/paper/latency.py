@@ -13,9 +13,9 @@ from qmoe_core.measure import bench, energy, size
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
+    ClaimFigure,
     Figures,
     Materials,
-    Picture,
     Ruling,
     Series,
     Values,
@@ -179,7 +179,7 @@ def _correlated(m: Materials) -> Figures:
         "ram_share": float(share),
     }
     names = [full_name(row["model"].printed) for row in carbon.rows]
-    picture = Picture(
+    picture = ClaimFigure(
         "points",
         "duration, s (CO2 / rate)",
         "CO2 as printed",
@@ -229,7 +229,7 @@ def _saving(_: Materials) -> Figures:
             low, high = 1.0 - (four + 5e-4) / (eight - 5e-4), 1.0 - (four - 5e-4) / (eight + 5e-4)
             inverse = eight / four - 1.0
     values = {"claimed": 0.41, **savings, "esc50_low": low, "esc50_high": high, "inverse": inverse}
-    picture = Picture(
+    picture = ClaimFigure(
         "bars",
         "",
         "energy, as printed",
@@ -276,7 +276,7 @@ def _break_even(_: Materials) -> Figures:
         "mixture_saving_kg": (most - least) * 1e-6 * PER_DAY * 365.0 / 1e3,
     }
     inferences = np.geomspace(1e2, 1e9, 22)
-    picture = Picture(
+    picture = ClaimFigure(
         "lines",
         "inferences served",
         "g CO2",

@@ -20,9 +20,9 @@ from qmoe_core.paper import reference, short
 from qmoe_core.paper.claim import (
     COMMIT,
     Claim,
+    ClaimFigure,
     Figures,
     Materials,
-    Picture,
     Ruling,
     Series,
     Values,
@@ -107,7 +107,7 @@ def _leak(m: Materials) -> Figures:
     runs = f"{len(scores['official_inner'])} folds a cell"
     basis = f"short form, {runs}, {short.basis()}" if kept is None else f"full runs in the store, {runs}"
     names = ["predefined folds", "random folds (seed 42)"]
-    picture = Picture(
+    picture = ClaimFigure(
         "dots",
         "",
         "weighted F1",
@@ -173,7 +173,7 @@ def _selection(m: Materials) -> Figures:
         "rule": float((best - last).mean()),
         "margin": _lead(),
     }
-    picture = Picture(
+    picture = ClaimFigure(
         "lines",
         "epoch",
         "F1 on the test fold",
@@ -229,7 +229,7 @@ def _heads(_: Materials) -> Figures:
     }
     heads = (Series(title, names, counts) for title, counts in computed.items())
     series = (Series("Table 1", names, printed), *heads)
-    return Figures(values, "Tables 1 and 7", Picture("dots", "", "parameters, M", series))
+    return Figures(values, "Tables 1 and 7", ClaimFigure("dots", "", "parameters, M", series))
 
 
 def _judge_heads(v: Values) -> Ruling:

@@ -17,9 +17,9 @@ from qmoe_core.paper import reference, short
 from qmoe_core.paper.claim import (
     COMMIT,
     Claim,
+    ClaimFigure,
     Figures,
     Materials,
-    Picture,
     Ruling,
     Series,
     Values,
@@ -117,7 +117,7 @@ def _simulated(m: Materials) -> Figures:
             f"fp32_us{end}": rows[peers.TORCH_FP32].p50_us,
         }
         medians = Series("median", list(rows), [row.p50_us for row in rows.values()])
-        picture = Picture("bars", "", f"time of a call of {batch}, µs", (medians,), log="y")
+        picture = ClaimFigure("bars", "", f"time of a call of {batch}, µs", (medians,), log="y")
     shape = "–".join(map(str, size.PAPER_SHAPE))
     basis = (
         f"n = {SIMULATED_CALLS} calls each, interleaved, batches of 1 and {reference.BATCH}, 1 thread, "
@@ -179,7 +179,7 @@ def _two_bits(m: Materials) -> Figures:
         "entropy": grids["q2"].entropy_bits,
     }
     reach = {name: float(np.abs(grid.values).max()) for name, grid in grids.items()}
-    picture = Picture(
+    picture = ClaimFigure(
         "lines",
         "weight / largest",
         "share of the weights",
@@ -288,7 +288,7 @@ def _popcount(m: Materials) -> Figures:
         "reduction_8": _table7("Q8-Base", "reduction"),
         "most": float(table(7).values("reduction").max()),
     }
-    picture = Picture(
+    picture = ClaimFigure(
         "points",
         "true product",
         "score, deviations from its mean",
@@ -335,7 +335,7 @@ def _mixture_size(_: Materials) -> Figures:
         "kilobytes_float": 4e-3 * (len(experts) * one + router),
         "experts": float(len(experts)),
     }
-    picture = Picture(
+    picture = ClaimFigure(
         "bars",
         "",
         "parameters",
@@ -377,7 +377,7 @@ def _compression(_: Materials) -> Figures:
         "ours_ternary": ours["q8"] / ours["bitnet"],
     }
     names = ["Q1-Base", "Q2-Base", "BitNet-Base", "Q4-Base", "Q8-Base", "Q16-Base", "FP32-Base"]
-    picture = Picture(
+    picture = ClaimFigure(
         "bars", "", "KB", (Series("Table 7", names, [_table7(name, "kilobytes") for name in names]),), log="y"
     )
     return Figures(values, "Table 7; our files of the same shape, written to disk", picture)

@@ -17,9 +17,9 @@ from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     COMMIT,
     Claim,
+    ClaimFigure,
     Figures,
     Materials,
-    Picture,
     Ruling,
     Series,
     Values,
@@ -156,7 +156,7 @@ def _uniform(_: Materials) -> Figures:
         Series("experts alone", short, experts.tolist()),
     )
     return Figures(
-        values, "Table 1, heads of 5 classes (claim 8)", Picture("dots", "", "parameters, M", series)
+        values, "Table 1, heads of 5 classes (claim 8)", ClaimFigure("dots", "", "parameters, M", series)
     )
 
 
@@ -237,7 +237,7 @@ def _eq7(m: Materials) -> Figures:
         "disputed": float(disputed.sum()),
     }
     order = np.argsort(share)[:: max(1, len(share) // 200)]
-    picture = Picture(
+    picture = ClaimFigure(
         "points",
         "H(q̄) of Eq. 7, nats",
         "disagreement, nats",
@@ -298,7 +298,7 @@ def _at_the_papers_alpha(m: Materials) -> Figures:
         values["coarse_d"] = float(mixing.mix(outputs, with_coarse).disagreement[:, -1].mean())
         moved = alpha_sweep(outputs, m.data.labels, with_coarse, GRID).route_flips
         series.append(Series("+".join(coarse), list(GRID), moved.tolist()))
-    picture = Picture("lines", "α", "share of clips routed elsewhere", tuple(series), log="x")
+    picture = ClaimFigure("lines", "α", "share of clips routed elsewhere", tuple(series), log="x")
     return Figures(values, _mixture(m), picture)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from qmoe_core.evaluation.significance import bonferroni, holm
 from qmoe_core.paper.claim import (
     Claim,
+    ClaimFigure,
     Figures,
     Materials,
-    Picture,
     Ruling,
     Series,
     Values,
@@ -62,7 +62,7 @@ def _latency_spread(_: Materials) -> Figures:
     }
     deviations = {name: _latency(name)[1] for name in MODELS}
     order = sorted(deviations, key=lambda name: -deviations[name])
-    picture = Picture(
+    picture = ClaimFigure(
         "bars", "", "deviation of latency, ms", (Series("Table 4", order, [deviations[n] for n in order]),)
     )
     return Figures(values, "Tables 2, 4 and 5, 5 folds a dataset", picture)
@@ -111,7 +111,7 @@ def _like_for_like(_: Materials) -> Figures:
         "pairs": float(len(pairs)),
     }
     names = [plain.removeprefix("BitNet-").removesuffix("-QMoE") for plain, _ in pairs]
-    picture = Picture(
+    picture = ClaimFigure(
         "bars",
         "",
         "deviation of latency, ms",
@@ -155,7 +155,7 @@ def _corrections(_: Materials) -> Figures:
         "cohens_d": (two.value - sixteen.value) / float(spread),  # type: ignore[operator]
     }
     names = [row["comparison"].printed for row in rows]
-    picture = Picture(
+    picture = ClaimFigure(
         "dots",
         "",
         "p",
@@ -199,7 +199,7 @@ def _means(_: Materials) -> Figures:
         "largest": float(np.abs(means - printed).max()),
         "mean_shift": float((means - printed)[mixture].mean()),
     }
-    picture = Picture(
+    picture = ClaimFigure(
         "dots",
         "",
         "average F1",
@@ -265,7 +265,7 @@ def _speedups(_: Materials) -> Figures:
         "best_against_slowest": float((latency.max() / latency).max()),
     }
     names = [full_name(row["model"].printed) for row in rows.rows]
-    picture = Picture(
+    picture = ClaimFigure(
         "dots",
         "",
         "speed-up",
@@ -331,7 +331,7 @@ def _emission_overhead(_: Materials) -> Figures:
         "of_pairs": float(np.mean([co2[c] for _, c in pairs]) / np.mean([co2[p] for p, _ in pairs]) - 1.0),
     }
     names = [before.removeprefix("BitNet-").removesuffix("-QMoE") for before, _ in pairs]
-    picture = Picture(
+    picture = ClaimFigure(
         "bars",
         "",
         "CO2 as printed",
@@ -372,7 +372,7 @@ def _two_tables(_: Materials) -> Figures:
         "ratio_high": float((sixth / third).max()),
     }
     names = [name.removeprefix("BitNet-") for name in MIXTURES]
-    picture = Picture(
+    picture = ClaimFigure(
         "dots",
         "",
         "CO2 as printed",

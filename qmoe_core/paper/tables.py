@@ -21,7 +21,7 @@ DATASETS = {"esc50": "ESC-50", "quinn": "Quinn", "urban8k": "UrbanSound8K"}
 
 
 @dataclass(frozen=True)
-class Model:
+class PrintedModel:
     """A classifier of the paper.
 
     Attributes:
@@ -40,24 +40,24 @@ class Model:
         return len(self.experts) > 1
 
 
-MODELS: dict[str, Model] = {
+MODELS: dict[str, PrintedModel] = {
     model.name: model
     for model in (
-        Model("FP32-Base", ("fp32",)),
-        Model("Q1-Base", ("q1",)),
-        Model("Q2-Base", ("q2",)),
-        Model("Q4-Base", ("q4",)),
-        Model("Q8-Base", ("q8",)),
-        Model("Q16-Base", ("q16",)),
-        Model("BitNet-Base", ("bitnet",)),
-        Model("Q8-Base-PTQ", ("ptq8",)),
-        Model("BitNet-Q4/8/16-QMoE", ("bitnet", "q4", "q8", "q16")),
-        Model("BitNet-Q8/16-PTQ-QMoE", ("bitnet", "q8", "q16", "ptq8")),
-        Model("BitNet-Q8PTQ-QMoE", ("bitnet", "ptq8")),
-        Model("BitNet-Q4/8-QMoE-C", ("bitnet", "q4", "q8"), curious=True),
-        Model("BitNet-Q4/8/16-QMoE-C", ("bitnet", "q4", "q8", "q16"), curious=True),
-        Model("BitNet-Q8/16-PTQ-QMoE-C", ("bitnet", "q8", "q16", "ptq8"), curious=True),
-        Model("BitNet-Q8PTQ-QMoE-C", ("bitnet", "ptq8"), curious=True),
+        PrintedModel("FP32-Base", ("fp32",)),
+        PrintedModel("Q1-Base", ("q1",)),
+        PrintedModel("Q2-Base", ("q2",)),
+        PrintedModel("Q4-Base", ("q4",)),
+        PrintedModel("Q8-Base", ("q8",)),
+        PrintedModel("Q16-Base", ("q16",)),
+        PrintedModel("BitNet-Base", ("bitnet",)),
+        PrintedModel("Q8-Base-PTQ", ("ptq8",)),
+        PrintedModel("BitNet-Q4/8/16-QMoE", ("bitnet", "q4", "q8", "q16")),
+        PrintedModel("BitNet-Q8/16-PTQ-QMoE", ("bitnet", "q8", "q16", "ptq8")),
+        PrintedModel("BitNet-Q8PTQ-QMoE", ("bitnet", "ptq8")),
+        PrintedModel("BitNet-Q4/8-QMoE-C", ("bitnet", "q4", "q8"), curious=True),
+        PrintedModel("BitNet-Q4/8/16-QMoE-C", ("bitnet", "q4", "q8", "q16"), curious=True),
+        PrintedModel("BitNet-Q8/16-PTQ-QMoE-C", ("bitnet", "q8", "q16", "ptq8"), curious=True),
+        PrintedModel("BitNet-Q8PTQ-QMoE-C", ("bitnet", "ptq8"), curious=True),
     )
 }
 """The fifteen models of Tables 1, 4 and 6: eight single ones, then the mixtures in the order of Table 3."""
@@ -73,7 +73,7 @@ _SHORT = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class PrintedCell:
     """One cell.
 
     Attributes:
@@ -89,7 +89,7 @@ class Cell:
     below: bool = False
 
     @classmethod
-    def read(cls, printed: str) -> Cell:
+    def read(cls, printed: str) -> PrintedCell:
         """A cell from its text.
 
         >>> Cell.read("0.819±0.020").deviation, Cell.read("15.65×").value, Cell.read("Mix").value
@@ -108,7 +108,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
+class PrintedColumn:
     """A column: the key it is asked for by, its heading, and its unit ("" where none is printed)."""
 
     key: str
@@ -117,7 +117,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class PrintedTable:
     """A table of the paper.
 
     Attributes:
@@ -131,8 +131,8 @@ class Table:
     number: int
     section: str
     caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[dict[str, Cell], ...]
+    columns: tuple[PrintedColumn, ...]
+    rows: tuple[dict[str, PrintedCell], ...]
 
     def values(self, key: str) -> np.ndarray:
         """The numbers of a column, float64 [rows]; NaN where a cell has none."""
@@ -142,7 +142,7 @@ class Table:
         """What follows ± in a column, float64 [rows]; NaN where nothing does."""
         return np.array([np.nan if (d := row[key].deviation) is None else d for row in self.rows])
 
-    def row(self, **cells: str) -> dict[str, Cell]:
+    def row(self, **cells: str) -> dict[str, PrintedCell]:
         """The only row whose cells are these: a model by any of its names, anything else as printed.
 
         Raises:
@@ -180,20 +180,20 @@ def full_name(printed: str) -> str:
 
 
 @functools.cache
-def tables() -> tuple[Table, ...]:
+def tables() -> tuple[PrintedTable, ...]:
     """All seven, in order."""
     text = resources.files("qmoe_core.paper").joinpath("tables.toml").read_text(encoding="utf-8")
     found = []
     for entry in tomllib.loads(text)["table"]:
-        columns = tuple(Column(**column) for column in entry["columns"])
+        columns = tuple(PrintedColumn(**column) for column in entry["columns"])
         rows = tuple(
-            {column.key: Cell.read(text) for column, text in zip(columns, row, strict=True)}
+            {column.key: PrintedCell.read(text) for column, text in zip(columns, row, strict=True)}
             for row in entry["rows"]
         )
-        found.append(Table(entry["number"], entry["section"], entry["caption"], columns, rows))
+        found.append(PrintedTable(entry["number"], entry["section"], entry["caption"], columns, rows))
     return tuple(found)
 
 
-def table(number: int) -> Table:
+def table(number: int) -> PrintedTable:
     """One of them, by the number it has in the paper."""
     return tables()[number - 1]

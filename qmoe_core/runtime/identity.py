@@ -18,7 +18,7 @@ from importlib.metadata import version as installed
 
 
 @dataclass(frozen=True)
-class Part:
+class Versioned:
     """A part of the computation.
 
     Attributes:
@@ -31,20 +31,20 @@ class Part:
 
 
 PARTS = {
-    "embedding": Part(2, ("numpy", "soundfile", "soxr")),  # decoding, windows, log-mel, statistics, pooling
-    "sounds": Part(1, ("numpy", "scipy", "soxr")),  # the bank and the synthetic sounds made of it
-    "student": Part(1, ("numpy", "torch")),  # the training of ds-cnn on them
-    "expert": Part(1, ("numpy", "torch")),  # formats, networks, the training of one expert
-    "router": Part(1, ("numpy", "torch")),  # the training of the router alone
-    "joint": Part(1, ("numpy", "torch")),  # the training of router and experts together
-    "mixture": Part(1, ("numpy",)),  # routing, dropout masks, curiosity, mixing, uncertainty
-    "scores": Part(1),  # weighted F1 and accuracy
-    "engine": Part(1, ("llvmlite", "numba", "numpy")),  # packed experts and their kernels
-    "projection": Part(1, ("numpy", "scikit-learn")),  # the map of embeddings
-    "quantization": Part(1, ("numpy", "torch")),  # embedders in number formats: calibration and training
-    "ternary": Part(1, ("numpy", "torch")),  # the BitNet of the paper's code
+    "embedding": Versioned(2, ("numpy", "soundfile", "soxr")),  # decoding, log-mel, statistics, pooling
+    "sounds": Versioned(1, ("numpy", "scipy", "soxr")),  # the bank and the synthetic sounds made of it
+    "student": Versioned(1, ("numpy", "torch")),  # the training of ds-cnn on them
+    "expert": Versioned(1, ("numpy", "torch")),  # formats, networks, the training of one expert
+    "router": Versioned(1, ("numpy", "torch")),  # the training of the router alone
+    "joint": Versioned(1, ("numpy", "torch")),  # the training of router and experts together
+    "mixture": Versioned(1, ("numpy",)),  # routing, dropout masks, curiosity, mixing, uncertainty
+    "scores": Versioned(1),  # weighted F1 and accuracy
+    "engine": Versioned(1, ("llvmlite", "numba", "numpy")),  # packed experts and their kernels
+    "projection": Versioned(1, ("numpy", "scikit-learn")),  # the map of embeddings
+    "quantization": Versioned(1, ("numpy", "torch")),  # embedders in number formats: calibration and training
+    "ternary": Versioned(1, ("numpy", "torch")),  # the BitNet of the paper's code
 }
-"""Every part; see `Part`."""
+"""Every part; see `Versioned`."""
 
 KINDS = {
     "embeddings": ("embedding",),

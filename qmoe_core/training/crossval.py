@@ -284,7 +284,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
     sources = _float_sources(task, store)
     history: list[dict[str, Any]] = []
 
-    def fit(part: Part) -> tuple[ExpertNetwork, int]:
+    def fit(part: FoldFit) -> tuple[ExpertNetwork, int]:
         fitted = fit_expert(
             task.expert,
             part.z,
@@ -340,7 +340,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
 
 
 @dataclass(frozen=True)
-class Part:
+class FoldFit:
     """One fit that the protocol asks for.
 
     Attributes:
@@ -372,7 +372,7 @@ class Trained(Generic[Model]):
 
 
 def fit_on(
-    subject: Subject, split: Split, fit: Callable[[Part], tuple[Model, int]]
+    subject: Subject, split: Split, fit: Callable[[FoldFit], tuple[Model, int]]
 ) -> tuple[Trained[Model], Trained[Model]]:
     """Fit as the selection of the epoch asks for.
 
@@ -389,7 +389,7 @@ def fit_on(
     def trained(name: str, clips: np.ndarray, held: np.ndarray | None, monitor: str, epochs: int | None):
         scaler = Scaler.of(z[clips])
         held_out = None if held is None else (scaler(z[held]), y[held])
-        model, chosen = fit(Part(name, scaler(z[clips]), y[clips], held_out, monitor, epochs))
+        model, chosen = fit(FoldFit(name, scaler(z[clips]), y[clips], held_out, monitor, epochs))
         return Trained(model, scaler, chosen)
 
     train = split.fold.train
@@ -638,7 +638,7 @@ def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Sto
     started = time.perf_counter()
     subject, split, config = task.subject, task.split, task.config
 
-    def fit(part: Part) -> tuple[JointMixture, int]:
+    def fit(part: FoldFit) -> tuple[JointMixture, int]:
         return fit_joint(
             task.experts,
             part.z,

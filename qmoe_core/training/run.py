@@ -50,7 +50,7 @@ class TrainingReport:
     rows: tuple[ExpertScore, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """`qmoe train --json` (design.md's contract)."""
+        """`qmoe train --json`."""
         return msgspec.json.decode(msgspec.json.encode(self))
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from qmoe_core import cli, datasets
 from qmoe_core.datasets import download
-from qmoe_core.datasets.download import Source
+from qmoe_core.datasets.download import DatasetSource
 from qmoe_core.errors import Cancelled, DatasetError
 from tests.servers import Server
 
@@ -39,13 +39,13 @@ def content(make_esc) -> bytes:
     return zipped(make_esc())
 
 
-def small(**changes: object) -> Source:
+def small(**changes: object) -> DatasetSource:
     """ESC-50 as the tests have it: eight clips, two classes."""
     small = {"clips": 8, "classes": 2, "bytes": 100_000, "unpacked": 1_000_000}
     return replace(download.SOURCES["esc50"], **(small | changes))
 
 
-def fetch(server: Server, source: Source | None = None, **arguments: object) -> Path:
+def fetch(server: Server, source: DatasetSource | None = None, **arguments: object) -> Path:
     return download.download(source or small(), url=server.url, stall_s=1.0, pause_s=0.0, **arguments)
 
 

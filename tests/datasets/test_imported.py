@@ -36,7 +36,7 @@ def written(tmp_path: Path, *rows: str, head: str = HEAD) -> Path:
     return path
 
 
-def imported_from(path: Path, **arguments: bool) -> imported.Imported:
+def imported_from(path: Path, **arguments: bool) -> imported.ImportResult:
     return import_csv(path, datasets.kept(), **arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,15 @@ def test_a_wrong_or_missing_tensor_is_named() -> None:
 def test_other_weights_are_another_embedder(tmp_path: Path) -> None:
     tensors = untrained(networks.DsCnn())
     one = LearnedEmbedder("ds-cnn", architectures.ds_cnn(tensors))
-    tensors["features.0.1.bias"] = tensors["features.0.1.bias"] + np.float32(1e-3)
+    tensors["features.16.1.bias"] = tensors["features.16.1.bias"] + np.float32(0.3)
     safetensors.numpy.save_file(tensors, file := tmp_path / "other.safetensors")
     other = embedders.create("ds-cnn", weights=file)
     assert other.name == f"ds-cnn@{file}"
     assert other.id != one.id
+    sound = np.random.default_rng(2).normal(0, 0.1, (2, 30_000)).astype(np.float32)
+    elsewhere = pickle.loads(pickle.dumps(other))
+    np.testing.assert_array_equal(elsewhere.embed(sound), other.embed(sound))
+    assert not np.allclose(one.embed(sound), other.embed(sound), atol=1e-4)
     assert embedders.create(other.name).id == other.id
 
 

@@ -16,6 +16,8 @@ _import, _open, _readlink = builtins.__import__, io.open, os.readlink
 
 for _name in ("sched_getaffinity", "sched_setaffinity", "nice", "getloadavg", "mkfifo"):
     delattr(os, _name)
+if hasattr(os, "process_cpu_count"):  # of Python 3.13, which would ask for what is hidden
+    os.process_cpu_count = os.cpu_count
 for _name in ("SIGKILL", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"):
     delattr(signal, _name)
 

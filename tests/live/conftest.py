@@ -11,7 +11,7 @@ import pytest
 from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision, ExpertOpinion, Uncertainty
-from qmoe_core.live.detections import Judged
+from qmoe_core.live.detections import JudgedWindow
 from tests.live.recordings import Sequence, ten_clips
 
 CLASSES = ("dog", "rain", "rooster")
@@ -77,10 +77,10 @@ class Windows:
         clipped: float = 0.0,
         missing_s: float = 0.0,
         halves: tuple[str, ...] | None = None,
-    ) -> tuple[Judged, np.ndarray]:
+    ) -> tuple[JudgedWindow, np.ndarray]:
         start_s = self.count * HOP_S
         self.count += 1
-        judged = Judged(
+        judged = JudgedWindow(
             start_s=start_s,
             end_s=start_s + 5.0,
             day=self.day,

@@ -11,6 +11,7 @@ from qmoe_core import serve
 from qmoe_core.audio import decode, mel, synth
 from qmoe_core.audio.fitness import NothingToJudge
 from qmoe_core.bundles import Bundle
+from qmoe_core.embedders.logmel_stats import LogMelStats
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import GAP, SILENCE, Rules
 from qmoe_core.live.log import Log, LoggedDetection
@@ -63,6 +64,29 @@ def test_another_rate_is_resampled_on_the_way(
     labels, samples = sequence(0)
     _, found = listen(bundle, decode.resample(samples, decode.SAMPLE_RATE, rate), rate)
     assert in_order([entry.label for entry in found if entry.accepted], labels) >= 9
+
+
+def test_an_embedder_of_a_higher_rate_gets_what_only_the_source_has(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tone of 14 kHz is not in the history's 22,050 Hz."""
+    asked: list[np.ndarray] = []
+
+    class Finer(LogMelStats):
+        sample_rate = 32_000
+
+        def embed(self, waveforms: np.ndarray) -> np.ndarray:
+            asked.append(waveforms)
+            return super().embed(waveforms)
+
+    monkeypatch.setattr(serve, "embedder_of", lambda bundle: Finer())
+    time = np.arange(6 * 48_000) / 48_000
+    listen(bundle, (0.1 * np.sin(2 * np.pi * 14_000 * time)).astype(np.float32), 48_000)
+    assert asked
+    for windows in asked:
+        assert windows.shape[1] == 160_000
+        spectrum = np.abs(np.fft.rfft(windows, axis=1))
+        assert spectrum.argmax(axis=1) / 5 == pytest.approx(14_000, abs=2)
 
 
 def test_a_window_is_judged_as_a_file_would_be(bundle: Bundle) -> None:

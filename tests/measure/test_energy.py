@@ -8,15 +8,17 @@ import pytest
 
 from qmoe_core.errors import ConfigError
 from qmoe_core.measure import energy
-from qmoe_core.measure.energy import IDLE, Block, deployment, summarise
+from qmoe_core.measure.energy import IDLE, EnergyBlock, deployment, summarise
 from qmoe_core.measure.latency import Contestant
 
 HOUR = 3600.0
 
 
-def block(name: str, calls: int, cpu_w: float, ram_w: float, wall_s: float = 36.0) -> Block:
+def block(name: str, calls: int, cpu_w: float, ram_w: float, wall_s: float = 36.0) -> EnergyBlock:
     hours = wall_s / HOUR
-    return Block(name, calls, wall_s, wall_s, cpu_w * hours / 1e3, ram_w * hours / 1e3, 100.0, "modelled")
+    return EnergyBlock(
+        name, calls, wall_s, wall_s, cpu_w * hours / 1e3, ram_w * hours / 1e3, 100.0, "modelled"
+    )
 
 
 def test_net_energy_is_gross_less_what_idling_draws() -> None:

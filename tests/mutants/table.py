@@ -352,15 +352,15 @@ MUTANTS = (
     M(
         "turns-first-come",
         "dashboard/turns.py",
-        "key=lambda run: (used(run), self._usage(run.session, now), run.asked)",
+        "key=lambda run: (far(run.address), far(run.session), run.asked)",
         "key=lambda run: run.asked",
         (VISITORS,),
     ),
     M(
         "turns-without-end",
         "dashboard/turns.py",
-        "if len(self._running) >= self.at_once and used(best)",
-        "if used(best)",
+        "< self.light_s]",
+        "< 1e9]",
         (VISITORS,),
     ),
     M(

@@ -14,7 +14,7 @@ from dashboard.views import claims as claims_views
 from dashboard.views import tables
 from qmoe_core.errors import StoreError
 from qmoe_core.paper import claims
-from qmoe_core.paper.claim import Picture, Series
+from qmoe_core.paper.claim import ClaimFigure, Series
 from qmoe_core.paper.claims import BY_ID, CLAIMS, Finding
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.store import Store
@@ -190,10 +190,10 @@ def test_every_picture_is_drawn_and_said(findings: dict[int, Finding], theme: Th
 
 
 def test_bars_read_downwards_and_lines_keep_their_order() -> None:
-    bars = Picture("bars", "", "p", (Series("printed", ["first", "second"], [0.1, 0.2]),), log="y")
+    bars = ClaimFigure("bars", "", "p", (Series("printed", ["first", "second"], [0.1, 0.2]),), log="y")
     drawn = claims_charts.draw(bars, LIGHT)
     assert drawn.layout.yaxis.categoryarray == ("second", "first")
     assert drawn.layout.xaxis.type == "log"
-    points = Picture("points", "a", "b", tuple(Series(str(i), [1.0], [2.0]) for i in range(6)), log="xy")
+    points = ClaimFigure("points", "a", "b", tuple(Series(str(i), [1.0], [2.0]) for i in range(6)), log="xy")
     assert {trace.marker.color for trace in claims_charts.draw(points, LIGHT).data} == {LIGHT.accent}
     assert claims_charts.words(points).startswith("0: 1, 2; 1: 1, 2")

@@ -23,7 +23,7 @@ from dashboard.views.tables import Column, decimals
 from qmoe_core import bundles, datasets
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import calibration, ood, selective
-from qmoe_core.evaluation.selective import Detection
+from qmoe_core.evaluation.selective import Auroc
 from qmoe_core.runtime.store import Store, default_root
 
 Open = Callable[..., AppTest]
@@ -451,7 +451,7 @@ def test_the_truth_is_always_among_the_answers(theme: Theme) -> None:
 
 @themes
 def test_detections_keep_their_order_and_intervals(theme: Theme) -> None:
-    found = {"total": Detection(0.9, 0.85, 0.95, 10, 90), "doubt": Detection(0.4, 0.3, 0.5, 10, 90)}
+    found = {"total": Auroc(0.9, 0.85, 0.95, 10, 90), "doubt": Auroc(0.4, 0.3, 0.5, 10, 90)}
     figure = compare_charts.detection(found, theme, "doubt")
     assert list(figure.data[0].x) == [0.85, 0.95]
     assert list(figure.data[-1].y) == ["total", "doubt"]

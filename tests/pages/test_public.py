@@ -18,7 +18,6 @@ from dashboard import launch
 from dashboard.session import live_state, public, training
 from dashboard.session.public import Limits
 from qmoe_core import bundles
-from qmoe_core.audio import decode
 from qmoe_core.errors import UserError
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Claims, Train
@@ -167,6 +166,12 @@ def test_only_so_many_files_at_once(visit: Visit) -> None:
     assert len(app.radio[0].options) == 5
 
 
+def test_a_long_recording_is_not_for_visitors(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public, "LIMITS", Limits(duration_s=1.0))
+    app = upload(visit(), ("long.wav", wav("rain")))
+    assert "long.wav is longer than 1 s" in text(app)
+
+
 def test_only_so_many_jobs(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     with busy_machine():
         one = tiny_training(visit())
@@ -205,7 +210,6 @@ def test_a_job_is_stopped_in_time(tiny_dataset: Path, tiny_config) -> None:
 def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(public.VARIABLE, "0")
     monkeypatch.setattr(launch, "_warm_beside", lambda: None)
-    monkeypatch.setattr(decode, "MAX_DURATION_S", decode.MAX_DURATION_S)
     waits: list[Any] = []
     monkeypatch.setattr(launch.turns, "install", waits.append)
     monkeypatch.setattr(launch.cli, "main", lambda: 0)
@@ -220,7 +224,6 @@ def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sys.argv[3:7] == ["--server.port", "8501", "--server.maxUploadSize", "20"]
     assert given["token"] is None
     assert given["bounds"] == launch.guard.Bounds()
-    assert Limits().duration_s == decode.MAX_DURATION_S
     assert waits == [launch.turns.Turns(_lock=waits[0]._lock)]
 
 

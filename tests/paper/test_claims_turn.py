@@ -27,7 +27,7 @@ from qmoe_core.paper import (
 from qmoe_core.paper import statistics as from_tables
 from qmoe_core.paper.claim import Materials
 from qmoe_core.paper.claims import BY_ID
-from qmoe_core.paper.tables import Cell, full_name
+from qmoe_core.paper.tables import PrintedCell, full_name
 from qmoe_core.routing.uncertainty import softmax
 from qmoe_core.runtime.store import Store
 
@@ -35,22 +35,24 @@ Patch = pytest.MonkeyPatch
 Change = Callable[[Patch, Materials], object]
 
 
-def print_instead(patch: Patch, number: int, change: Callable[[dict[str, Cell]], dict[str, str]]) -> None:
+def print_instead(
+    patch: Patch, number: int, change: Callable[[dict[str, PrintedCell]], dict[str, str]]
+) -> None:
     """Tables with other cells: `change` gives the new text of a row's cells, by key."""
     rows = []
     for row in tables.table(number).rows:
-        new = {key: Cell.read(text) for key, text in change(row).items()}
+        new = {key: PrintedCell.read(text) for key, text in change(row).items()}
         rows.append({**row, **new})
     changed = replace(tables.table(number), rows=tuple(rows))
     all_tables = tuple(changed if one.number == number else one for one in tables.tables())
     patch.setattr(tables, "tables", lambda: all_tables)
 
 
-def name(row: dict[str, Cell]) -> str:
+def name(row: dict[str, PrintedCell]) -> str:
     return full_name(row["model"].printed)
 
 
-def only(model: str, **cells: str) -> Callable[[dict[str, Cell]], dict[str, str]]:
+def only(model: str, **cells: str) -> Callable[[dict[str, PrintedCell]], dict[str, str]]:
     """A change of one model's row."""
     return lambda row: cells if name(row) == model else {}
 
@@ -126,7 +128,7 @@ def that_learns(patch: Patch, _: Materials) -> None:
 def counts(classes: int, *, router: bool) -> Change:
     """Table 1 with the parameters of heads of so many classes."""
 
-    def millions(row: dict[str, Cell]) -> dict[str, str]:
+    def millions(row: dict[str, PrintedCell]) -> dict[str, str]:
         return {"params": f"{reference.millions(name(row), classes, router=router):.2f}"}
 
     return lambda patch, _: print_instead(patch, 1, millions)
@@ -147,29 +149,29 @@ def counting(patch: Patch, _: Materials) -> None:
     print_instead(patch, 7, only("Q8-Base-PTQ", params="1,206,770"))
 
 
-def cheaper(row: dict[str, Cell]) -> dict[str, str]:
+def cheaper(row: dict[str, PrintedCell]) -> dict[str, str]:
     return {"energy": "0.028"} if (row["bits"].printed, row["dataset"].printed) == ("4", "ESC-50") else {}
 
 
-def longer(row: dict[str, Cell]) -> dict[str, str]:
+def longer(row: dict[str, PrintedCell]) -> dict[str, str]:
     latencies = {"BitNet-Q4/8/16-QMoE-C": "1299.13±34.55", "BitNet-Q4/8-QMoE-C": "1287.43±29.36"}
     return {"latency": latencies[name(row)]} if name(row) in latencies else {}
 
 
-def more_with_curiosity(row: dict[str, Cell]) -> dict[str, str]:
+def more_with_curiosity(row: dict[str, PrintedCell]) -> dict[str, str]:
     return {"co2": "116" if name(row).endswith("-C") else "100"}
 
 
-def as_the_other_table(row: dict[str, Cell]) -> dict[str, str]:
+def as_the_other_table(row: dict[str, PrintedCell]) -> dict[str, str]:
     third = {name(one): one["co2"].printed for one in tables.table(3).rows}
     return {"co2": third[name(row)]} if name(row) in third else {}
 
 
-def of_the_slowest(row: dict[str, Cell]) -> dict[str, str]:
+def of_the_slowest(row: dict[str, PrintedCell]) -> dict[str, str]:
     return {"speedup": f"{tables.table(4).values('latency').max() / (row['latency'].value or 1.0):.2f}"}
 
 
-def mean_of_the_row(row: dict[str, Cell]) -> dict[str, str]:
+def mean_of_the_row(row: dict[str, PrintedCell]) -> dict[str, str]:
     return {"mean": f"{np.mean([row[key].value or 0.0 for key in tables.DATASETS]):.3f}"}
 
 

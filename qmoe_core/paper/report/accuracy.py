@@ -9,7 +9,15 @@ import numpy as np
 from qmoe_core.evaluation.significance import resample_groups
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report import charts
-from qmoe_core.paper.report.document import Column, Figure, Interval, Section, Spread, Table, Value
+from qmoe_core.paper.report.document import (
+    Figure,
+    Interval,
+    ReportColumn,
+    ReportTable,
+    Section,
+    Spread,
+    Value,
+)
 from qmoe_core.paper.report.protocols import Scores
 from qmoe_core.paper.report.study import (
     MODELS,
@@ -77,11 +85,11 @@ def table_1(studies: Sequence[Study]) -> Section:
     models = sorted(of_all(studies), key=lambda m: -mean_f1(studies, m).mean)
     average = len(studies) > 1
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("Params", 2, "M"),
-        *(Column(f"{study.name} F1") for study in studies),
-        *([Column("Avg F1")] if average else []),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("Params", 2, "M"),
+        *(ReportColumn(f"{study.name} F1") for study in studies),
+        *([ReportColumn("Avg F1")] if average else []),
     )
     rows = tuple(
         (
@@ -124,7 +132,7 @@ def table_1(studies: Sequence[Study]) -> Section:
         "table-1",
         "Cross-dataset F1 (Table 1)",
         text,
-        Table("table-1", "Table 1, from our runs", columns, rows, note),
+        ReportTable("table-1", "Table 1, from our runs", columns, rows, note),
         printed(1),
         figures=(_f1_figure(studies[0]),),
     )
@@ -175,14 +183,14 @@ def table_2(studies: Sequence[Study]) -> Section:
                 )
             )
     columns = (
-        Column("Bits", 0),
-        Column("Dataset"),
-        Column("Params", 2, "M"),
-        Column("F1-Score"),
-        Column("% of 16-bit", 1),
-        Column("Latency", 1, "µs"),
-        Column("Energy", 4, "mJ"),
-        Column("RAM", 0, "MB"),
+        ReportColumn("Bits", 0),
+        ReportColumn("Dataset"),
+        ReportColumn("Params", 2, "M"),
+        ReportColumn("F1-Score"),
+        ReportColumn("% of 16-bit", 1),
+        ReportColumn("Latency", 1, "µs"),
+        ReportColumn("Energy", 4, "mJ"),
+        ReportColumn("RAM", 0, "MB"),
     )
     means = {name: float(np.mean(values)) for name, values in shares.items()}
     worst = min(means, key=lambda name: means[name])
@@ -211,7 +219,7 @@ def table_2(studies: Sequence[Study]) -> Section:
         "table-2",
         "Bit width (Table 2)",
         text,
-        Table("table-2", "Table 2, from our runs", columns, tuple(rows), note),
+        ReportTable("table-2", "Table 2, from our runs", columns, tuple(rows), note),
         printed(2),
     )
 
@@ -284,12 +292,12 @@ def protocols(studies: Sequence[Study]) -> Section:
             if changed:
                 parts.append((model.ours, study.name, changed.get("folds"), changed.get("epoch"), leak))
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("Dataset"),
-        Column("F1, sound"),
-        Column("F1, leaky"),
-        Column("Leak [95 %]"),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("Dataset"),
+        ReportColumn("F1, sound"),
+        ReportColumn("F1, leaky"),
+        ReportColumn("Leak [95 %]"),
     )
     study = studies[0]
     leak = leaks[study.name, YARDSTICK]
@@ -317,15 +325,15 @@ def protocols(studies: Sequence[Study]) -> Section:
                 f"[{signed(epoch.low)}, {signed(epoch.high)}]."
             )
         more = (
-            Table(
+            ReportTable(
                 "protocols-parts",
                 "What each change makes of F1",
                 (
-                    Column("Here"),
-                    Column("Dataset"),
-                    Column("Random folds alone"),
-                    Column("Best-on-test alone"),
-                    Column("Both"),
+                    ReportColumn("Here"),
+                    ReportColumn("Dataset"),
+                    ReportColumn("Random folds alone"),
+                    ReportColumn("Best-on-test alone"),
+                    ReportColumn("Both"),
                 ),
                 tuple(parts),
                 "Difference in weighted F1 from the sound protocol, with 95 % intervals over recordings.",
@@ -354,7 +362,7 @@ def protocols(studies: Sequence[Study]) -> Section:
         "protocols",
         "Both protocols side by side: the size of the leak",
         tuple(text),
-        Table("protocols", "The same experts under both protocols", columns, tuple(rows), note),
+        ReportTable("protocols", "The same experts under both protocols", columns, tuple(rows), note),
         more=more,
         figures=(figure,),
     )
@@ -385,15 +393,15 @@ def code_on_statistics(study: Study) -> Section:
     theirs = study.code_ternary
     add("BitNet-Base, the code’s layers", CODE_TERNARY, float(theirs.last.mean()), spread(theirs.best), None)
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("F1, last epoch"),
-        Column("F1, best on test"),
-        Column("F1, the lab’s training, best on test"),
-        Column("The paper’s code"),
-        Column(f"Within {NEAR}"),
-        Column("Preset on 1,260 statistics, last epoch (recorded)"),
-        Column("Preset on 1,260 statistics, best on test (recorded)"),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("F1, last epoch"),
+        ReportColumn("F1, best on test"),
+        ReportColumn("F1, the lab’s training, best on test"),
+        ReportColumn("The paper’s code"),
+        ReportColumn(f"Within {NEAR}"),
+        ReportColumn("Preset on 1,260 statistics, last epoch (recorded)"),
+        ReportColumn("Preset on 1,260 statistics, best on test (recorded)"),
     )
     text = [
         "The preset paper-code trains as the public code does (10 epochs, label smoothing 0.109, no "
@@ -428,7 +436,7 @@ def code_on_statistics(study: Study) -> Section:
         "paper-code",
         "The paper code's training, format by format",
         tuple(text),
-        Table(
+        ReportTable(
             "paper-code",
             f"The preset paper-code on {study.name}",
             columns,

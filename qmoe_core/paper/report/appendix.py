@@ -10,7 +10,7 @@ from qmoe_core.evaluation import scenarios as deployment
 from qmoe_core.evaluation.formats import YARDSTICK as SIXTEEN
 from qmoe_core.evaluation.formats import Format
 from qmoe_core.measure import energy
-from qmoe_core.paper.report.document import Column, Section, Table, Value
+from qmoe_core.paper.report.document import ReportColumn, ReportTable, Section, Value
 from qmoe_core.paper.report.study import (
     MODELS,
     YARDSTICK,
@@ -54,7 +54,10 @@ def scenarios(studies: Sequence[Study]) -> Section:
             )
         )
     columns = tuple(
-        map(Column, ("Scenario", "Source", "The paper picks", "Here", "Because", "The paper’s pick here"))
+        map(
+            ReportColumn,
+            ("Scenario", "Source", "The paper picks", "Here", "Because", "The paper’s pick here"),
+        )
     )
     rules = "; ".join(f"{answer.scenario.title}: {answer.scenario.rule}" for answer in answers)
     text = (
@@ -70,7 +73,7 @@ def scenarios(studies: Sequence[Study]) -> Section:
         "scenarios",
         "Deployment recommendations (§5.3, §5.4)",
         text,
-        Table("scenarios", "Which model for which situation", columns, tuple(rows), note),
+        ReportTable("scenarios", "Which model for which situation", columns, tuple(rows), note),
     )
 
 
@@ -135,14 +138,14 @@ def emissions(studies: Sequence[Study]) -> Section:
             )
         )
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("Training", 4, "g"),
-        Column("Inference", 3, "µg"),
-        Column("A day", 2, "g"),
-        Column("A year", 0, "g"),
-        Column("Equal after", 0, "inferences"),
-        Column("Year / training", 0, "×"),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("Training", 4, "g"),
+        ReportColumn("Inference", 3, "µg"),
+        ReportColumn("A day", 2, "g"),
+        ReportColumn("A year", 0, "g"),
+        ReportColumn("Equal after", 0, "inferences"),
+        ReportColumn("Year / training", 0, "×"),
     )
     plan = plans[YARDSTICK]
     text = (
@@ -161,12 +164,12 @@ def emissions(studies: Sequence[Study]) -> Section:
         "appendix-a1",
         "Training and deployment (Appendix A.1)",
         text,
-        Table("appendix-a1", "Emissions of training once and of serving", columns, tuple(rows), note),
+        ReportTable("appendix-a1", "Emissions of training once and of serving", columns, tuple(rows), note),
         more=(_grids(study, trained[YARDSTICK]),),
     )
 
 
-def _grids(study: Study, training_kwh: float) -> Table:
+def _grids(study: Study, training_kwh: float) -> ReportTable:
     """FP32-Base's emissions on the grids of several countries."""
     used = float(np.mean(study.costs.energies[YARDSTICK].millijoules))
     intensities = {"the paper’s": PAPER_GRID, **energy.intensities(GRIDS)}
@@ -175,13 +178,13 @@ def _grids(study: Study, training_kwh: float) -> Table:
         plan = energy.deployment(training_kwh, used, PER_DAY, grid)
         rows.append((name, grid, 1e3 * plan.training_g, plan.yearly_g / 1e3))
     columns = (
-        Column("Grid"),
-        Column("Intensity", 0, "g/kWh"),
-        Column("Training", 2, "mg"),
-        Column("A year", 2, "kg"),
+        ReportColumn("Grid"),
+        ReportColumn("Intensity", 0, "g/kWh"),
+        ReportColumn("Training", 2, "mg"),
+        ReportColumn("A year", 2, "kg"),
     )
     note = "Mean intensities of a year as codecarbon has them; FP32-Base, a million inferences a day."
-    return Table("appendix-a1-grids", "The same on other grids", columns, tuple(rows), note)
+    return ReportTable("appendix-a1-grids", "The same on other grids", columns, tuple(rows), note)
 
 
 def recommendations(studies: Sequence[Study]) -> Section:
@@ -229,7 +232,7 @@ def recommendations(studies: Sequence[Study]) -> Section:
             for tasks in TASKS
         ),
     ]
-    columns = (Column("Recommendation (A.2)"), Column("The paper"), Column("Here"))
+    columns = (ReportColumn("Recommendation (A.2)"), ReportColumn("The paper"), ReportColumn("Here"))
     share = 100 * (1 - yearly[best] / yearly[worst])
     text = (
         f"Between {named([best, worst])} the format of the classifier changes the yearly emissions of the "
@@ -243,5 +246,5 @@ def recommendations(studies: Sequence[Study]) -> Section:
         "appendix-a2",
         "Green recommendations (Appendix A.2)",
         text,
-        Table("appendix-a2", "The four recommendations, computed", columns, tuple(rows), note),
+        ReportTable("appendix-a2", "The four recommendations, computed", columns, tuple(rows), note),
     )

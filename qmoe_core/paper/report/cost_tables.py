@@ -10,7 +10,15 @@ from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report import charts
 from qmoe_core.paper.report.costs import Sizes
-from qmoe_core.paper.report.document import Column, Figure, Interval, Section, Spread, Table, Value
+from qmoe_core.paper.report.document import (
+    Figure,
+    Interval,
+    ReportColumn,
+    ReportTable,
+    Section,
+    Spread,
+    Value,
+)
 from qmoe_core.paper.report.study import (
     MODELS,
     YARDSTICK,
@@ -52,18 +60,18 @@ def table_4(studies: Sequence[Study]) -> Section:
                 )
             )
     columns = (
-        Column("Model"),
-        Column("Here"),
-        *([Column("Dataset")] if several else []),
-        Column("Params", 2, "M"),
-        Column("Latency", 1, "µs"),
-        Column("Variance", 1, "µs²"),
-        Column("p50", 1, "µs"),
-        Column("p99", 1, "µs"),
-        Column("Path from the waveform", 0, "µs"),
-        Column("Speedup [95 %]", 2),
-        Column("RAM", 0, "MB"),
-        Column("F1-Score"),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        *([ReportColumn("Dataset")] if several else []),
+        ReportColumn("Params", 2, "M"),
+        ReportColumn("Latency", 1, "µs"),
+        ReportColumn("Variance", 1, "µs²"),
+        ReportColumn("p50", 1, "µs"),
+        ReportColumn("p99", 1, "µs"),
+        ReportColumn("Path from the waveform", 0, "µs"),
+        ReportColumn("Speedup [95 %]", 2),
+        ReportColumn("RAM", 0, "MB"),
+        ReportColumn("F1-Score"),
     )
     study = studies[0]
     costs = study.costs
@@ -111,7 +119,7 @@ def table_4(studies: Sequence[Study]) -> Section:
         "table-4",
         "Latency and memory (Table 4)",
         text,
-        Table("table-4", "Table 4, from our runs", columns, tuple(rows), note),
+        ReportTable("table-4", "Table 4, from our runs", columns, tuple(rows), note),
         printed(4),
         figures=(figure,),
     )
@@ -147,13 +155,13 @@ def table_6(studies: Sequence[Study]) -> Section:
     order = np.argsort([emitted[str(row[1])].mean for row in rows], kind="stable")
     rows = [rows[i] for i in order]
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("Params", 2, "M"),
-        Column("CO2", 1, "µg"),
-        Column("Rate", 1, "µg/s"),
-        Column("Training", 2, "s"),
-        Column("F1"),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("Params", 2, "M"),
+        ReportColumn("CO2", 1, "µg"),
+        ReportColumn("Rate", 1, "µg/s"),
+        ReportColumn("Training", 2, "s"),
+        ReportColumn("F1"),
     )
     serving = costs.energies[YARDSTICK]
     training = emitted[YARDSTICK]
@@ -183,7 +191,7 @@ def table_6(studies: Sequence[Study]) -> Section:
         "table-6",
         "Carbon of training (Table 6)",
         text,
-        Table("table-6", "Table 6, from our runs", columns, tuple(rows), note),
+        ReportTable("table-6", "Table 6, from our runs", columns, tuple(rows), note),
         printed(6),
     )
 
@@ -217,14 +225,14 @@ def table_7(sizes: Sizes) -> Section:
         bits = "Mix" if model.is_mixture else str(spec.bits)
         rows.append((model.paper, model.ours, scheme, bits, count, size / 1e3, yardstick / size, in_paper))
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("Quant."),
-        Column("Bits"),
-        Column("Params", 0),
-        Column("Files", 1, "kB"),
-        Column("Reduction", 2, "×"),
-        Column("Paper", 1, "kB"),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("Quant."),
+        ReportColumn("Bits"),
+        ReportColumn("Params", 0),
+        ReportColumn("Files", 1, "kB"),
+        ReportColumn("Reduction", 2, "×"),
+        ReportColumn("Paper", 1, "kB"),
     )
     far = [name for name, gap in differences.items() if abs(gap) > 0.05]
     q4, q8 = sizes.experts["q4"]["bytes"], sizes.experts["q8"]["bytes"]
@@ -248,6 +256,6 @@ def table_7(sizes: Sizes) -> Section:
         "table-7",
         "Sizes (Table 7)",
         text,
-        Table("table-7", "Table 7, from our files", columns, tuple(rows), note),
+        ReportTable("table-7", "Table 7, from our files", columns, tuple(rows), note),
         printed(7),
     )

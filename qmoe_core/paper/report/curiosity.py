@@ -9,7 +9,7 @@ import numpy as np
 from qmoe_core.evaluation.selective import auroc
 from qmoe_core.paper.report import charts
 from qmoe_core.paper.report.accuracy import difference
-from qmoe_core.paper.report.document import Column, Figure, Section, Spread, Table, Value
+from qmoe_core.paper.report.document import Figure, ReportColumn, ReportTable, Section, Spread, Value
 from qmoe_core.paper.report.study import (
     YARDSTICK,
     Study,
@@ -59,15 +59,15 @@ def table_3(studies: Sequence[Study], alpha: float) -> Section:
             )
             pairs.append((model, difference(studies[0].tables, studies[0].tables, model.ours, plain), moved))
     columns = (
-        Column("Model"),
-        Column("Here"),
-        Column("Type"),
-        Column("Params", 2, "M"),
-        Column("F1"),
-        Column("Latency", 1, "µs"),
-        Column("Energy", 4, "mJ"),
-        Column("CO2", 4, "µg"),
-        Column("F1 per mJ", 1),
+        ReportColumn("Model"),
+        ReportColumn("Here"),
+        ReportColumn("Type"),
+        ReportColumn("Params", 2, "M"),
+        ReportColumn("F1"),
+        ReportColumn("Latency", 1, "µs"),
+        ReportColumn("Energy", 4, "mJ"),
+        ReportColumn("CO2", 4, "µg"),
+        ReportColumn("F1 per mJ", 1),
     )
     study = studies[0]
     single = spread(study.tables.f1(YARDSTICK))
@@ -102,7 +102,7 @@ def table_3(studies: Sequence[Study], alpha: float) -> Section:
         "table-3",
         "Mixtures with and without curiosity (Table 3)",
         text,
-        Table("table-3", "Table 3, from our runs", columns, tuple(rows), note),
+        ReportTable("table-3", "Table 3, from our runs", columns, tuple(rows), note),
         printed(3),
     )
 
@@ -148,12 +148,12 @@ def curiosity(studies: Sequence[Study], alpha: float) -> Section:
             )
         values += _values(study)
     columns = (
-        Column("Class"),
-        Column("Dataset"),
-        Column("Clips", 0),
-        Column("Disagreement", 4, "nats"),
-        Column("95th percentile", 4, "nats"),
-        Column("Errors"),
+        ReportColumn("Class"),
+        ReportColumn("Dataset"),
+        ReportColumn("Clips", 0),
+        ReportColumn("Disagreement", 4, "nats"),
+        ReportColumn("95th percentile", 4, "nats"),
+        ReportColumn("Errors"),
     )
     note = (
         f"Disagreement of {SHOWN}: H(q̄) − mean H(q_i), the mean of d_i = KL(q_i ‖ q̄), of clips that the "
@@ -162,17 +162,17 @@ def curiosity(studies: Sequence[Study], alpha: float) -> Section:
     )
     head = ("dataset", "seed", "clip", "class", "predicted", "right", "epistemic", "router variance")
     experts = studies[0].tables.curious[SHOWN].experts
-    every = Table(
+    every = ReportTable(
         "curiosity-values",
         "Curiosity of every clip",
-        tuple(Column(name, 6) for name in (*head, *(f"d of {name}" for name in experts))),
+        tuple(ReportColumn(name, 6) for name in (*head, *(f"d of {name}" for name in experts))),
         tuple(values),
     )
     return Section(
         "curiosity",
         "What curiosity sees",
         tuple(text),
-        Table("curiosity-classes", f"Disagreement by class, {SHOWN}", columns, tuple(rows), note),
+        ReportTable("curiosity-classes", f"Disagreement by class, {SHOWN}", columns, tuple(rows), note),
         figures=tuple(figures),
         large=(every,),
     )

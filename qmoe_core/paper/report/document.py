@@ -28,7 +28,7 @@ DASH = "–"
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportColumn:
     """A column: heading, decimals of its numbers, its unit ("" for none), and whether it holds p-values."""
 
     heading: str
@@ -65,7 +65,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table.
 
     Attributes:
@@ -77,7 +77,7 @@ class Table:
 
     id: str
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[ReportColumn, ...]
     rows: tuple[tuple[Value, ...], ...]
     note: str = ""
 
@@ -118,14 +118,14 @@ class Section:
     id: str
     title: str
     paragraphs: tuple[str, ...]
-    ours: Table | None = None
-    paper: Table | None = None
-    more: tuple[Table, ...] = ()
+    ours: ReportTable | None = None
+    paper: ReportTable | None = None
+    more: tuple[ReportTable, ...] = ()
     figures: tuple[Figure, ...] = ()
-    large: tuple[Table, ...] = ()
+    large: tuple[ReportTable, ...] = ()
 
     @property
-    def pair(self) -> tuple[Table, ...]:
+    def pair(self) -> tuple[ReportTable, ...]:
         """Ours and the paper's, where there are any."""
         return tuple(table for table in (self.ours, self.paper) if table is not None)
 
@@ -135,7 +135,7 @@ class Section:
         return len(self.pair) == 2 and all(len(table.columns) <= 7 for table in self.pair)
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[ReportTable, ...]:
         """All of them."""
         return self.pair + self.more + self.large
 

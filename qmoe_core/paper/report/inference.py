@@ -20,7 +20,7 @@ from qmoe_core.evaluation.significance import (
     spearman,
 )
 from qmoe_core.paper import tables as paper
-from qmoe_core.paper.report.document import Column, Interval, Section, Table, Value
+from qmoe_core.paper.report.document import Interval, ReportColumn, ReportTable, Section, Value
 from qmoe_core.paper.report.protocols import Scores
 from qmoe_core.paper.report.study import (
     MODELS,
@@ -189,18 +189,18 @@ def table_5(studies: Sequence[Study]) -> Section:
                 )
             )  # fmt: skip
     columns = (
-        Column("Test"),
-        Column("Comparison"),
-        Column("Dataset"),
-        Column("n", 0),
-        Column("Difference"),
-        Column("of"),
-        Column("p", p=True),
-        Column("p corrected", p=True),
-        Column("p Holm", p=True),
-        Column("p Bonferroni", p=True),
-        Column("Cohen’s d", 2),
-        Column("Paper’s p"),
+        ReportColumn("Test"),
+        ReportColumn("Comparison"),
+        ReportColumn("Dataset"),
+        ReportColumn("n", 0),
+        ReportColumn("Difference"),
+        ReportColumn("of"),
+        ReportColumn("p", p=True),
+        ReportColumn("p corrected", p=True),
+        ReportColumn("p Holm", p=True),
+        ReportColumn("p Bonferroni", p=True),
+        ReportColumn("Cohen’s d", 2),
+        ReportColumn("Paper’s p"),
     )
     tests = list(f1.values())
     naive = sum(t.found.p < LEVEL for t in tests)
@@ -241,7 +241,7 @@ def table_5(studies: Sequence[Study]) -> Section:
         "table-5",
         "Which differences are real (Table 5)",
         text,
-        Table("table-5", "Table 5, the same tests on our runs", columns, tuple(rows), note),
+        ReportTable("table-5", "Table 5, the same tests on our runs", columns, tuple(rows), note),
         printed(5),
         large=(_all_f1(tests), _all_latency(list(times.values())), _all_steady(steady, study.name)),
     )
@@ -294,7 +294,7 @@ def _ranks(studies: Sequence[Study]) -> str:
     return text
 
 
-def _all_f1(tests: Sequence[Tested]) -> Table:
+def _all_f1(tests: Sequence[Tested]) -> ReportTable:
     heads = ("test", "dataset", "a", "b", "n", "difference", "low", "high", "p", "p corrected", "p Holm")
     heads += ("p Bonferroni", "Cohen’s d")
     rows = tuple(
@@ -304,10 +304,10 @@ def _all_f1(tests: Sequence[Tested]) -> Table:
         )
         for t in tests
     )  # fmt: skip
-    return Table("tests-f1", "Every test of F1", tuple(Column(head, 4) for head in heads), rows)
+    return ReportTable("tests-f1", "Every test of F1", tuple(ReportColumn(head, 4) for head in heads), rows)
 
 
-def _all_latency(tests: Sequence[Tested]) -> Table:
+def _all_latency(tests: Sequence[Tested]) -> ReportTable:
     heads = ("test", "dataset", "a", "b", "rounds", "difference µs", "low", "high", "p", "p Holm")
     heads += ("p Bonferroni", "Cohen’s d")
     rows = tuple(
@@ -317,10 +317,12 @@ def _all_latency(tests: Sequence[Tested]) -> Table:
         )
         for t in tests
     )  # fmt: skip
-    return Table("tests-latency", "Every test of latency", tuple(Column(head, 4) for head in heads), rows)
+    return ReportTable(
+        "tests-latency", "Every test of latency", tuple(ReportColumn(head, 4) for head in heads), rows
+    )
 
 
-def _all_steady(tests: Sequence[Steadiness], dataset: str) -> Table:
+def _all_steady(tests: Sequence[Steadiness], dataset: str) -> ReportTable:
     heads = (
         "dataset",
         "a",
@@ -334,6 +336,9 @@ def _all_steady(tests: Sequence[Steadiness], dataset: str) -> Table:
     rows = tuple(
         (dataset, t.a, t.b, t.ratio, t.p_brown_forsythe, t.p_levene, t.p_holm, t.p_rounds) for t in tests
     )
-    return Table(
-        "tests-variance", "Every test of latency's variance", tuple(Column(head, 4) for head in heads), rows
+    return ReportTable(
+        "tests-variance",
+        "Every test of latency's variance",
+        tuple(ReportColumn(head, 4) for head in heads),
+        rows,
     )

@@ -62,7 +62,7 @@ LEFT_OUT = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What is asked for; see `reproduce`."""
 
     quick: bool
@@ -148,7 +148,7 @@ def reproduce(
     count = seeds if seeds is not None else 1 if quick else FULL_SEEDS
     if not 1 <= count <= LARGEST_SEED - config.seed + 1:
         raise ConfigError(f"--seeds is {count}; accepted is 1 or more, up to seed {LARGEST_SEED}")
-    plan = Plan(
+    plan = ReproductionPlan(
         quick,
         preset,
         config,
@@ -169,7 +169,7 @@ def reproduce(
     return report
 
 
-def _of_bundle(loaded: bundles.Bundle, plan: Plan, context: Context, fresh: bool) -> Study:
+def _of_bundle(loaded: bundles.Bundle, plan: ReproductionPlan, context: Context, fresh: bool) -> Study:
     """The shipped clips: sound figures are there already, only the others are trained."""
     subject = protocols.subject_of(loaded)
     trials = plan.trials(subject)
@@ -197,7 +197,7 @@ def _of_dataset(
     name: str,
     embedder: str,
     weights: str | None,
-    plan: Plan,
+    plan: ReproductionPlan,
     context: Context,
     fresh: bool,
 ) -> Study:
@@ -251,7 +251,7 @@ def _study(
     trials: dict[str, Trial],
     subject: Subject,
     served: Served,
-    plan: Plan,
+    plan: ReproductionPlan,
     context: Context,
     fresh: bool,
 ) -> Study:
@@ -271,7 +271,7 @@ def _study(
     )
 
 
-def assemble(studies: Sequence[Study], plan: Plan, sizes: costs.Sizes) -> ReportDocument:
+def assemble(studies: Sequence[Study], plan: ReproductionPlan, sizes: costs.Sizes) -> ReportDocument:
     """The report from finished studies."""
     alpha = plan.config.router.alpha
     sections = [
@@ -327,7 +327,7 @@ def _summary(studies: Sequence[Study]) -> Iterable[str]:
     )
 
 
-def _methods(studies: Sequence[Study], plan: Plan) -> Section:
+def _methods(studies: Sequence[Study], plan: ReproductionPlan) -> Section:
     study = studies[0]
     config = study.tables
     expert = plan.config.expert

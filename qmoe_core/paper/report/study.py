@@ -10,7 +10,7 @@ import numpy as np
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report.costs import Costs
-from qmoe_core.paper.report.document import Column, Spread, Table
+from qmoe_core.paper.report.document import ReportColumn, ReportTable, Spread
 from qmoe_core.paper.report.protocols import Scores
 from qmoe_core.paper.report.ternary import ByEpoch
 
@@ -107,13 +107,13 @@ def mean_f1(studies: Sequence[Study], model: Model) -> Spread:
     return Spread(float(np.mean([s.mean for s in found])), float(np.mean([s.deviation for s in found])))
 
 
-def printed(number: int) -> Table:
+def printed(number: int) -> ReportTable:
     """A table of the paper, every cell as printed."""
     table = paper.table(number)
-    columns = tuple(Column(column.heading or "Group", unit=column.unit) for column in table.columns)
+    columns = tuple(ReportColumn(column.heading or "Group", unit=column.unit) for column in table.columns)
     rows = tuple(tuple(row[column.key].printed for column in table.columns) for row in table.rows)
     note = f"Table {number} of the paper as printed. {table.caption}"
-    return Table(f"table-{number}-paper", f"Table {number}, the paper's", columns, rows, note)
+    return ReportTable(f"table-{number}-paper", f"Table {number}, the paper's", columns, rows, note)
 
 
 def signed(value: float, digits: int = 3) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from qmoe_core.errors import ConfigError
-from qmoe_core.paper.report.document import Interval, ReportDocument, Spread, Table, Value
+from qmoe_core.paper.report.document import Interval, ReportDocument, ReportTable, Spread, Value
 from qmoe_core.paper.report.templates import FOLDER, render
 from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.spreadsheets import defused
@@ -127,7 +127,7 @@ def _plain(value: Value) -> object:
     return value
 
 
-def comma_separated(table: Table) -> str:
+def comma_separated(table: ReportTable) -> str:
     """A table with full precision; a mean ± deviation becomes two columns, an interval three."""
     kinds = [
         next((type(row[i]) for row in table.rows if isinstance(row[i], (Spread, Interval))), None)

@@ -55,7 +55,7 @@ _CHUNK = 1 << 20
 Progress = Callable[[int, int, str], None]
 
 
-class _Manifest(msgspec.Struct, frozen=True):
+class _BackupManifest(msgspec.Struct, frozen=True):
     format: str
     version: int
     qmoe: str
@@ -124,7 +124,9 @@ def save(store: Store, path: Path, progress: Progress | None = None) -> Saved:
                         written = copy(archive)
                         files |= written
                         entries += any(part.endswith(f"/{HEADER}") for part in written)
-                    manifest = _Manifest(FORMAT, VERSION, __version__, time.time(), store.address, files)
+                    manifest = _BackupManifest(
+                        FORMAT, VERSION, __version__, time.time(), store.address, files
+                    )
                     archive.writestr(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
                 out.flush()
                 os.fsync(out.fileno())
@@ -283,7 +285,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise StoreError(f"{where}: cannot be read or written ({reason})") from None
 
 
-def _checked(path: Path, archive: zipfile.ZipFile, progress: Progress | None) -> _Manifest:
+def _checked(path: Path, archive: zipfile.ZipFile, progress: Progress | None) -> _BackupManifest:
     """The list of files, after every one of them was compared with it.
 
     Raises:
@@ -304,7 +306,7 @@ def _checked(path: Path, archive: zipfile.ZipFile, progress: Progress | None) ->
         if member.compress_type != zipfile.ZIP_STORED:  # a few bytes could become gigabytes
             raise StoreError(f"{path}: {member.filename!a} is compressed, which nothing in a backup is")
     try:
-        manifest = msgspec.json.decode(archive.read(MANIFEST), type=_Manifest)
+        manifest = msgspec.json.decode(archive.read(MANIFEST), type=_BackupManifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{path}: its {MANIFEST} cannot be read ({error})") from None
     if manifest.format != FORMAT or manifest.version != VERSION:
@@ -372,7 +374,7 @@ def _unit(name: str) -> str:
     return "/".join(parts[:2]) if parts[0] in _TOGETHER and len(parts) > 2 else name
 
 
-def _present(store: Store, unit: str, names: list[str], manifest: _Manifest) -> str:
+def _present(store: Store, unit: str, names: list[str], manifest: _BackupManifest) -> str:
     """Whether a unit is in a store: empty for no, `same`, or `other`."""
     found = _entry_of(names[0])
     if found and store.remote and not found[0]:

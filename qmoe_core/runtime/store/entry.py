@@ -177,7 +177,7 @@ class _Outline(msgspec.Struct, frozen=True):
     body: _Schema
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _EntryHeader(msgspec.Struct, frozen=True):
     sha256: str
     """Fingerprint of the body: a flipped digit of a metric must not pass."""
     body: dict[str, Any]
@@ -301,7 +301,7 @@ def encode(
     plain = msgspec.json.decode(msgspec.json.encode(body, enc_hook=_scalar))
     if fingerprint(plain["fields"]) != address:
         raise ValueError(f"a key must be the same after a passage through JSON, and this is not: {key}")
-    header = _Header(checksum(plain), plain)
+    header = _EntryHeader(checksum(plain), plain)
     contents[HEADER] = msgspec.json.format(msgspec.json.encode(header), indent=1)
     return address, contents
 
@@ -317,7 +317,7 @@ def decode(raw: bytes, kind: str, key: str, place: Place) -> StoreEntry:
         schema = msgspec.json.decode(raw, type=_Outline).body.schema
         if schema != SCHEMA and schema not in MIGRATIONS:
             raise OtherVersion(schema)
-        header = msgspec.json.decode(raw, type=_Header)
+        header = msgspec.json.decode(raw, type=_EntryHeader)
         if checksum(header.body) != header.sha256:
             raise Damaged(f"{HEADER} does not match its checksum")
         body = msgspec.convert(_migrated(header.body), _Body)

@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 
 from qmoe_core.paper.report import charts, writing
-from qmoe_core.paper.report.document import Column, Figure, Interval, ReportDocument, Section, Spread, Table
+from qmoe_core.paper.report.document import (
+    Figure,
+    Interval,
+    ReportColumn,
+    ReportDocument,
+    ReportTable,
+    Section,
+    Spread,
+)
 
 NASTY = "<script>alert('x')</script> & |pipe| *star*"
 
 
 @pytest.fixture
 def report() -> ReportDocument:
-    table = Table(
+    table = ReportTable(
         "t",
         NASTY,
-        (Column("Name"), Column("F1"), Column("Leak", 2), Column("p", p=True)),
+        (ReportColumn("Name"), ReportColumn("F1"), ReportColumn("Leak", 2), ReportColumn("p", p=True)),
         ((NASTY, Spread(0.5, 0.25), Interval(0.1, -0.2, 0.3), 1e-6), ("=1+1", None, None, 0.25)),
         NASTY,
     )
@@ -51,8 +59,8 @@ def test_csv_keeps_precision_and_defuses_formulas(report: ReportDocument) -> Non
 
 
 def test_cells_as_they_are_printed() -> None:
-    assert Column("F1").text(Interval(0.045, -0.019, 0.071)) == "0.045 [−0.019, 0.071]"
-    assert Column("n", 0).text(None) == Column("n").text(float("nan")) == "–"
+    assert ReportColumn("F1").text(Interval(0.045, -0.019, 0.071)) == "0.045 [−0.019, 0.071]"
+    assert ReportColumn("n", 0).text(None) == ReportColumn("n").text(float("nan")) == "–"
 
 
 def test_marks_lie_where_their_values_are() -> None:
