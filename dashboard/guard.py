@@ -60,6 +60,8 @@ with qmoe app --host ${location.hostname}, or --address where there is no proxy.
 _NOT_FOR_PAGES = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
 NO_ROOM = (413, "These are more files than visitors may have here at once; try again later.")
 _SAFE = ("GET", "HEAD", "OPTIONS")
+BASE = '<script>window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}</script>'
+"""In the page's head: where its server is. Streamlit looks below the page's own address first: two 404s."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class Guard:
                 message = {**message, "headers": [*kept, *HEADERS]}
             elif page and b"<head>" in message.get("body", b""):
                 asked = json.dumps(headers.get(b"host", b"").decode("latin-1")).replace("<", "\\u003c")
-                script = OTHER_NAME.replace("HOST", asked).encode()
+                script = (BASE + OTHER_NAME.replace("HOST", asked)).encode()
                 message = {**message, "body": message["body"].replace(b"<head>", b"<head>" + script, 1)}
             await send(message)
 

@@ -5,29 +5,18 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import linked, switch
-from dashboard.views import tables, widgets
 from dashboard.views.dataset import filters, the_classes, the_map
 from dashboard.views.dataset_clips import the_clip, the_list
 from dashboard.views.dataset_shown import PAGE, controls, what_is_shown
-from qmoe_core.errors import UserError
 
 
 def dataset() -> None:
     """The page, from top to bottom."""
     st.title("The clips behind the figures", anchor=False)
-    tables.style()
-    bundle = switch.bundle()
-    if bundle is None:
+    found = switch.with_data()
+    if found is None:
         return
-    try:
-        data = bundle.dataset
-    except UserError as error:
-        st.error(widgets.plain(str(error)))
-        return
-    if data is None:
-        st.info("This bundle carries no data set. Choose another one above, or train it again.")
-        st.page_link(widgets.PAGES / "train.py", label="Train a bundle")
-        return
+    bundle, data = found
     values = linked.controls(PAGE, controls(bundle, data))
     shown = what_is_shown(bundle, data, values)
     filters(shown, values)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import linked, switch
-from dashboard.session.linked import widget
-from dashboard.views import ledger, widgets
+from dashboard.views import widgets
 from dashboard.views.efficiency import machine, the_deployment
 from dashboard.views.efficiency_controls import PAGE, VIEWS, controls
 from dashboard.views.efficiency_costs import the_energy, the_latency, the_memory
@@ -16,22 +15,13 @@ from qmoe_core.errors import UserError
 
 def page() -> None:
     """The page, from top to bottom."""
-    ledger.style()
     st.title("What it costs on this machine", anchor=False)
     bundle = switch.bundle()
     if bundle is None:
         return
     values = linked.controls(PAGE, controls(bundle))
-    st.caption(widgets.plain(machine()))
-    st.segmented_control(
-        "View",
-        list(VIEWS),
-        key=widget(PAGE, "view"),
-        required=True,
-        format_func=VIEWS.__getitem__,
-        label_visibility="collapsed",
-        wrap=True,
-    )
+    widgets.caption(machine())
+    widgets.one_of(PAGE, "view", "View", VIEWS, label_visibility="collapsed")
     try:
         {
             "deploy": the_deployment,
@@ -41,7 +31,7 @@ def page() -> None:
             "emissions": the_emissions,
         }[values["view"]](bundle, values)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
 
 
 page()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import linked, measured, switch
-from dashboard.views import ledger, widgets
+from dashboard.views import widgets
 from dashboard.views.formats import PAGE, ask_for_latency, controls, the_choice
 from dashboard.views.formats_weights import the_bits, the_grids
 from qmoe_core.errors import UserError
@@ -14,7 +14,6 @@ from qmoe_core.evaluation.formats import formats
 
 def page() -> None:
     """The page, from top to bottom."""
-    ledger.style()
     st.title("Which format to ship", anchor=False)
     bundle = switch.bundle()
     if bundle is None:
@@ -23,11 +22,11 @@ def page() -> None:
         latency, energy = measured.latest("latency", bundle), measured.latest("energy", bundle)
         found = formats(bundle, latency and latency.report, energy and energy.report)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     values = linked.controls(PAGE, controls(latency))
     if not found:
-        ledger.empty("This bundle records no F1, so there is nothing to choose by; train it again.")
+        widgets.empty("This bundle records no F1, so there is nothing to choose by; train it again.")
         return
     if latency is None:  # first: a deadline means nothing until it was measured
         ask_for_latency(bundle)

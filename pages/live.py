@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from html import escape
-
-import numpy as np
-import pandas as pd
 import streamlit as st
 
-from dashboard.charts import live as live_charts
-from dashboard.charts import palette
-from dashboard.components import microphone
-from dashboard.session import linked, live_state, public, state, switch
-from dashboard.session.live_state import Live
-from dashboard.session.state import LIMITS
-from dashboard.views import tables, widgets, words
-from dashboard.views.tables import Column
-from qmoe_core.audio.decode import WINDOW_S
-from qmoe_core.bundles import Bundle
+from dashboard.session import live_state, state, switch
+from dashboard.views import widgets
+from dashboard.views.live import chosen_rules, health, the_microphone, the_rules
+from dashboard.views.live_log import the_log
 from qmoe_core.errors import UserError
-from qmoe_core.live import log as logs
-from qmoe_core.live import sources
-from qmoe_core.live.detections import CLIPPING, GAP, SILENCE, Rules
-from qmoe_core.live.log import LoggedDetection
-from qmoe_core.live.pipeline import LiveView
 
-DRAWN_EVERY_S = 0.25
-STALLED_EVERY_S = 2.0
-"""Where every packet is drawn, the page still looks when none comes."""
 LOGGED_EVERY_S, HEALTH_EVERY_S = 2.0, 5.0
-ANSWERED_WITHIN_S = 0.1
-"""How long a packet that was just handed in is given to be judged, before it is drawn."""
-SHOWN_LINES = 50
-RATES = (None, 48_000, 44_100, 22_050, 16_000)
-INVITATION = (
-    "Start, and what the microphone hears is judged four times a second, on the machine that runs this lab; "
-    "it goes nowhere else. What is heard is logged below, in memory, to hear again, to mark and to take away."
-)
-UNHEARD = {
-    GAP: "Some of the last five seconds did not arrive.",
-    SILENCE: "It is silent.",
-    CLIPPING: "It is too loud: the microphone clips.",
-}
-BROWSER, HOST = "This browser", "The machine that runs the lab"
 
 
 def live() -> None:
     """The page, from top to bottom."""
-    st.title("The lab listens", anchor=False)
+    st.title("The microphone, judged live", anchor=False)
     bundle = switch.bundle()
     if bundle is None:
         return
@@ -56,10 +23,10 @@ def live() -> None:
         controls, problems = state.controls(bundle)
         listening = live_state.mine(bundle, controls.settings(bundle), chosen_rules(bundle))
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     for problem in problems:
-        st.warning(widgets.plain(problem))
+        widgets.warning(problem)
     listening.shown_running = listening.running
 
     left, right = st.columns([5, 2], gap="large")
@@ -71,301 +38,9 @@ def live() -> None:
         the_microphone(listening, bundle)
     every = HEALTH_EVERY_S if listening.running else None
     st.fragment(health, run_every=every)(listening)
-    st.subheader("What was heard", anchor=False)
+    st.subheader("Detections", anchor=False)
     every = LOGGED_EVERY_S if listening.running else None
     st.fragment(the_log, run_every=every)(listening)
-
-
-# Where the sound comes from
-
-
-def the_microphone(listening: Live, bundle: Bundle) -> None:
-    """The browser's microphone, or one of the machine that runs the lab, and what is heard there."""
-    if public.LIMITS is not None:
-        st.caption(public.MICROPHONE)
-        source = BROWSER
-    else:
-        source = st.segmented_control(
-            "Microphone of", [BROWSER, HOST], key=linked.keep("live_source", BROWSER), required=True
-        )
-    if source == BROWSER:
-        every = STALLED_EVERY_S if listening.running else None
-        st.fragment(browser_microphone, run_every=every)(listening, bundle)
-    else:
-        host_microphone(listening)
-        every = DRAWN_EVERY_S if listening.running else None
-        st.fragment(the_picture, run_every=every)(listening, bundle)
-
-
-def browser_microphone(listening: Live, bundle: Bundle) -> None:
-    """A fragment: every packet of sound, four a second, runs this and nothing else, and is drawn by it."""
-    status = microphone.listen(listening.browser, key="live_microphone", received=listening.received)
-    for warning in status.warnings:
-        st.warning(widgets.plain(warning))
-    if status.in_use:
-        st.caption(widgets.plain(status.in_use))
-    if listening.running:
-        listening.pipeline.settle(ANSWERED_WITHIN_S)
-    the_picture(listening, bundle)
-
-
-def host_microphone(listening: Live) -> None:
-    """Device, rate, start and stop."""
-
-    def seen(status: microphone.Status) -> None:
-        listening.hidden = status.hidden
-
-    microphone.presence(key="live_presence", seen=seen)
-    try:
-        found = sources.devices()
-    except UserError as error:
-        st.info(widgets.plain(str(error)))
-        return
-    if not found:
-        st.info(
-            "The machine that runs the lab has no microphone; plug one in and reload, or use the browser’s."
-        )
-        return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        names = [device.name for device in found]
-        preferred = next((i for i, device in enumerate(found) if device.default), 0)
-        name = st.selectbox("Device", names, key=linked.keep("live_device", names[preferred], names))
-        rate = st.selectbox("Sample rate", RATES, key=linked.keep("live_rate", None), format_func=_rate)
-        on = listening.running and isinstance(listening.pipeline.source, sources.HostSource)
-        st.button(
-            "Stop" if on else "Start listening",
-            key="live_host",
-            on_click=_toggle,
-            args=(listening, name, rate),
-        )
-    if on and (sentence := listening.pipeline.source.state.sentence):
-        st.warning(widgets.plain(sentence))
-
-
-def _toggle(listening: Live, device: str, rate: int | None) -> None:
-    if listening.running and isinstance(listening.pipeline.source, sources.HostSource):
-        listening.stop()
-    else:
-        listening.start_host(device, rate)
-
-
-def _rate(rate: int | None) -> str:
-    return "the device’s own" if rate is None else f"{rate:,} Hz"
-
-
-# What makes a detection
-
-
-def chosen_rules(bundle: Bundle) -> Rules:
-    """Rules as the widgets say; drawn by `the_rules` further down."""
-    chosen = st.session_state
-    threshold = chosen[linked.keep("live_threshold", Rules().threshold)]
-    edited = chosen.get("live_thresholds", {}).get("edited_rows", {})
-    if linked.entered("live"):  # the table begins anew with every visit of the page
-        chosen.live_before = chosen.get("live_own", {})
-    own = chosen.get("live_before", {}) | {
-        bundle.classes[int(row)]: change["threshold"]
-        for row, change in edited.items()
-        if int(row) < len(bundle.classes) and change.get("threshold") is not None
-    }
-    chosen.live_own = own
-    return live_state.rules_of(threshold, own, chosen[linked.keep("live_abstain", None)])
-
-
-def the_rules(bundle: Bundle) -> None:
-    """Thresholds and the abstain line."""
-    st.subheader("What is accepted", anchor=False)
-    st.slider("Probability of at least", 0.0, 1.0, step=0.05, key="live_threshold")
-    with st.expander("Another threshold for some classes"):
-        before = st.session_state.get("live_before", {})
-        thresholds = [before.get(name, np.nan) for name in bundle.classes]
-        table = pd.DataFrame({"class": [words.readable(c) for c in bundle.classes], "threshold": thresholds})
-        st.data_editor(
-            table,
-            key="live_thresholds",
-            hide_index=True,
-            disabled=["class"],
-            column_config={
-                "threshold": st.column_config.NumberColumn(
-                    min_value=0.0, max_value=1.0, step=0.05, format="%.2f"
-                )
-            },
-        )
-    st.select_slider(
-        "Epistemic uncertainty of at most",
-        [None, *LIMITS["epistemic"]],
-        key="live_abstain",
-        format_func=lambda value: "any" if value is None else words.nats(value),
-        help="The abstain line: a window about which the experts differ more than this is not accepted.",
-    )
-
-
-# What is heard now
-
-
-def the_picture(listening: Live, bundle: Bundle) -> None:
-    """What is heard now; drawn four times a second."""
-    listening.seen()
-    if listening.problem:
-        st.error(widgets.plain(listening.problem))
-    view = listening.pipeline.view()
-    if listening.running != listening.shown_running:
-        st.rerun()  # stopped by itself: nobody looked, or an error
-    if listening.session.failure:
-        st.error(widgets.plain(listening.session.failure))
-    if view.state.condition == "failed" and view.state.sentence:
-        st.error(widgets.plain(view.state.sentence))
-    now(view, bundle, listening.running)
-    live_charts.draw(view, bundle, listening.pipeline.rules.abstain, widgets.theme(), key="live_picture")
-
-
-def now(view: LiveView, bundle: Bundle, running: bool) -> None:
-    """What is being heard, in large letters."""
-    current = view.current
-    kind, colour = "qm-plain", "transparent"
-    if current is None or not view.windows:
-        headline, sentence = "Ready to listen", INVITATION
-        if running:
-            headline = f"{min(view.heard_s, WINDOW_S):.1f} of {WINDOW_S:g} s"
-            sentence = "The first answer comes when there are five seconds to judge."
-        elif view.stream:
-            headline, sentence = "Not listening", "Below is what was heard last."
-    elif current.reason:
-        guess = f"{words.readable(current.label)}, {words.percent(current.probability)}"
-        sentence = UNHEARD.get(current.reason, f"The best guess is {guess}: {current.reason}.")
-        kind, headline = "qm-refused", "I would rather not say"
-    else:
-        headline = f"{words.capital(words.readable(current.label))}, {words.percent(current.probability)}"
-        sentence = f"For {current.end_s - current.start_s:.0f} s; {current.expert} answers."
-        kind, colour = "", palette.class_colour(bundle.classes, current.label)
-    # When the newest window ended, for those who measure how long sound takes to the screen.
-    newest = view.windows[-1] if view.windows else None
-    end = f"{1000 * (newest.day + newest.end_s):.0f}" if newest else ""
-    st.html(
-        f'<section class="qm-verdict qm-live {kind}" data-end="{end}" data-windows="{view.judged}" '
-        f'style="--qm-class:{colour}"><h2>{escape(headline)}</h2><p>{escape(sentence)}</p></section>'
-    )
-
-
-def health(listening: Live) -> None:
-    """A fragment: how judging keeps up, and what happened to the sound."""
-    view = listening.pipeline.view()
-    if not view.stream:
-        return
-    st.subheader("How it keeps up", anchor=False)
-    if len(view.judge_s):
-        st.html(live_charts.latency(view.judge_s))
-    st.markdown(
-        f"{counted(view.judged, 'window')} judged, {view.stale:,} left out. {view.lost_s:.2f} s of sound "
-        f"lost in {counted(view.gaps, 'gap')}; {counted(view.overflows, 'overflow')}."
-    )
-    for note in view.notes[-3:]:
-        st.caption(widgets.plain(f"{logs.clock(note.at)}: {note.text}"))
-
-
-def counted(n: int, thing: str) -> str:
-    """How many there are of it."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
-
-
-# What was heard
-
-
-def the_log(listening: Live) -> None:
-    """A fragment: the newest lines of the log, one of them to hear and to mark, and the exports."""
-    log = listening.log
-    with st.container(horizontal=True, vertical_alignment="center"):
-        rejected = st.toggle("Show what was not accepted", key=linked.keep("live_rejected", True))
-        kept = public.LIMITS is None and st.toggle(
-            "Keep the log on this machine’s disk", key=linked.keep("live_keep", log.folder is not None)
-        )
-        if st.button("Clear", key="live_clear"):
-            log.clear()
-    if public.LIMITS is not None:
-        st.caption(public.LOG)
-    if problem := listening.keep(kept):
-        st.warning(widgets.plain(problem))
-    entries = [entry for entry in reversed(log.entries()) if rejected or entry.accepted]
-    if log.dropped:
-        st.caption(f"The log holds {log.capacity} lines; {log.dropped:,} older ones were dropped.")
-    if not entries:
-        st.caption("Nothing yet: a detection is logged when it is over.")
-        return
-    tables.style()
-    st.html(table(entries[:SHOWN_LINES]))
-    st.caption(
-        f"Times are those of the machine that runs the lab ({logs.zone()}). Agree: experts that said "
-        "the same in at least half of the windows."
-    )
-    if len(entries) > SHOWN_LINES:
-        st.caption(f"The newest {SHOWN_LINES} of {len(entries):,} lines; the files have all.")
-    listen_again(log, entries)
-    with st.container(horizontal=True):
-        for title, make, name, kind in (
-            ("CSV", lambda: logs.as_csv(entries), "live.csv", "text/csv"),
-            ("JSON", lambda: logs.as_json(entries), "live.json", "application/json"),
-            ("Sounds (ZIP of FLAC)", lambda: logs.as_zip(log, entries), "live.zip", "application/zip"),
-        ):
-            st.download_button(title, make, name, kind, on_click="ignore")
-
-
-def table(entries: list[LoggedDetection]) -> str:
-    """The log as people read it, newest first."""
-    today = logs.day(time.time())
-    rows = []
-    for entry in entries:
-        on = logs.day(entry.start)
-        rows.append(
-            {
-                "from": f"{'' if on == today else f'{on} '}{logs.clock(entry.start)}",
-                "to": logs.clock(entry.end),
-                "sound": words.readable(entry.label),
-                "probability": words.percent(entry.probability),
-                "epistemic": words.nats(entry.epistemic),
-                "answered by": routed(entry),
-                "agree": f"{sum(share >= 0.5 for share in entry.agreeing.values())} of {len(entry.agreeing)}",
-                "accepted": "yes" if entry.accepted else f"no: {entry.reason}",
-                "marked": entry.mark,
-            }
-        )
-    return tables.html([Column(name, name, number=False) for name in rows[0]], rows, "What was heard")
-
-
-def routed(entry: LoggedDetection) -> str:
-    """The experts that answered, those with the most first, each with its share where it is not all."""
-    shares = sorted(entry.routed.items(), key=lambda item: -item[1])
-    if len(shares) == 1:
-        return shares[0][0]
-    return ", ".join(f"{name} {words.percent(share)}" for name, share in shares if share >= 0.05)
-
-
-def listen_again(log: logs.Log, entries: list[LoggedDetection]) -> None:
-    """One detection: its five surest seconds, and whether it was right."""
-    by_id = {entry.id: entry for entry in entries}
-
-    def line(entry_id: str) -> str:
-        entry = by_id[entry_id]
-        return f"{logs.clock(entry.start)} {words.readable(entry.label)}, {words.percent(entry.probability)}"
-
-    chosen = st.selectbox("Listen again to", list(by_id), format_func=line, key="live_chosen")
-    if chosen is None:
-        return
-    sound = log.sound(chosen)
-    if sound is None:
-        st.caption("Its sound had to make room for newer ones.")
-    else:
-        st.audio(sound, format="audio/flac")
-
-    def marked() -> None:
-        log.mark(chosen, st.session_state[f"live_mark:{chosen}"] or "")
-
-    st.segmented_control(
-        "Was that right?",
-        ["right", "wrong"],
-        default=by_id[chosen].mark or None,
-        key=f"live_mark:{chosen}",
-        on_change=marked,
-    )
 
 
 live()

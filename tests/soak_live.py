@@ -73,10 +73,10 @@ def soak(minutes: float, pages: int) -> dict[str, Any]:
                 tab.set_default_timeout(PATIENCE_MS)
                 tab.add_init_script(STOPWATCH)
                 tab.goto(f"{address}/live")
-                tab.get_by_role("button", name="Start listening").wait_for()
+                tab.get_by_role("button", name="Start").wait_for()
             idle_threads = server.num_threads()
             for tab in tabs:
-                tab.get_by_role("button", name="Start listening").click()
+                tab.get_by_role("button", name="Start").click()
             tabs[0].wait_for_timeout(1000 * min(SETTLED_S, 20 * minutes))
             for tab in tabs:
                 tab.evaluate("window.lags.length = 0")

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.compare import axis_title, figure, names_axis
+from dashboard.charts.base import axis_title, bars, dots, figure, lines, names_axis
 from dashboard.charts.palette import EXPERTS, Theme
 from qmoe_core.paper.claim import ClaimFigure, Series
 
@@ -44,31 +44,24 @@ def _legend(picture: ClaimFigure, theme: Theme) -> dict[str, Any]:
 
 def _named(picture: ClaimFigure, theme: Theme) -> go.Figure:
     names = list(dict.fromkeys(str(name) for series in picture.series for name in series.x))
-    bars = picture.kind == "bars"
-    look = {"type": "bar", "orientation": "h"} if bars else {"type": "scatter", "mode": "markers"}
-    marks = [
-        {
-            **look,
-            "name": series.name,
-            "x": list(series.y),
-            "y": list(series.x),
-            "marker": {"color": colour} | ({} if bars else {"size": 10, "opacity": 0.85}),
-            "hovertemplate": f"%{{y}}: %{{x:,.4~g}}<extra>{series.name}</extra>",
-        }
-        for series, colour in zip(picture.series, colours(picture, theme), strict=True)
-    ]
+    lying = picture.kind == "bars"
+    traces = []
+    for series, colour in zip(picture.series, colours(picture, theme), strict=True):
+        x, y, more = list(series.y), list(series.x), {"hover": "%{y}: %{x:,.4~g}", "name": series.name}
+        round_mark = {"color": colour, "size": 10, "opacity": 0.85}
+        traces.append(bars(y, x, {"color": colour}, **more) if lying else dots(x, y, round_mark, **more))
     layout = _legend(picture, theme)
     layout["margin"] |= {"l": 0}
-    if bars:  # plotly stacks a group upwards, and people read downwards
-        marks.reverse()
+    if lying:  # plotly stacks a group upwards, and people read downwards
+        traces.reverse()
         layout["legend"]["traceorder"] = "reversed"
-    rows = len(names) * (len(picture.series) if bars else 1)
+    rows = len(names) * (len(picture.series) if lying else 1)
     return figure(
         theme,
-        marks,
+        traces,
         height=ROW_PX * rows + 8 * len(names) + 90,
         x={"title": axis_title(picture.y_title, theme), **_axis(picture, "y", nticks=6)},
-        y=names_axis(theme, categoryorder="array", categoryarray=names[::-1], showgrid=not bars),
+        y=names_axis(theme, categoryorder="array", categoryarray=names[::-1], showgrid=not lying),
         barmode="group",
         bargap=0.35,
         **layout,
@@ -76,22 +69,21 @@ def _named(picture: ClaimFigure, theme: Theme) -> go.Figure:
 
 
 def _plane(picture: ClaimFigure, theme: Theme) -> go.Figure:
-    marks = [
-        {
-            "type": "scatter",
-            "mode": "markers" if picture.kind == "points" else _line(series),
-            "name": series.name,
-            "x": list(series.x),
-            "y": list(series.y),
-            "line": {"color": colour, "width": 2},
-            "marker": {"color": colour, "size": 8 if len(series.x) == 1 else 5, "opacity": 0.75},
-            "hovertemplate": f"%{{x:,.4~g}}: %{{y:,.4~g}}<extra>{series.name}</extra>",
-        }
+    traces = [
+        lines(
+            list(series.x),
+            list(series.y),
+            colour,
+            "%{x:,.4~g}: %{y:,.4~g}",
+            name=series.name,
+            mode="markers" if picture.kind == "points" else _line(series),
+            marker={"color": colour, "size": 8 if len(series.x) == 1 else 5, "opacity": 0.75},
+        )
         for series, colour in zip(picture.series, colours(picture, theme), strict=True)
     ]
     return figure(
         theme,
-        marks,
+        traces,
         height=300,
         x={"title": axis_title(picture.x_title, theme), **_axis(picture, "x", nticks=6)},
         y={"title": axis_title(picture.y_title, theme), **_axis(picture, "y", nticks=5)},

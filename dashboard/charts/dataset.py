@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.compare import WORSE, figure
+from dashboard.charts.base import CLEAR, WORSE, dots, figure, scale, small
 from dashboard.charts.palette import Theme, class_colour
 from dashboard.views.words import capital, readable
 
@@ -34,7 +34,6 @@ def embedding_map(
         wrong, kept: bool [n].
         chosen: index of the clip that is ringed.
     """
-    numbers = isinstance(colours, np.ndarray)
     marker = {
         "size": np.where(kept, 9, 6),
         "symbol": np.where(wrong, "x", "circle"),
@@ -42,46 +41,16 @@ def embedding_map(
         "color": colours,
         "line": {"width": 0.5, "color": theme.page},
     }
-    if numbers:
-        steps = theme.scale[1:]
-        marker |= {
-            "colorscale": [[i / (len(steps) - 1), colour] for i, colour in enumerate(steps)],
-            "line": {"width": 0.5, "color": theme.muted},
-            "colorbar": {
-                "title": {"text": scale_title, "font": {"size": 11, "color": theme.muted}, "side": "right"},
-                "thickness": 8,
-                "outlinewidth": 0,
-                "tickfont": {"color": theme.muted, "size": 11},
-                "xpad": 4,
-            },
-        }
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": points[:, 0],
-            "y": points[:, 1],
-            "customdata": np.arange(len(points)),
-            "text": list(hover),
-            "hovertemplate": "%{text}<extra></extra>",
-            "marker": marker,
-        }
-    ]
+    if isinstance(colours, np.ndarray):
+        bar = {"thickness": 8, "outlinewidth": 0, "tickfont": small(theme), "xpad": 4}
+        bar["title"] = {"text": scale_title, "font": small(theme), "side": "right"}
+        edge = {"width": 0.5, "color": theme.muted}
+        marker |= {"colorscale": scale(theme.scale[1:]), "line": edge, "colorbar": bar}
+    numbers = np.arange(len(points))
+    traces = [dots(points[:, 0], points[:, 1], marker, "%{text}", customdata=numbers, text=list(hover))]
     if chosen is not None:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": points[[chosen], 0],
-                "y": points[[chosen], 1],
-                "hoverinfo": "skip",
-                "marker": {
-                    "size": 19,
-                    "color": "rgba(0,0,0,0)",
-                    "line": {"width": 2, "color": theme.ink},
-                },
-            }
-        )
+        ring = {"size": 19, "color": CLEAR, "line": {"width": 2, "color": theme.ink}}
+        traces.append(dots(points[[chosen], 0], points[[chosen], 1], ring))
     hidden = {"showgrid": False, "showticklabels": False, "showline": True, "linecolor": theme.line}
     return figure(
         theme,

@@ -1,39 +1,46 @@
-"""Figures as pure functions of a decision or of arrays: plotly only, no Streamlit, no computing of results.
-
-Every figure has a transparent ground, fixed axes (a finger scrolls the page, not the chart) and one height,
-so that it can stand in any column. What it was drawn from and how many is said in words below it, by the
-page. A figure is built in one call from dictionaries: plotly's update methods take ten times as long.
-"""
+"""Figures of one decision: waveform, spectrogram, windows, class probabilities, routing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from dashboard.charts.base import (
+    CLEAR,
+    SHARES,
+    axis_title,
+    bars,
+    figure,
+    heatmap,
+    names_above,
+    names_axis,
+    scale,
+    small,
+)
 from dashboard.charts.palette import Theme, class_colour, expert_colour
-from dashboard.views.words import capital, clock, drawn, factor, percent, readable
+from dashboard.views.words import capital, drawn, readable
 from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_S
 from qmoe_core.audio.mel import HOP, hz_to_mel
 from qmoe_core.decision import Decision
+from qmoe_core.numbers import clock, factor, percent
 
 SHOWN_DB = 80
 """Range of the spectrogram's colours below its loudest point."""
 MAX_COLUMNS = 1300
 """Columns of a spectrogram that a screen can show; more are pooled by their maximum."""
-FONT = '"Source Sans", sans-serif'
-"""The family that Streamlit carries with it and the pages are set in."""
 _TICKS_HZ = {60: "60", 250: "250", 500: "500", 1000: "1k", 2000: "2k", 4000: "4k", 8000: "8k"}
 _TIME_MARGINS = {"l": 44, "r": 52}
 """Left and right of everything over time, so that waveform, spectrogram and strip stay aligned."""
+_NOTE = {"showarrow": False}
 
 
 def waveform(
     envelope: np.ndarray, duration_s: float, theme: Theme, window: tuple[float, float] | None = None
 ) -> go.Figure:
-    """A recording's loudness over time.
+    """A recording's amplitude over time.
 
     Args:
         envelope: lowest and highest sample of each slice, float [2, n].
@@ -52,26 +59,21 @@ def waveform(
         "line": {"width": 0.6, "color": theme.accent},
         "hoverinfo": "skip",
     }
-    return _figure(
+    levels = {"tickvals": [-reach, 0, reach], "ticktext": ["", "0", f"{reach:.2g}"], "showgrid": False}
+    notes = []
+    if window:
+        place = {"x": window[0], "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        notes = [{**_NOTE, **place, "text": "judged", "font": small(theme)}]
+    return figure(
         theme,
         [outline],
         height=96,
         margin={**_TIME_MARGINS, "t": 16, "b": 4},
         x={"range": [0, _span(duration_s)], "showticklabels": False, "showgrid": False},
-        y={
-            "range": [-reach, reach],
-            "tickvals": [-reach, 0, reach],
-            "ticktext": ["", "0", f"{reach:.2g}"],
-            "showgrid": False,
-        },
+        y={"range": [-reach, reach], **levels},
         shapes=_mark(window, theme),
-        annotations=[
-            {
-                **_NOTE, "x": window[0], "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "bottom",
-                "text": "judged", "font": {"size": 11, "color": theme.muted},
-            }
-        ] if window else [],
-    )  # fmt: skip
+        annotations=notes,
+    )
 
 
 def spectrogram(
@@ -95,31 +97,27 @@ def spectrogram(
         "dx": (span[1] - span[0]) / below.shape[1],
         "zmin": -SHOWN_DB,
         "zmax": 0,
-        "colorscale": _colourscale(theme),
+        "colorscale": scale(theme.scale),
         "colorbar": {
             "thickness": 8,
             "outlinewidth": 0,
             "tickvals": [-SHOWN_DB, -SHOWN_DB // 2, 0],
             "ticktext": [f"−{SHOWN_DB}", f"−{SHOWN_DB // 2}", "0 dB"],
-            "tickfont": {"color": theme.muted, "size": 11},
+            "tickfont": small(theme),
             "x": 1.01,
             "xpad": 2,
         },
         "hovertemplate": "%{x:.2f} s: %{z} dB<extra></extra>",
     }
     ticks = [hz_to_mel(hz) / hz_to_mel(SAMPLE_RATE / 2) * (n_mels + 1) - 1 for hz in _TICKS_HZ]
-    return _figure(
+    hertz = {"tickvals": ticks, "ticktext": list(_TICKS_HZ.values())}
+    return figure(
         theme,
         [picture],
         height=250,
         margin={**_TIME_MARGINS, "t": 4, "b": 36},
-        x={"range": [span[0], span[0] + _span(span[1] - span[0])], "title": _title("s", theme)},
-        y={
-            "range": [-0.5, n_mels - 0.5],
-            "tickvals": ticks,
-            "ticktext": list(_TICKS_HZ.values()),
-            "title": _title("Hz, mel scale", theme),
-        },
+        x={"range": [span[0], span[0] + _span(span[1] - span[0])], "title": axis_title("time, s", theme)},
+        y={"range": [-0.5, n_mels - 0.5], **hertz, "title": axis_title("frequency, Hz (mel)", theme)},
         shapes=_mark(window, theme),
     )
 
@@ -128,8 +126,8 @@ def windows(decisions: Sequence[Decision], chosen: int | None, theme: Theme) -> 
     """A long recording as a strip: one block a window, coloured and named by its answer."""
     starts = np.array([d.start_s for d in decisions])
     ends = np.append(starts[1:], decisions[-1].end_s)
-    classes = decisions[0].classes
-    strong = [chosen in (None, i) for i in range(len(decisions))]
+    classes, n = decisions[0].classes, len(decisions)
+    strong = [chosen in (None, i) for i in range(n)]
     blocks = {
         "type": "bar",
         "x": (starts + ends) / 2,
@@ -138,17 +136,17 @@ def windows(decisions: Sequence[Decision], chosen: int | None, theme: Theme) -> 
         "marker": {
             "color": [class_colour(classes, d.label) for d in decisions],
             "opacity": [1.0 if full else 0.4 for full in strong],
-            "line": {"width": 1 if len(decisions) <= 200 else 0, "color": theme.page},
+            "line": {"width": 1 if n <= 200 else 0, "color": theme.page},
         },
         "customdata": [[clock(d.start_s, d.end_s), drawn(readable(d.label))] for d in decisions],
-        "text": [drawn(readable(d.label)) if len(decisions) <= 12 else "" for d in decisions],
+        "text": [drawn(readable(d.label)) if n <= 12 else "" for d in decisions],
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,
         "textfont": {"color": ["#ffffff" if full else theme.ink for full in strong]},
         "hovertemplate": "%{customdata[0]}: %{customdata[1]}, %{y:.0%}<extra></extra>",
     }
-    return _figure(
+    return figure(
         theme,
         [blocks],
         height=92,
@@ -164,80 +162,63 @@ def likeliest(decision: Decision, theme: Theme, n: int = 5) -> go.Figure:
     """The n likeliest classes of the mixture, as bars."""
     order = np.argsort(decision.probabilities)[::-1][:n][::-1]
     shares = decision.probabilities[order]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": shares,
-        "y": [drawn(capital(readable(decision.classes[i]))) for i in order],
-        "marker": {"color": [class_colour(decision.classes, decision.classes[i]) for i in order]},
-        "text": [f"  {percent(float(share))}" for share in shares],
-        "textposition": "outside",
-        "textfont": {"color": theme.ink},
-        "cliponaxis": False,
-        "hovertemplate": "%{y}: %{x:.2%}<extra></extra>",
-    }
-    return _figure(
+    drawn_bars = bars(
+        [drawn(capital(readable(decision.classes[i]))) for i in order],
+        shares,
+        {"color": [class_colour(decision.classes, decision.classes[i]) for i in order]},
+        "%{y}: %{x:.2%}",
+        text=[f"  {percent(float(share))}" for share in shares],
+        textposition="outside",
+        textfont={"color": theme.ink},
+        cliponaxis=False,
+    )
+    return figure(
         theme,
-        [bars],
+        [drawn_bars],
         height=28 * len(order) + 12,
         margin={"l": 0, "r": 4, "t": 4, "b": 4},
         x={"range": [0, 1.18], "visible": False},
-        y=_names(theme),
+        y=names_axis(theme),
         bargap=0.35,
     )
 
 
 def opinions(decision: Decision, theme: Theme, n: int = 12) -> go.Figure:
-    """Experts × classes: what each expert alone would say, then their mean, then the mixture.
+    """Experts × classes: the class distribution of each expert, then their mean, then the mixture.
 
-    Classes are in order of what any expert thinks of most, and at most n.
+    Classes are in order of their largest probability, and at most n.
     """
     experts = len(decision.experts)
     table = np.array([*(e.probabilities for e in decision.experts), decision.mean, decision.probabilities])
     rows = np.argsort(table.max(axis=0) + decision.probabilities)[::-1][:n][::-1]
-    voices = [*(e.name for e in decision.experts), "mean q̄", "mixture"]
+    names = [*(e.name for e in decision.experts), "mean q̄", "mixture"]
+    titles = [*(_marked(e.name, e.in_mixture, e.selected) for e in decision.experts), *names[-2:]]
     # The mean and the mixture stand a little apart from the experts.
     centres = np.array([*range(experts), experts + 0.4, experts + 1.4])
     parts = [(slice(0, experts), centres[:experts]), (slice(experts, None), centres[experts:])]
     share = table[:, rows].T
-    cells = [
-        {
-            "type": "heatmap",
-            "z": share[:, part],
-            "x": where,
-            "y": [drawn(capital(readable(decision.classes[i]))) for i in rows],
-            "text": [[f"{100 * v:.0f}" if v >= 0.005 else "" for v in row] for row in share[:, part]],
-            "texttemplate": "%{text}",
-            "textfont": {"size": 12},
-            "customdata": np.tile(voices[part], (len(rows), 1)),
-            "hovertemplate": "%{customdata} says %{y}: %{z:.1%}<extra></extra>",
-            "zmin": 0,
-            "zmax": 1,
-            "colorscale": _colourscale(theme),
-            "showscale": False,
-            "xgap": 2,
-            "ygap": 2,
-        }
+    grids = [
+        heatmap(
+            share[:, part],
+            scale(theme.scale),
+            "%{customdata}, %{y}: %{z:.1%}",
+            x=where,
+            y=[drawn(capital(readable(decision.classes[i]))) for i in rows],
+            text=[[f"{100 * v:.0f}" if v >= 0.005 else "" for v in row] for row in share[:, part]],
+            textfont={"size": 12},
+            customdata=np.tile(names[part], (len(rows), 1)),
+            zmin=0,
+            zmax=1,
+        )
         for part, where in parts
     ]
-    return _figure(
+    return figure(
         theme,
-        cells,
+        grids,
         height=30 * len(rows) + 62,
         margin={"l": 0, "r": 34, "t": 58, "b": 4},
-        x={
-            "tickvals": centres,
-            "ticktext": [
-                *(_marked(e.name, e.in_mixture, e.selected) for e in decision.experts),
-                *voices[-2:],
-            ],
-            "range": [-0.5, experts + 1.9],
-            "side": "top",
-            "tickangle": -40,
-            "tickfont": {"size": 12, "color": theme.ink},
-            "showgrid": False,
-        },
-        y=_names(theme),
+        x=names_above(titles, theme, tickvals=centres, range=[-0.5, experts + 1.9]),
+        y=names_axis(theme),
     )
 
 
@@ -246,19 +227,10 @@ def routing(decision: Decision, theme: Theme) -> go.Figure:
     experts = [e for e in decision.experts if e.in_mixture][::-1]
     names = [_marked(e.name, e.selected, e.selected) for e in experts]
     colours = [expert_colour(e.name) for e in experts]
-    bars = {"type": "bar", "orientation": "h", "y": names}
-    after = {
-        **bars,
-        "x": [e.routing_probability for e in experts],
-        "marker": {"color": colours, "opacity": [1.0 if e.selected else 0.55 for e in experts]},
-        "hovertemplate": "%{x:.2%} after curiosity<extra></extra>",
-    }
-    before = {
-        **bars,
-        "x": [e.router_probability for e in experts],
-        "marker": {"color": "rgba(0,0,0,0)", "line": {"color": colours, "width": 1.5}},
-        "hovertemplate": "%{x:.2%} by the router alone<extra></extra>",
-    }
+    full = {"color": colours, "opacity": [1.0 if e.selected else 0.55 for e in experts]}
+    outlined = {"color": CLEAR, "line": {"color": colours, "width": 1.5}}
+    after = bars(names, [e.routing_probability for e in experts], full, "%{x:.2%} after curiosity")
+    before = bars(names, [e.router_probability for e in experts], outlined, "%{x:.2%} by the router alone")
     beside = {**_NOTE, "x": 1.03, "xref": "paper", "xanchor": "left", "align": "left"}
     notes = [
         {
@@ -269,22 +241,15 @@ def routing(decision: Decision, theme: Theme) -> go.Figure:
         }
         for e, name in zip(experts, names, strict=True)
     ]
-    head = {
-        **beside,
-        "y": 1,
-        "yref": "paper",
-        "yanchor": "bottom",
-        "text": "bonus, <b>share</b>",
-        "font": {"size": 11, "color": theme.muted},
-    }
-    return _figure(
+    head = {"y": 1, "yref": "paper", "yanchor": "bottom", "text": "bonus, <b>share</b>", "font": small(theme)}
+    return figure(
         theme,
         [after, before],
         height=38 * len(experts) + 58,
         margin={"l": 0, "r": 86, "t": 22, "b": 28},
-        x={"range": [0, 1], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%"},
-        y=_names(theme),
-        annotations=[*notes, head],
+        x={"range": [0, 1], "tickvals": SHARES, "tickformat": ".0%"},
+        y=names_axis(theme),
+        annotations=[*notes, {**beside, **head}],
         bargap=0.3,
         bargroupgap=0.05,
     )
@@ -295,30 +260,9 @@ def frames_span(n_frames: int) -> float:
     return n_frames * HOP / SAMPLE_RATE
 
 
-_NOTE = {"showarrow": False}
-
-
 def _marked(name: str, strong: bool, selected: bool) -> str:
     text = f"● {name}" if selected else name
     return f"<b>{text}</b>" if strong else text
-
-
-def _names(theme: Theme) -> dict[str, Any]:
-    """A vertical axis of names."""
-    return {
-        "tickfont": {"size": 13, "color": theme.ink},
-        "ticksuffix": "  ",
-        "automargin": True,
-        "showgrid": False,
-    }
-
-
-def _title(text: str, theme: Theme) -> dict[str, Any]:
-    return {"text": text, "font": {"size": 11, "color": theme.muted}, "standoff": 4}
-
-
-def _colourscale(theme: Theme) -> list[list[float | str]]:
-    return [[i / (len(theme.scale) - 1), colour] for i, colour in enumerate(theme.scale)]
 
 
 def _span(duration_s: float) -> float:
@@ -332,39 +276,3 @@ def _mark(window: tuple[float, float] | None, theme: Theme) -> list[dict[str, An
     edge = {"color": theme.ink, "width": 1.5}
     place = {"x0": window[0], "x1": window[1], "y0": 0, "y1": 1, "yref": "paper"}
     return [{"type": "rect", **place, "line": edge}]
-
-
-def _figure(
-    theme: Theme,
-    traces: Sequence[Mapping[str, Any]],
-    *,
-    height: int,
-    margin: Mapping[str, int],
-    x: dict[str, Any],
-    y: dict[str, Any],
-    **layout: Any,
-) -> go.Figure:
-    axis = {
-        "fixedrange": True,
-        "gridcolor": theme.line,
-        "zeroline": False,
-        "ticks": "",
-        "tickfont": {"size": 11, "color": theme.muted},
-    }
-    font = {"color": theme.ink, "family": FONT}
-    return go.Figure(
-        data=list(traces),
-        layout={
-            "height": height,
-            "margin": margin,
-            "xaxis": axis | x,
-            "yaxis": axis | y,
-            "font": font,
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "dragmode": False,
-            "showlegend": False,
-            "hoverlabel": {"bgcolor": theme.page, "bordercolor": theme.line, "font": font},
-            **layout,
-        },
-    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.compare import axis_title, figure, names_axis
+from dashboard.charts.base import axis_title, bars, dots, figure, lines, names_axis, round_values, rule
 from dashboard.charts.palette import EXPERTS, Theme, expert_colour
 from qmoe_core.measure.energy import Deployment
 
@@ -36,22 +36,12 @@ def distributions(rows: Sequence[Row], theme: Theme) -> go.Figure:
     Args:
         rows: of a latency report, with `quantiles_us` at equally spaced levels.
     """
-    lines = []
+    curves = []
     for row in rows:
         us = np.asarray(row["quantiles_us"])[SHOWN]
         levels = np.linspace(0.0, 1.0, len(row["quantiles_us"]))[SHOWN]
-        hover = f"{row['name']}: %{{y:.0%}} of the calls within %{{x:.3~g}} µs<extra></extra>"
-        lines.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": row["name"],
-                "x": us,
-                "y": levels,
-                "line": look(row, theme),
-                "hovertemplate": hover,
-            }
-        )
+        hover = f"{row['name']}: %{{y:.0%}} of the calls within %{{x:.3~g}} µs"
+        curves.append(lines(us, levels, "", hover) | {"line": look(row, theme), "name": row["name"]})
     fastest = min(row["quantiles_us"][SHOWN.start] for row in rows)
     slowest = max(row["p99_us"] for row in rows)
     middle = max(row["p95_us"] for row in rows)
@@ -59,7 +49,7 @@ def distributions(rows: Sequence[Row], theme: Theme) -> go.Figure:
     ends = [np.log10(0.9 * fastest), np.log10(1.2 * min(slowest, 6.0 * middle))]
     return figure(
         theme,
-        lines,
+        curves,
         height=340,
         margin={"l": 48, "r": 10, "t": 8, "b": 44},
         x={"type": "log", "range": ends, "title": axis_title("µs a call", theme), **_ticks(ends)},
@@ -70,11 +60,7 @@ def distributions(rows: Sequence[Row], theme: Theme) -> go.Figure:
 
 def _ticks(ends: Sequence[float]) -> dict[str, Any]:
     """Round values of a logarithmic axis."""
-    span = range(int(np.floor(ends[0])), int(np.ceil(ends[1])) + 1)
-    for steps in ((1, 2, 5), (1,)):
-        values = [m * 10.0**e for e in span for m in steps if ends[0] <= np.log10(m * 10.0**e) <= ends[1]]
-        if len(values) <= 10:
-            break
+    values = round_values(ends[0], ends[1], 10)
     return {"tickvals": values, "ticktext": [f"{value:,g}" for value in values]}
 
 
@@ -83,49 +69,26 @@ def speedups(rows: Sequence[Row], baseline: str, theme: Theme) -> go.Figure:
     ranked = sorted(rows, key=lambda row: row["speedup_vs_fp32"])
     ratios = np.array([row["speedup_vs_fp32"] for row in ranked])
     low, high = np.array([row["ci95"] for row in ranked]).T
-    dots = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": ratios,
-        "y": [row["name"] for row in ranked],
-        "marker": {"size": 10, "color": [look(row, theme)["color"] for row in ranked]},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": np.maximum(high - ratios, 0.0),
-            "arrayminus": np.maximum(ratios - low, 0.0),
-            "color": theme.muted,
-            "thickness": 1.5,
-            "width": 3,
-        },
-        "customdata": np.stack([low, high], axis=-1),
-        "hovertemplate": "%{y}: %{x:.2f} times as fast (95 %: %{customdata[0]:.2f} to %{customdata[1]:.2f})"
-        "<extra></extra>",
-    }
+    error = {"type": "data", "symmetric": False, "color": theme.muted, "thickness": 1.5, "width": 3}
+    error |= {"array": np.maximum(high - ratios, 0.0), "arrayminus": np.maximum(ratios - low, 0.0)}
+    marks = dots(
+        ratios,
+        [row["name"] for row in ranked],
+        {"size": 10, "color": [look(row, theme)["color"] for row in ranked]},
+        "%{y}: %{x:.2f} times as fast (95 %: %{customdata[0]:.2f} to %{customdata[1]:.2f})",
+        error_x=error,
+        customdata=np.stack([low, high], axis=-1),
+    )
     ends = [np.log10(0.85 * min(low.min(), 1.0)), np.log10(1.15 * high.max())]
+    title = axis_title(f"times as fast as {baseline}", theme)
     return figure(
         theme,
-        [dots],
+        [marks],
         height=24 * len(ranked) + 60,
         margin={"l": 0, "r": 14, "t": 4, "b": 44},
-        x={
-            "type": "log",
-            "range": ends,
-            "title": axis_title(f"times as fast as {baseline}", theme),
-            **_ticks(ends),
-        },
+        x={"type": "log", "range": ends, "title": title, **_ticks(ends)},
         y=names_axis(theme),
-        shapes=[
-            {
-                "type": "line",
-                "x0": 1,
-                "x1": 1,
-                "y0": 0,
-                "y1": 1,
-                "yref": "paper",
-                "line": {"color": theme.muted, "width": 1.2, "dash": "dash"},
-            }
-        ],
+        shapes=[rule(theme.muted, x=1, dash="dash", width=1.2)],
         hovermode="closest",
     )
 
@@ -135,28 +98,12 @@ def energy(rows: Sequence[Row], theme: Theme) -> go.Figure:
     ranked = sorted(rows, key=lambda row: row["gross_mj"], reverse=True)
     names = [row["name"] for row in ranked]
     colours = [look(row, theme)["color"] for row in ranked]
-    bars = {"type": "bar", "orientation": "h", "y": names}
+    tick = {"symbol": "line-ns", "size": 16, "line": {"width": 2, "color": theme.ink}}
+    cpu, ram, net = ([row[key] for row in ranked] for key in ("cpu_mj", "ram_mj", "net_mj"))
     parts = [
-        {
-            **bars,
-            "x": [row["cpu_mj"] for row in ranked],
-            "marker": {"color": colours},
-            "hovertemplate": "%{y}, processor: %{x:.3g} mJ<extra></extra>",
-        },
-        {
-            **bars,
-            "x": [row["ram_mj"] for row in ranked],
-            "marker": {"color": colours, "opacity": 0.35},
-            "hovertemplate": "%{y}, memory: %{x:.3g} mJ<extra></extra>",
-        },
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "y": names,
-            "x": [row["net_mj"] for row in ranked],
-            "marker": {"symbol": "line-ns", "size": 16, "line": {"width": 2, "color": theme.ink}},
-            "hovertemplate": "%{y}, net of idling: %{x:.3g} mJ<extra></extra>",
-        },
+        bars(names, cpu, {"color": colours}, "%{y}, processor: %{x:.3g} mJ"),
+        bars(names, ram, {"color": colours, "opacity": 0.35}, "%{y}, memory: %{x:.3g} mJ"),
+        dots(net, names, tick, "%{y}, net of idling: %{x:.3g} mJ"),
     ]
     return figure(
         theme,
@@ -175,30 +122,12 @@ def emissions(found: Deployment, theme: Theme) -> go.Figure:
     most = max(3.0 * found.break_even_days, 400.0)
     least = min(found.break_even_days / 10.0, 0.5)
     days = np.geomspace(max(least, 1e-6), most, 60)
-    serving = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": days,
-        "y": days * found.daily_g,
-        "line": {"color": theme.accent, "width": 2.5},
-        "hovertemplate": "after %{x:.3~g} days: serving %{y:.3~g} g<extra></extra>",
-    }
-    training = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": days[[0, -1]],
-        "y": [found.training_g] * 2,
-        "line": {"color": theme.ink, "width": 1.5, "dash": "dash"},
-        "hovertemplate": "training: %{y:.3~g} g<extra></extra>",
-    }
-    cross = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [found.break_even_days],
-        "y": [found.training_g],
-        "marker": {"size": 12, "color": theme.accent, "line": {"width": 2, "color": theme.page}},
-        "hovertemplate": "even after %{x:.3~g} days<extra></extra>",
-    }
+    hover = "after %{x:.3~g} days: serving %{y:.3~g} g"
+    serving = lines(days, days * found.daily_g, theme.accent, hover, width=2.5)
+    flat = [found.training_g] * 2
+    training = lines(days[[0, -1]], flat, theme.ink, "training: %{y:.3~g} g", width=1.5, dash="dash")
+    ring = {"size": 12, "color": theme.accent, "line": {"width": 2, "color": theme.page}}
+    cross = dots([found.break_even_days], [found.training_g], ring, "even after %{x:.3~g} days")
     return figure(
         theme,
         [training, serving, cross],

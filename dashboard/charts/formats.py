@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.compare import axis_title, figure
+from dashboard.charts.base import CLEAR, Trace, axis_title, dots, figure, lines, round_values, rule, small
 from dashboard.charts.palette import Theme, expert_colour
 from qmoe_core.evaluation.formats import Format, WeightGrid
-from qmoe_core.evaluation.pareto import amount
+from qmoe_core.numbers import amount
 
 COSTS = {
     "bytes": "size of its files",
@@ -57,83 +58,69 @@ def trade(
     """
     x = np.array([getattr(one, cost) for one in formats], np.float64)
     y = np.array([max(one.f1, floor) for one in formats])
-    below = [one.f1 < floor for one in formats]
-    names = [one.name.replace(" ", "<br>") for one in formats]
-    names = [
-        f"{name} {one.f1:.3f}" if low else name for name, one, low in zip(names, formats, below, strict=True)
-    ]
     line = [i for i in np.argsort(x) if formats[i].name in front]
-    edge = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": x[line],
-        "y": y[line],
-        "line": {"color": theme.muted, "width": 1.2, "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    span = max(float(np.log10(x.max() / x.min())), 0.4)
-    ends = [np.log10(x.min()) - 0.12 * span, np.log10(x.max()) + 0.14 * span]
-    least, most = min(float(y.min()), limits.get("f1", 1.0)), max(float(y.max()), limits.get("f1", 0.0))
-    room = max(most - least, 0.02)
-    levels = [least - 0.12 * room, most + 0.16 * room]
+    edge = lines(x[line], y[line], theme.muted, width=1.2, dash="dot")
+    ends, levels = _ends(x, y, limits)
+    names = [one.name.replace(" ", "<br>") + (f" {one.f1:.3f}" if one.f1 < floor else "") for one in formats]
     places = _placed(
         (np.log10(x) - ends[0]) / (ends[1] - ends[0]) * _WIDTH_PX,
         (y - levels[0]) / (levels[1] - levels[0]) * (height - 60),
         [_LETTER_PX * max(map(len, name.split("<br>"))) for name in names],
         [one.name in fitting or one.name in front for one in formats],
     )
-    discs = {
-        "type": "scatter",
-        "mode": "markers+text",
-        "x": x,
-        "y": y,
-        "text": [name if place else "" for name, place in zip(names, places, strict=True)],
-        "textposition": [place or "top center" for place in places],
-        "textfont": {
-            "size": 12,
-            "color": [theme.ink if one.name in fitting else theme.muted for one in formats],
-        },
-        "cliponaxis": False,
-        "marker": {
-            "size": [_diameter(one.bytes) for one in formats],
-            "color": [_colour(one) if one.name in fitting else GREY for one in formats],
-            "symbol": [
-                "triangle-down" if low else "circle" if one.kind == "expert" else "diamond"
-                for one, low in zip(formats, below, strict=True)
-            ],
-            "opacity": 1.0,
-            "line": {
-                "width": [3 if one.name == chosen else 1 for one in formats],
-                "color": [theme.ink if one.name == chosen else theme.page for one in formats],
-            },
-        },
-        "customdata": [
-            [one.name, f"{one.f1:.3f} ± {one.f1_std:.3f}", amount(cost, getattr(one, cost)), _size(one)]
-            for one in formats
+    discs = dots(
+        x,
+        y,
+        _discs(formats, fitting, chosen, floor, theme),
+        "%{customdata[0]}: F1 %{customdata[1]}, %{customdata[2]}, %{customdata[3]}",
+        mode="markers+text",
+        text=[name * bool(place) for name, place in zip(names, places, strict=True)],
+        textposition=[place or "top center" for place in places],
+        textfont={"size": 12, "color": [theme.ink if f.name in fitting else theme.muted for f in formats]},
+        cliponaxis=False,
+        customdata=[
+            [f.name, f"{f.f1:.3f} ± {f.f1_std:.3f}", amount(cost, getattr(f, cost)), amount("bytes", f.bytes)]
+            for f in formats
         ],
-        "hovertemplate": "%{customdata[0]}: F1 %{customdata[1]}, %{customdata[2]}, %{customdata[3]}"
-        "<extra></extra>",
-    }
-    shapes = []
-    limit = {"type": "line", "line": {"color": theme.accent, "width": 1.5, "dash": "dash"}}
-    if "f1" in limits:
-        shapes.append({**limit, "xref": "paper", "x0": 0, "x1": 1, "y0": limits["f1"], "y1": limits["f1"]})
-    if cost in limits and ends[0] < np.log10(limits[cost]) < ends[1]:
-        shapes.append({**limit, "yref": "paper", "y0": 0, "y1": 1, "x0": limits[cost], "x1": limits[cost]})
-    return figure(
-        theme,
-        [edge, discs],
-        height=height,
-        margin={"l": 48, "r": 12, "t": 10, "b": 44},
-        x={"type": "log", "range": ends, "title": axis_title(COSTS[cost], theme), **_ticks(cost, ends)},
-        y={"range": levels, "title": axis_title("F1", theme), "tickformat": ".2f", "nticks": 6},
-        shapes=shapes,
-        hovermode="closest",
     )
+    limit = partial(rule, theme.accent, dash="dash", width=1.5)
+    shapes = [limit(y=limits["f1"])] if "f1" in limits else []
+    if cost in limits and ends[0] < np.log10(limits[cost]) < ends[1]:
+        shapes.append(limit(x=limits[cost]))
+    axis = {"type": "log", "range": ends, "title": axis_title(COSTS[cost], theme), **_ticks(cost, ends)}
+    f1 = {"range": levels, "title": axis_title("F1, weighted", theme), "tickformat": ".2f", "nticks": 6}
+    margin = {"l": 48, "r": 12, "t": 10, "b": 44}
+    more = {"shapes": shapes, "hovermode": "closest"}
+    return figure(theme, [edge, discs], height=height, margin=margin, x=axis, y=f1, **more)
 
 
-def _size(one: Format) -> str:
-    return amount("bytes", one.bytes)
+def _ends(x: np.ndarray, y: np.ndarray, limits: Mapping[str, float]) -> tuple[list[float], list[float]]:
+    """Ends of both axes: exponents of ten of the cost, and F1, with room for names."""
+    span = max(float(np.log10(x.max() / x.min())), 0.4)
+    ends = [np.log10(x.min()) - 0.12 * span, np.log10(x.max()) + 0.14 * span]
+    least, most = min(float(y.min()), limits.get("f1", 1.0)), max(float(y.max()), limits.get("f1", 0.0))
+    room = max(most - least, 0.02)
+    return ends, [least - 0.12 * room, most + 0.16 * room]
+
+
+def _discs(
+    formats: Sequence[Format], fitting: Collection[str], chosen: str | None, floor: float, theme: Theme
+) -> dict[str, Any]:
+    """Marks as large as a format's files: triangles below the floor, diamonds for mixtures, else discs."""
+    shapes = ["circle" if one.kind == "expert" else "diamond" for one in formats]
+    edge = {
+        "width": [3 if one.name == chosen else 1 for one in formats],
+        "color": [theme.ink if one.name == chosen else theme.page for one in formats],
+    }
+    return {
+        "size": [_diameter(one.bytes) for one in formats],
+        "color": [_colour(one) if one.name in fitting else GREY for one in formats],
+        "symbol": [
+            "triangle-down" if one.f1 < floor else shape for one, shape in zip(formats, shapes, strict=True)
+        ],
+        "opacity": 1.0,
+        "line": edge,
+    }
 
 
 def _diameter(size: int) -> float:
@@ -143,13 +130,8 @@ def _diameter(size: int) -> float:
 
 def _ticks(cost: str, ends: Sequence[float]) -> dict[str, Any]:
     """Round values of a logarithmic axis, with their unit."""
-    steps = (1, 2, 5)
-    values = [m * 10.0**e for e in range(int(np.floor(ends[0])), int(np.ceil(ends[1])) + 1) for m in steps]
-    values = [value for value in values if ends[0] <= np.log10(value) <= ends[1]]
-    if len(values) > 8:
-        values = [value for value in values if f"{value:e}".startswith("1")]
-    texts = [amount(cost, value).partition(" (")[0] for value in values]
-    return {"tickvals": values, "ticktext": texts}
+    values = round_values(ends[0], ends[1], 8)
+    return {"tickvals": values, "ticktext": [amount(cost, value).partition(" (")[0] for value in values]}
 
 
 def _placed(x: np.ndarray, y: np.ndarray, widths: Sequence[float], wanted: Sequence[bool]) -> list[str]:
@@ -191,72 +173,76 @@ def ladder(formats: Sequence[Format], theme: Theme) -> go.Figure:
     ranked = [one for one in formats if one.bits is not None]
     ranked.sort(key=lambda one: (one.bits or 0, one.bytes, one.name))
     names = [one.name for one in ranked]
-    bits = [f"{one.bits} bit{'s' * (one.bits != 1)}" for one in ranked]
-    folds = [i for i, one in enumerate(ranked) for _ in one.f1_folds]
     colours = [_colour(one) for one in ranked]
-    rows: list[tuple[str, float]] = [("F1: mean and deviation; a ring for each fold", 2.2), ("Size, kB", 1.0)]
-    timed, powered = any(one.p50_us for one in ranked), any(one.energy_mj for one in ranked)
-    if timed:
-        rows.append(("Latency, µs: median; the line reaches to p95", 1.0))
-    if powered:
-        source = next(one.energy_source for one in ranked if one.energy_mj)
-        rows.append((f"Energy of a call, mJ, {source}", 1.0))
-
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [names[i] for i in folds],
-            "y": [value for one in ranked for value in one.f1_folds],
-            "marker": {
-                "size": 7,
-                "color": "rgba(0,0,0,0)",
-                "line": {
-                    "width": 1.3,
-                    "color": [colours[i] for i in folds],
-                },
-            },
-            "hovertemplate": "one fold: %{y:.3f}<extra></extra>",
-        },
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": names,
-            "y": [one.f1 for one in ranked],
-            "error_y": {
-                "type": "data",
-                "array": [one.f1_std for one in ranked],
-                "thickness": 1.3,
-                "width": 0,
-                "color": theme.muted,
-            },
-            "marker": {"size": 12, "symbol": "line-ew", "line": {"width": 4, "color": colours}},
-            "customdata": [[one.f1_std, one.n, 100 * (one.share_of_16bit or np.nan)] for one in ranked],
-            "hovertemplate": "F1 %{y:.3f} ± %{customdata[0]:.3f}, %{customdata[2]:.1f} % of 16-bit, "
-            "n = %{customdata[1]} folds × seeds<extra></extra>",
-        },
-        _bars(names, [one.bytes / 1e3 for one in ranked], colours, "y2", "%{y:,.0f} kB"),
+    titles = [
+        ("F1: mean and deviation; a ring for each fold", 2.2),
+        ("Size, kB", 1.0),
     ]
-    if timed:
-        bars = _bars(names, [one.p50_us for one in ranked], colours, f"y{len(traces)}", "median %{y:.3~g} µs")
-        bars["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [(one.p95_us or 0) - (one.p50_us or 0) for one in ranked],
-            "arrayminus": [0] * len(ranked),
-            "thickness": 1.3,
-            "width": 3,
-            "color": theme.ink,
-        }
-        traces.append(bars)
-    if powered:
-        axis = f"y{len(traces)}"
-        traces.append(_bars(names, [one.energy_mj for one in ranked], colours, axis, "%{y:.3~g} mJ"))
+    traces = _folds(ranked, names, colours, theme)
+    traces.append(_bars(names, [one.bytes / 1e3 for one in ranked], colours, "y2", "%{y:,.0f} kB"))
+    if any(one.p50_us for one in ranked):
+        titles.append(("Latency, µs: median; the line reaches to p95", 1.0))
+        times = _bars(names, [one.p50_us for one in ranked], colours, "y3", "median %{y:.3~g} µs")
+        late = [(one.p95_us or 0) - (one.p50_us or 0) for one in ranked]
+        reach = {"type": "data", "symmetric": False, "array": late, "arrayminus": [0] * len(ranked)}
+        traces.append(times | {"error_y": {**reach, "thickness": 1.3, "width": 3, "color": theme.ink}})
+    if any(one.energy_mj for one in ranked):
+        source = next(one.energy_source for one in ranked if one.energy_mj)
+        titles.append((f"Energy of a call, mJ, {source}", 1.0))
+        values = [one.energy_mj for one in ranked]
+        traces.append(_bars(names, values, colours, f"y{len(titles)}", "%{y:.3~g} mJ"))
+    axes, notes, height = _stacked(titles, theme)
+    bits = [f"{one.name}<br>{one.bits} bit{'s' * (one.bits != 1)}" for one in ranked]
+    drawn = figure(
+        theme,
+        traces,
+        height=height,
+        margin={"l": 46, "r": 8, "t": 24, "b": 58},
+        x={
+            "tickvals": names,
+            "ticktext": bits,
+            "automargin": True,
+            "tickfont": {"size": 12, "color": theme.ink},
+            "showgrid": False,
+            "anchor": f"y{len(titles)}",
+        },
+        bargap=0.45,
+        annotations=notes,
+        hovermode="closest",
+    )
+    return drawn.update_layout(axes)
 
-    gap, whole = 0.34, sum(weight for _, weight in rows)
-    unit = 1.0 / (whole + gap * (len(rows) - 1))
+
+def _folds(ranked: Sequence[Format], names: list[str], colours: list[str], theme: Theme) -> list[Trace]:
+    """F1 of each fold as a ring, and the mean with its deviation."""
+    folds = [i for i, one in enumerate(ranked) for _ in one.f1_folds]
+    ring = {"size": 7, "color": CLEAR, "line": {"width": 1.3, "color": [colours[i] for i in folds]}}
+    values = [value for one in ranked for value in one.f1_folds]
+    spread = {"type": "data", "thickness": 1.3, "width": 0, "color": theme.muted}
+    return [
+        dots([names[i] for i in folds], values, ring, "one fold: %{y:.3f}"),
+        dots(
+            names,
+            [one.f1 for one in ranked],
+            {"size": 12, "symbol": "line-ew", "line": {"width": 4, "color": colours}},
+            "F1 %{y:.3f} ± %{customdata[0]:.3f}, %{customdata[2]:.1f} % of 16-bit, "
+            "n = %{customdata[1]} folds × seeds",
+            error_y=spread | {"array": [one.f1_std for one in ranked]},
+            customdata=[[one.f1_std, one.n, 100 * (one.share_of_16bit or np.nan)] for one in ranked],
+        ),
+    ]
+
+
+def _stacked(titles: Sequence[tuple[str, float]], theme: Theme) -> tuple[dict[str, Any], list[Trace], int]:
+    """Vertical axes of rows one below the other, their titles as notes, and the figure's height in pixels.
+
+    Args:
+        titles: of each row, and how high it is next to the others.
+    """
+    gap, whole = 0.34, sum(weight for _, weight in titles)
+    unit = 1.0 / (whole + gap * (len(titles) - 1))
     axes, notes, top = {}, [], 1.0
-    for number, (title, weight) in enumerate(rows, start=1):
+    for number, (title, weight) in enumerate(titles, start=1):
         bottom = top - weight * unit
         axes["yaxis" if number == 1 else f"yaxis{number}"] = {
             "domain": [max(bottom, 0.0), top],
@@ -264,42 +250,20 @@ def ladder(formats: Sequence[Format], theme: Theme) -> go.Figure:
             "gridcolor": theme.line,
             "zeroline": number > 1,
             "zerolinecolor": theme.line,
-            "tickfont": {"size": 11, "color": theme.muted},
+            "tickfont": small(theme),
             "nticks": 6 if number == 1 else 4,
             "rangemode": "normal" if number == 1 else "tozero",
         }
-        notes.append(
-            {
-                "text": title,
-                "x": 0,
-                "y": top,
-                "xref": "paper",
-                "yref": "paper",
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"size": 12, "color": theme.ink},
-            }
-        )
+        notes.append(_note(title, theme, y=top, yref="paper"))
         top = bottom - gap * unit
-    drawn = figure(
-        theme,
-        traces,
-        height=round(78 * (whole + gap * len(rows))) + 34,
-        margin={"l": 46, "r": 8, "t": 24, "b": 58},
-        x={
-            "tickvals": names,
-            "ticktext": [f"{name}<br>{said}" for name, said in zip(names, bits, strict=True)],
-            "automargin": True,
-            "tickfont": {"size": 12, "color": theme.ink},
-            "showgrid": False,
-            "anchor": f"y{len(rows)}" if len(rows) > 1 else "y",
-        },
-        bargap=0.45,
-        annotations=notes,
-        hovermode="closest",
-    )
-    return drawn.update_layout(axes)
+    return axes, notes, round(78 * (whole + gap * len(titles))) + 34
+
+
+def _note(text: str, theme: Theme, **place: Any) -> Trace:
+    """A text at the left edge, its foot at the place."""
+    font = {"size": 12, "color": theme.ink}
+    left = {"x": 0, "xref": "paper", "xanchor": "left", "yanchor": "bottom", "showarrow": False}
+    return {"text": text, **left, **place, "font": font}
 
 
 def _bars(
@@ -330,75 +294,12 @@ def grids(grids: Sequence[WeightGrid], theme: Theme) -> go.Figure:
     reach = 1.2 * max(common)
     traces, shapes, notes = [], [], []
     for base, one in enumerate(rows):
-        colour = expert_colour(one.name)
-        tall = 0.58 * one.share / one.share.max()
-        hover = {
-            "name": one.name,
-            "customdata": one.share,
-            "hovertemplate": f"{one.name}: %{{customdata:.1%}} of the weights are %{{x:.3f}}<extra></extra>",
-        }
+        traces.append(_values(one, base, reach))
         if one.levels is not None and one.levels <= MAX_LEVELS:
-            step = float(np.diff(one.values).min())
-            traces.append(
-                {
-                    "type": "bar",
-                    "x": one.values,
-                    "y": np.maximum(tall, 0.0),
-                    "base": base,
-                    "width": 0.55 * min(step, reach / 8),
-                    "marker": {"color": colour},
-                    **hover,
-                }
-            )
-            shapes += [
-                {
-                    "type": "line",
-                    "x0": value,
-                    "x1": value,
-                    "y0": base - 0.09,
-                    "y1": base,
-                    "line": {"color": theme.muted, "width": 1},
-                }
-                for value in one.values
-            ]
-        else:
-            x = np.concatenate([one.values, one.values[::-1]])
-            y = np.concatenate([base + tall, np.full(len(tall), base)])
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "x": x,
-                    "y": y,
-                    "fill": "toself",
-                    "fillcolor": colour,
-                    "line": {"width": 0.5, "color": colour},
-                    "hoverinfo": "skip",
-                }
-            )
-        notes.append(
-            {
-                "text": f"<b>{one.name}</b>  {uses(one)}",
-                "x": 0,
-                "y": base + 0.6,
-                "xref": "paper",
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"size": 12, "color": theme.ink},
-            }
-        )
-        shapes.append(
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": base,
-                "y1": base,
-                "line": {"color": theme.line, "width": 1},
-            }
-        )
+            tick = {"type": "line", "y0": base - 0.09, "y1": base, "line": {"color": theme.muted, "width": 1}}
+            shapes += [{**tick, "x0": value, "x1": value} for value in one.values]
+        notes.append(_note(f"<b>{one.name}</b>  {uses(one)}", theme, y=base + 0.6))
+        shapes.append(rule(theme.line, y=base))
     return figure(
         theme,
         traces,
@@ -413,15 +314,36 @@ def grids(grids: Sequence[WeightGrid], theme: Theme) -> go.Figure:
     )
 
 
+def _values(one: WeightGrid, base: int, reach: float) -> Trace:
+    """A format's row: bars for its levels, an outline where they are too many."""
+    colour = expert_colour(one.name)
+    tall = 0.58 * one.share / one.share.max()
+    if one.levels is None or one.levels > MAX_LEVELS:
+        x = np.concatenate([one.values, one.values[::-1]])
+        y = np.concatenate([base + tall, np.full(len(tall), base)])
+        return lines(x, y, colour, width=0.5, fill="toself", fillcolor=colour)
+    return {
+        "type": "bar",
+        "name": one.name,
+        "x": one.values,
+        "y": np.maximum(tall, 0.0),
+        "base": base,
+        "width": 0.55 * min(float(np.diff(one.values).min()), reach / 8),
+        "marker": {"color": colour},
+        "customdata": one.share,
+        "hovertemplate": f"{one.name}: %{{customdata:.1%}} of the weights are %{{x:.3f}}<extra></extra>",
+    }
+
+
 def uses(one: WeightGrid) -> str:
-    """What a grid is used for: its zeros, and what a weight tells against what it takes.
+    """What a grid is used for: its zeros, and the entropy of a weight.
 
     >>> uses(WeightGrid("q2", 0, np.zeros(4), np.full(4, 0.25), 2, 4, 0.886, 0.62))
-    '89 % zeros; a weight tells 0.62 of its 2 bits'
+    '89 % zeros; entropy 0.62 bit'
     """
     zeros = f"{100 * one.zeros:.0f} % zeros; " if one.zeros >= 0.005 else ""
     if one.levels is None:
         return f"{zeros}floats"
     if one.levels > len(one.values):  # the shares are of bins, not of levels
         return f"{zeros}{one.levels:,} levels"
-    return f"{zeros}a weight tells {one.entropy_bits:.2g} of its {one.bits} bit{'s' * (one.bits != 1)}"
+    return f"{zeros}entropy {one.entropy_bits:.2g} bit"

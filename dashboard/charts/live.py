@@ -16,12 +16,13 @@ import numpy as np
 from streamlit.components.v2 import component
 
 from dashboard.charts.palette import Theme, class_colour
-from dashboard.views.words import capital, nats, percent, readable
+from dashboard.views.words import capital, readable
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.audio.mel import HOP, hz_to_mel
 from qmoe_core.bundles import Bundle
 from qmoe_core.live.detections import JudgedWindow
 from qmoe_core.live.pipeline import HOP_S, SHOWN_S, LiveView
+from qmoe_core.numbers import nats, percent
 
 SHOWN_DB = 80
 """Range of the spectrogram's colours below its loudest point."""

@@ -79,3 +79,35 @@ def expert_colour(name: str) -> str:
 def class_colour(classes: Sequence[str], label: str) -> str:
     """The colour of a class, by its place in the bundle's list; colours repeat after ten classes."""
     return _CLASSES[list(classes).index(label) % len(_CLASSES)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a contender is drawn: experts by their colour, mixtures in ink, told apart by dashes and marks."""
+
+    colour: str
+    dash: str = "solid"
+    symbol: str = "circle"
+
+    @property
+    def css(self) -> str:
+        """The same as a line of a legend."""
+        style = {"solid": "solid", "dash": "dashed", "dot": "dotted"}.get(self.dash, "double")
+        return f"3px {style} {self.colour}"
+
+
+_MIXTURE_MARKS = (
+    ("solid", "diamond"),
+    ("dash", "diamond-open"),
+    ("dot", "square"),
+    ("dashdot", "square-open"),
+)
+
+
+def looks(names: Sequence[str], theme: Theme) -> dict[str, Look]:
+    """By name, how each expert or mixture (`q4+q8@0.3`) is drawn."""
+    mixtures = [name for name in names if "+" in name]
+    found = {name: Look(expert_colour(name)) for name in names if name not in mixtures}
+    for i, name in enumerate(mixtures):
+        found[name] = Look(theme.ink, *_MIXTURE_MARKS[i % len(_MIXTURE_MARKS)])
+    return found

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.compare import axis_title, figure
+from dashboard.charts.base import SHARES, axis_title, figure, lines
 from dashboard.charts.palette import Theme, expert_colour
-from dashboard.views.words import percent
 from qmoe_core.evaluation.sweep import AlphaSweep
+from qmoe_core.numbers import percent
 
 MARGIN = {"l": 46, "r": 10, "t": 8, "b": 30}
 """Of every figure here, px; `css` and the line that it places depend on them."""
@@ -101,27 +101,20 @@ def curve(alphas: np.ndarray, curves: Sequence[Curve], scale: Scale, theme: Them
     """
     x = place(alphas)
     shown = ".1%" if scale.shares else ".3~g" if scale.log else ".4f"
-    lines = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": one.name,
-            "x": x,
-            "y": one.values,
-            "customdata": alphas,
-            "line": {
-                "color": theme.accent if one.chosen else theme.muted,
-                "width": 2.5 if one.chosen else 1.5,
-                "dash": "solid" if one.chosen else "dot",
-            },
-            "hovertemplate": f"{one.name}, α = %{{customdata:.3~g}}: %{{y:{shown}}}<extra></extra>",
-        }
-        for one in sorted(curves, key=lambda one: one.chosen)
-    ]
+    curves = sorted(curves, key=lambda one: one.chosen)
+    looks = {True: (theme.accent, 2.5, "solid"), False: (theme.muted, 1.5, "dot")}
+    traces = []
+    for one in curves:
+        colour, width, dash = looks[one.chosen]
+        hover, more = f"{one.name}, α = %{{customdata:.3~g}}: %{{y:{shown}}}", {"customdata": alphas}
+        line = lines(x, one.values, colour, hover, width=width, dash=dash, **more)
+        traces.append(line | {"name": one.name})
+    form = ".1%" if scale.high - scale.low <= 0.04 else ".0%"
     ends = [np.log10(scale.low), np.log10(scale.high)] if scale.log else [scale.low, scale.high]
+    steps = {"dtick": _decades(scale), "exponentformat": "power"} if scale.log else {}
     return figure(
         theme,
-        lines,
+        traces,
         height=HEIGHT,
         margin=MARGIN,
         x=_alpha_axis(theme),
@@ -129,12 +122,8 @@ def curve(alphas: np.ndarray, curves: Sequence[Curve], scale: Scale, theme: Them
             "type": "log" if scale.log else "linear",
             "range": ends,
             "nticks": 4,
-            "tickformat": ".0%"
-            if scale.shares and scale.high - scale.low > 0.04
-            else ".1%"
-            if scale.shares
-            else "~g",
-            **({"dtick": _decades(scale), "exponentformat": "power"} if scale.log else {}),
+            "tickformat": form if scale.shares else "~g",
+            **steps,
         },
         hovermode="closest",
     )
@@ -146,28 +135,24 @@ def utilisation(sweep: AlphaSweep, theme: Theme, height: int = 260) -> go.Figure
     areas = []
     for i, name in enumerate(sweep.settings.experts):
         share = sweep.utilisation[:, i]
-        hover = f"{name}, α = %{{customdata[0]:.3~g}}: %{{customdata[1]:.1%}}<extra></extra>"
-        areas.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name,
-                "x": x,
-                "y": share,
-                "stackgroup": "experts",
-                "fillcolor": expert_colour(name),
-                "line": {"width": 1, "color": theme.page},
-                "customdata": np.stack([sweep.alphas, share], axis=-1),
-                "hovertemplate": hover,
-            }
+        area = lines(
+            x,
+            share,
+            theme.page,
+            f"{name}, α = %{{customdata[0]:.3~g}}: %{{customdata[1]:.1%}}",
+            width=1,
+            stackgroup="experts",
+            fillcolor=expert_colour(name),
+            customdata=np.stack([sweep.alphas, share], axis=-1),
         )
+        areas.append(area | {"name": name})
     return figure(
         theme,
         areas,
         height=height,
         margin=MARGIN,
         x=_alpha_axis(theme) | {"title": axis_title("α", theme)},
-        y={"range": [0, 1], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%", "showgrid": False},
+        y={"range": [0, 1], "tickvals": SHARES, "tickformat": ".0%", "showgrid": False},
         hovermode="closest",
     )
 

@@ -59,11 +59,11 @@ FILTERED = "The browser filtered this recording for speech: steady sounds are we
 """Said of what `st.audio_input` recorded."""
 _FILTERS = ("echo cancellation", "noise suppression", "gain control")
 _WORDS = {
-    "start": "Start listening",
+    "start": "Start",
     "stop": "Stop",
     "record": "Record",
     "pause": "Pause",
-    "resume": "Go on",
+    "resume": "Resume",
     "states": SENTENCES,
 }
 _FULL_SCALE = 32767.0

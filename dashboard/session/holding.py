@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import streamlit as st
 
 from dashboard.session import linked, public
 from dashboard.views import job_panel, widgets, words
-from qmoe_core import datasets
+from qmoe_core import datasets, numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import ood
 from qmoe_core.evaluation.ood import UnknownClassesResult
-from qmoe_core.evaluation.selective import Auroc
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import HoldOut, Job
 from qmoe_core.runtime.store import Store
@@ -26,7 +23,7 @@ def kept(bundle: Bundle) -> list[UnknownClassesResult]:
         found = tuple(entry.key for entry in Store().list(ood.KIND))
         return [*_reports(found, embedder_id, classes), *ood.shipped(embedder_id, classes)]
     except UserError as error:
-        st.warning(widgets.plain(str(error)))
+        widgets.warning(error)
         return []
 
 
@@ -35,24 +32,6 @@ def _reports(
     found: tuple[str, ...], embedder_id: str, classes: tuple[str, ...]
 ) -> list[UnknownClassesResult]:
     return [ood.report(held) for held in ood.kept(Store(), embedder_id, classes)] if found else []
-
-
-def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Auroc]:
-    """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
-    if len(reports) == 1:
-        return reports[0].detection
-    found = {}
-    for name in reports[0].detection:
-        each = [one.detection[name] for one in reports if name in one.detection]
-        values = [one.auroc for one in each]
-        found[name] = Auroc(
-            auroc=sum(values) / len(values),
-            low=min(values),
-            high=max(values),
-            positives=sum(one.positives for one in each),
-            negatives=sum(one.negatives for one in each),
-        )
-    return found
 
 
 def offer(bundle: Bundle, *, first: bool) -> None:
@@ -88,14 +67,12 @@ def offer(bundle: Bundle, *, first: bool) -> None:
                 with st.spinner("Starting …"):
                     public.submit(_request(bundle, tuple(held)))
             except UserError as error:
-                st.error(widgets.plain(str(error)))
+                widgets.error(error)
             else:
                 st.rerun()
-        st.caption(
-            widgets.plain(
-                f"{words.capital(words.listed(bundle.settings().experts))} are trained on every fold, in the "
-                "background; a minute or two."
-            )
+        widgets.caption(
+            f"{words.capital(numbers.listed(bundle.settings().experts))} are trained on every fold, in the "
+            "background; a minute or two."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.views.words import listed
+from qmoe_core.numbers import listed
 
 SHOWN = 40
 """Characters of nonsense that a sentence repeats."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import streamlit as st
 
 from dashboard.session import public
 from dashboard.views import job_panel, words
-from qmoe_core import bundles
+from qmoe_core import bundles, numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation.formats import measured_on
@@ -53,24 +52,10 @@ class Kept:
         """When, where and of what, as the caption under a figure says it."""
         where, busy = self.report.environment, ""
         if "threads" not in where:
-            return f"{words.capital(ago(self.at))}; {where['processor']}."
+            return f"{words.capital(numbers.ago(self.at))}; {where['processor']}."
         if self.load is not None and self.load > BUSY:
             busy = f" The machine was busy (load {self.load:.1f} a core): slow calls count what else it did."
-        return f"{words.capital(ago(self.at))}; {measured_on(self.report, bundle)}.{busy}"
-
-
-def ago(at: float) -> str:
-    """When something was measured.
-
-    >>> ago(time.time() - 7200)
-    'measured 2 hours ago'
-    """
-    seconds = max(0.0, time.time() - at)
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"measured {count:,} {unit}{'s' * (count != 1)} ago"
-    return "measured just now"
+        return f"{words.capital(numbers.ago(self.at))}; {measured_on(self.report, bundle)}.{busy}"
 
 
 def latest(what: str, bundle: Bundle) -> Kept | None:

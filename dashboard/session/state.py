@@ -16,10 +16,11 @@ from typing import Any, get_args
 import streamlit as st
 
 from dashboard.session import linked
-from dashboard.views.words import Abstain, listed
+from dashboard.views.words import Abstain
 from qmoe_core.audio import synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.config import Curiosity
+from qmoe_core.numbers import listed
 from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
 ALPHAS = (

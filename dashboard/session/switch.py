@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.views import widgets
 from qmoe_core import bundles
-from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, Bundle
+from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, Bundle, BundleDataset
 from qmoe_core.errors import BundleError, UserError
 
 KEY = "bundle"
@@ -52,15 +52,32 @@ def bundle() -> Bundle | None:
         try:
             loaded = load(name)
         except UserError as worse:
-            st.error(widgets.plain(str(worse)))
+            widgets.error(worse)
             return None
     st.session_state[_CHOSEN] = name
     _write_link(name)
     if len(names) > 1:
         _selector(names, name)
     if problem:
-        st.warning(widgets.plain(f"{problem}. This is the default bundle."))
+        widgets.warning(f"{problem}. This is the default bundle.")
     return loaded
+
+
+def with_data() -> tuple[Bundle, BundleDataset] | None:
+    """The bundle of this page with its data set; None, with the reason drawn, where there is none."""
+    loaded = bundle()
+    if loaded is None:
+        return None
+    try:
+        data = loaded.dataset
+    except UserError as error:
+        widgets.error(error)
+        return None
+    if data is None:
+        st.info("This bundle carries no data set. Choose another one above, or train it again.")
+        st.page_link(widgets.PAGES / "train.py", label="Train a bundle")
+        return None
+    return loaded, data
 
 
 def _wanted() -> str:

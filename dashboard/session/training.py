@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.session import public
-from dashboard.views import words
-from dashboard.views.words import NBSP
-from qmoe_core import config, datasets
+from qmoe_core import config, datasets, numbers
 from qmoe_core.embedders import OWN
 from qmoe_core.errors import DatasetError, UserError
 from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Story, Train
@@ -174,20 +172,6 @@ def part_shown(asked: Request) -> str:
     return "refit"
 
 
-def duration(seconds: float) -> str:
-    """A time to wait, in words.
-
-    >>> duration(4.2), duration(95)
-    ('4\\xa0s', '1\\xa0min 35\\xa0s')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}{NBSP}s"
-    if whole < 3600:
-        return f"{whole // 60}{NBSP}min {whole % 60}{NBSP}s"
-    return f"{whole // 3600}{NBSP}h {whole % 3600 // 60}{NBSP}min"
-
-
 def time_left(happened: Sequence[Mapping[str, Any]], now: float) -> float | None:
     """Seconds that the stage a job is at will still take, at its pace so far; None before there is one.
 
@@ -217,13 +201,14 @@ def state_of(job: Job, before: int, now: float | None = None) -> str:
     if job.stopping:
         return "It was told to stop and does so within a moment."
     if job.state == "queued":
-        others = f"{words.number(before)} other job{'s' * (before != 1)}"
+        others = f"{numbers.number(before)} other job{'s' * (before != 1)}"
         if public.LIMITS is not None:
             return "It waits for its turn: one job runs at a time, of all visitors."
         return f"It waits for {others}: one runs at a time." if before else "It starts in a moment."
     if job.state == "running":
-        return f"It has run for {duration(now - (job.started or now))}, and goes on when this page is closed."
-    took = f" after {duration(job.ended - job.started)}" if job.ended and job.started else ""
+        spent = numbers.duration(now - (job.started or now))
+        return f"It has run for {spent}, and goes on when this page is closed."
+    took = f" after {numbers.duration(job.ended - job.started)}" if job.ended and job.started else ""
     if job.state == "done":
         return f"Done{took}."
     if job.state == "cancelled":

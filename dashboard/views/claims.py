@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from dashboard.charts.palette import Theme
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
+from qmoe_core.numbers import NBSP
 from qmoe_core.paper.claim import GROUNDS, HOLDS, Claim
 from qmoe_core.paper.claims import Finding, tally
 
@@ -45,12 +43,6 @@ COLUMNS = tuple(
 """Of the CSV."""
 
 Findings = Mapping[int, Finding]
-
-
-def style(theme: Theme) -> str:
-    """The page's rules of style."""
-    rules = Path(__file__).with_name("claims.css").read_text(encoding="utf-8")
-    return f"<style>{rules}{'.qm-claims { --qm-fails: #f0806a; }' if theme.dark else ''}</style>"
 
 
 def state(claim: Claim, findings: Findings) -> str:

@@ -11,12 +11,14 @@ import streamlit as st
 from dashboard.charts import dataset as dataset_charts
 from dashboard.session import linked
 from dashboard.views import compare as compare_views
-from dashboard.views import contenders, tables, widgets, words
+from dashboard.views import tables, widgets, words
 from dashboard.views.dataset_shown import COLOURS, MAPS, PAGE, Shown, first_page, open_clip
-from dashboard.views.tables import Column, decimals
+from dashboard.views.tables import Column
+from qmoe_core import numbers
 from qmoe_core.errors import StoreError, UserError
-from qmoe_core.evaluation import projection
+from qmoe_core.evaluation import contenders, projection
 from qmoe_core.evaluation.projection import Projection
+from qmoe_core.numbers import decimals
 from qmoe_core.runtime.store import Store
 
 
@@ -68,24 +70,21 @@ def filters(shown: Shown, values: dict[str, Any]) -> None:
 
 def the_map(shown: Shown, values: dict[str, Any]) -> None:
     """The embeddings on a plane; a click opens the clip."""
-    st.subheader("Which clips are alike", anchor=False)
+    st.subheader("Map of the embeddings", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control(
+        widgets.one_of(
+            PAGE,
+            "colour",
             "Colour",
-            list(COLOURS),
-            key=linked.widget(PAGE, "colour"),
-            required=True,
-            format_func=COLOURS.__getitem__,
-            wrap=True,
-            help="Uncertainty is the total one, H(q̄) = −Σ q̄_c log q̄_c, of who judges.",
+            COLOURS,
+            "Uncertainty is the total one, H(q̄) = −Σ q̄_c log q̄_c, of who judges.",
         )
-        st.segmented_control(
+        widgets.one_of(
+            PAGE,
+            "map",
             "Map",
-            list(MAPS),
-            key=linked.widget(PAGE, "map"),
-            required=True,
-            format_func=MAPS.__getitem__,
-            help="**PCA**: the two directions of most variance; distances mean something.  \n"
+            MAPS,
+            "**PCA**: the two directions of most variance; distances mean something.  \n"
             "**t-SNE**: neighbours stay neighbours, distances mean nothing; made once, in a few seconds.",
         )
     drawn = laid_out(shown, values)
@@ -108,13 +107,11 @@ def the_map(shown: Shown, values: dict[str, Any]) -> None:
         config={"displayModeBar": False, "scrollZoom": False},
         alt=f"Map of the embeddings of {len(names)} clips; {int(shown.wrong.sum())} of them are errors.",
     )
-    held = "" if drawn.explained is None else f", {words.percent(drawn.explained)} of the variance"
-    st.caption(
-        widgets.plain(
-            f"{MAPS[drawn.method]} of standardised {shown.bundle.embedder} embeddings "
-            f"({shown.data.embeddings.shape[1]} numbers a clip){held}. Crosses: errors of "
-            f"{shown.judged.contender.title}. Press a point to hear it. {compare_views.basis(shown.bundle)}"
-        )
+    held = "" if drawn.explained is None else f", {numbers.percent(drawn.explained)} of the variance"
+    widgets.caption(
+        f"{MAPS[drawn.method]} of standardised {shown.bundle.embedder} embeddings "
+        f"({shown.data.embeddings.shape[1]} numbers a clip){held}. Crosses: errors of "
+        f"{shown.judged.contender.title}. Press a point to play its clip. {compare_views.basis(shown.bundle)}"
     )
 
 
@@ -124,7 +121,7 @@ def laid_out(shown: Shown, values: dict[str, Any]) -> Projection:
     try:
         return projected(bundle.digest, values["map"], embeddings)
     except UserError as error:
-        st.warning(widgets.plain(f"{error}. This is the PCA map."))
+        widgets.warning(f"{error}. This is the PCA map.")
         return projected(bundle.digest, "pca", embeddings)
 
 
@@ -179,8 +176,6 @@ CLASSES = (
         "Mean total uncertainty of the class, H(q̄) = −Σ q̄_c log q̄_c, nats.",
     ),
 )
-
-
 FOLDS = (
     Column("fold", "fold", number=False),
     Column("clips", "clips"),
@@ -191,7 +186,7 @@ FOLDS = (
 
 def the_classes(shown: Shown) -> None:
     """How many clips of what, and how hard they are."""
-    st.subheader("What there is", anchor=False)
+    st.subheader("Classes", anchor=False)
     data, classes = shown.data, shown.bundle.classes
     sources = np.array([clip.source for clip in data.clips])
     uncertainty = shown.judged.uncertainties["total"]
@@ -220,9 +215,7 @@ def the_classes(shown: Shown) -> None:
         else "No recording has clips in two folds."
     )
     made = shown.bundle.provenance
-    st.caption(
-        widgets.plain(
-            f"n = {len(data.clips):,} clips from {len(set(sources)):,} recordings. "
-            f"{leak if len(numbers) > 1 else ''} {made.licence}. {made.citation}"
-        )
+    widgets.caption(
+        f"n = {len(data.clips):,} clips from {len(set(sources)):,} recordings. "
+        f"{leak if len(numbers) > 1 else ''} {made.licence}. {made.citation}"
     )

@@ -14,14 +14,15 @@ from dashboard.components.gallery import Card
 from dashboard.session import linked, recordings
 from dashboard.views import compare as compare_views
 from dashboard.views import tables, widgets, words
-from dashboard.views.contenders import Contender
 from dashboard.views.dataset_shown import CARDS, ORDERS, PAGE, Shown, first_page, open_clip
 from dashboard.views.tables import Column
 from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import selective
+from qmoe_core.evaluation.contenders import Contender
 
 CLIPS = (
     Column("clip", ""),
@@ -38,17 +39,15 @@ CLIPS = (
 def the_list(shown: Shown, values: dict[str, Any]) -> None:
     """Cards of the clips that the filters keep."""
     st.subheader("The clips", anchor=False)
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "order",
         "Order",
-        list(ORDERS),
-        key=linked.widget(PAGE, "order"),
-        required=True,
-        format_func=ORDERS.__getitem__,
-        wrap=True,
-        on_change=first_page,
-        help="**Most uncertain**: largest H(q̄) of who judges.  \n**Most disputed**: all experts of the "
+        ORDERS,
+        "**Most uncertain**: largest H(q̄) of who judges.  \n**Most disputed**: all experts of the "
         "bundle name the most different classes; of equals the larger H(q̄) − mean H(q_i).  \n"
         "**Confidently wrong**: errors of who judges, by the probability max p that it gave them.",
+        on_change=first_page,
     )
     n = len(shown.listed)
     if not n:
@@ -85,10 +84,8 @@ def the_list(shown: Shown, values: dict[str, Any]) -> None:
         else f"The recordings of {shown.bundle.provenance.dataset} are not on this machine: pictures are of "
         "the embeddings, standardised, and there is nothing to hear."
     )
-    st.caption(
-        widgets.plain(
-            f"{pictures} Judged by {shown.judged.contender.title}; {compare_views.basis(shown.bundle)}"
-        )
+    widgets.caption(
+        f"{pictures} Judged by {shown.judged.contender.title}; {compare_views.basis(shown.bundle)}"
     )
 
 
@@ -126,7 +123,7 @@ def card(shown: Shown, index: int, at_hand: dict[str, Any]) -> Card:
     picture = recordings.thumbnail(at_hand[clip.name], theme) if clip.name in at_hand else None
     if picture is None:
         picture = recordings.embedding_picture(shown.bundle.digest, index, theme, shown.data.embeddings)
-    share = words.percent(shown.probability(index))
+    share = numbers.percent(shown.probability(index))
     wrong = bool(shown.wrong[index])
     return Card(
         id=clip.name,
@@ -162,7 +159,7 @@ def one_clip(shown: Shown) -> None:
     around(shown, index)
     decision = Contender("", bundle.settings()).decision(bundle, data.outputs.at(index))
     truth = shown.truth(index)
-    share = words.percent(shown.probability(index))
+    share = numbers.percent(shown.probability(index))
     said = f"{shown.judged.contender.title} calls it {shown.called(index)}, {share}"
     verdict = "Wrong" if shown.wrong[index] else "Right"
     widgets.verdict_block(
@@ -180,11 +177,9 @@ def one_clip(shown: Shown) -> None:
         alt=f"Probability of each class by expert. {who_says(decision)}",
         key="dataset.opinions",
     )
-    st.caption(
-        widgets.plain(
-            "Per cent. Bold: in the bundle’s mixture, ● answers. n = 1 clip, judged by experts that had not "
-            f"heard it (out of fold, seed {bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
-        )
+    widgets.caption(
+        "Per cent. Bold: in the bundle’s mixture, ● answers. n = 1 clip, judged by experts that had not "
+        f"heard it (out of fold, seed {bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
     )
     facts(shown, index)
     with st.container(horizontal=True):
@@ -210,14 +205,13 @@ def who_says(decision: Decision) -> str:
     for expert in decision.experts:
         said.setdefault(words.readable(expert.label), []).append(expert.name)
     if len(said) == 1:
-        return f"All {words.number(len(decision.experts))} experts say {next(iter(said))}."
+        return f"All {numbers.number(len(decision.experts))} experts say {next(iter(said))}."
     ranked = sorted(said.items(), key=lambda item: -len(item[1]))
     first, names = ranked[0]
-    rest = "".join(f", {words.listed(others)} {label}" for label, others in ranked[1:])
+    rest = "".join(f", {numbers.listed(others)} {label}" for label, others in ranked[1:])
     verb = "says" if len(names) == 1 else "say"
-    return (
-        f"Of {words.number(len(decision.experts))} experts, {words.number(len(names))} {verb} {first}{rest}."
-    )
+    n = len(decision.experts)
+    return f"Of {numbers.number(n)} experts, {numbers.number(len(names))} {verb} {first}{rest}."
 
 
 def around(shown: Shown, index: int) -> None:
@@ -255,17 +249,15 @@ def around(shown: Shown, index: int) -> None:
 def hear(name: str, at_hand: dict[str, Any], bundle: Bundle) -> None:
     """Player and spectrogram, where the recording is at hand."""
     if name not in at_hand:
-        st.caption(
-            widgets.plain(
-                f"The recordings of {bundle.provenance.dataset} are not on this machine, so there is nothing "
-                "to hear; what is shown comes from the embedding."
-            )
+        widgets.caption(
+            f"The recordings of {bundle.provenance.dataset} are not on this machine, so there is nothing "
+            "to hear; what is shown comes from the embedding."
         )
         return
     try:
         heard = recordings.heard(at_hand[name])
     except UserError as error:
-        st.warning(widgets.plain(str(error)))
+        widgets.warning(error)
         return
     st.audio(str(at_hand[name]), autoplay=st.session_state.pop("dataset.play", False))
     widgets.figure(

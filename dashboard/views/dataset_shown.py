@@ -11,31 +11,23 @@ import streamlit as st
 
 from dashboard.session import linked
 from dashboard.session.linked import Control
-from dashboard.views import contenders, words
-from dashboard.views.contenders import Judged
+from dashboard.views import words
 from qmoe_core.bundles import Bundle, BundleDataset
-from qmoe_core.evaluation import selective
+from qmoe_core.evaluation import contenders, selective
+from qmoe_core.evaluation.contenders import Judged
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Mixed, Settings
 
 PAGE = "dataset"
-
-
 CARDS = 18
 """Cards on a page of the list."""
-
-
 ORDERS = {
     "file": "by name",
     "uncertain": "most uncertain",
     "disputed": "most disputed",
     "wrong": "confidently wrong",
 }
-
-
 COLOURS = {"class": "class", "error": "right or wrong", "uncertainty": "uncertainty", "fold": "fold"}
-
-
 MAPS = {"pca": "PCA", "t-sne": "t-SNE"}
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.charts import palette
 from dashboard.session import measured
 from dashboard.session.linked import widget
-from dashboard.views import ledger, widgets
+from dashboard.views import tables, widgets
 from dashboard.views.efficiency_controls import PAGE
 from dashboard.views.efficiency_costs import energy_panel, latency_panel
 from dashboard.views.tables import Column
@@ -18,6 +18,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.evaluation.scenarios import Answer, answers
 from qmoe_core.measure import environment
+from qmoe_core.numbers import decimals
 
 
 @st.cache_data(ttl=5, show_spinner=False)
@@ -59,20 +60,14 @@ def the_deployment(bundle: Bundle, values: dict[str, Any]) -> None:
         the_paper(answer)
     st.subheader("All scenarios", anchor=False)
     rows = [scenario_row(one) for one in every]
-    st.html(
-        ledger.html(
-            SCENARIO_COLUMNS, [row | {"mark": row["id"] == answer.scenario.id} for row in rows], "Scenarios"
-        )
-    )
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        written = [Column(key, "") for key in rows[0]]
-        ledger.download("Scenarios", written, lambda: rows, "scenarios")
-        ledger.meanings(SCENARIO_COLUMNS)
-        st.page_link(widgets.PAGES / "formats.py", label="Set your own limits on Formats")
+    marked = [row | {"mark": row["id"] == answer.scenario.id} for row in rows]
+    file = ([Column(key, "") for key in rows[0]], rows)
+    tables.table(SCENARIO_COLUMNS, marked, name="scenarios", title="Scenarios", label="Scenarios", file=file)
+    st.page_link(widgets.PAGES / "formats.py", label="Set your own limits on Formats")
     notes = [f"F1: {widgets.how(bundle)}, out of fold."]
     notes += [f"Latency: n = {latency.n:,} calls. {latency.basis(bundle)}"] if latency else []
     notes += [f"Energy: {energy.basis(bundle)}"] if energy else []
-    st.caption(widgets.plain(" ".join(notes)))
+    widgets.caption(" ".join(notes))
 
 
 def the_pick(answer: Answer) -> None:
@@ -84,7 +79,7 @@ def the_pick(answer: Answer) -> None:
     colour = palette.expert_colour(one.name) if one.kind == "expert" else widgets.theme().accent
     sentence = answer.reason.removeprefix(f"{one.name}: ")
     widgets.verdict_block(Verdict(one.name, sentence, refused=False), colour)
-    st.caption(widgets.plain(f"The rule: {answer.scenario.rule[:1].lower()}{answer.scenario.rule[1:]}"))
+    widgets.caption(f"The rule: {answer.scenario.rule[:1].lower()}{answer.scenario.rule[1:]}")
 
 
 def the_paper(answer: Answer) -> None:
@@ -102,17 +97,14 @@ def the_paper(answer: Answer) -> None:
         st.markdown(widgets.plain(answer.verdict))
     st.caption(
         "The paper’s times are those of a whole validation phase in its tracker, five values each; ours are "
-        "of "
-        "one call."
+        "of one call."
     )
 
 
 SCENARIO_COLUMNS = (
     Column("scenario", "When it must be", number=False),
-    Column("format", "ours", ledger.expert, number=False),
-    Column(
-        "f1", "F1", lambda value: f"{value:.3f}", r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."
-    ),
+    Column("format", "ours", tables.expert, number=False),
+    Column("f1", "F1", decimals(3), r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."),
     Column(
         "p50_us",
         "median, µs",

@@ -8,8 +8,6 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.scenarios import SCENARIOS
 
 PAGE = "efficiency"
-
-
 VIEWS = {
     "deploy": "What to deploy",
     "latency": "Latency",
@@ -17,11 +15,7 @@ VIEWS = {
     "memory": "Memory and size",
     "emissions": "Emissions",
 }
-
-
 KINDS = {"experts": "experts", "mixtures": "mixtures", "peers": "other engines"}
-
-
 PER_DAY = tuple(float(10**power) for power in range(2, 10))
 
 

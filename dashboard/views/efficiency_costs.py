@@ -10,14 +10,15 @@ from dashboard.charts import efficiency as efficiency_charts
 from dashboard.session import measured
 from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
-from dashboard.views import ledger, widgets, words
+from dashboard.views import tables, widgets, words
 from dashboard.views.efficiency_controls import KINDS, PAGE
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.measure.energy import QUOTABLE_BLOCK_S
 from qmoe_core.measure.peers import TORCH_FP32
+from qmoe_core.numbers import NBSP, decimals, p_value, three
 from qmoe_core.runtime.jobs import Bench
 
 LEVEL = 0.05
@@ -36,22 +37,14 @@ def latency_panel(bundle: Bundle, *, cold: bool = False, primary: bool = False) 
     measured.panel(choices, primary=primary)
 
 
-def _us(value: float) -> str:
-    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
 LATENCY_COLUMNS = (
-    Column("name", "Expert or engine", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Expert or engine", tables.expert, words.FORMATS, number=False),
     Column("n", "n", lambda n: f"{n:,}", "Timed calls."),
-    Column("p50_us", "median, µs", _us, "Half of the calls take at most so long, $t_{0.5}$."),
-    Column("p95_us", "p95", _us, "95 % of the calls take at most so long, $t_{0.95}$."),
-    Column("p99_us", "p99", _us, "99 % of the calls take at most so long, $t_{0.99}$."),
-    Column("mean_us", "mean", _us, r"$\bar t = \frac{1}{n}\sum_j t_j$."),
-    Column("std_us", "deviation", _us, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
+    Column("p50_us", "median, µs", three, "Half of the calls take at most so long, $t_{0.5}$."),
+    Column("p95_us", "p95", three, "95 % of the calls take at most so long, $t_{0.95}$."),
+    Column("p99_us", "p99", three, "99 % of the calls take at most so long, $t_{0.99}$."),
+    Column("mean_us", "mean", three, r"$\bar t = \frac{1}{n}\sum_j t_j$."),
+    Column("std_us", "deviation", three, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
     Column(
         "speedup_vs_fp32",
         f"speed-up on {TORCH_FP32}",
@@ -74,10 +67,9 @@ LATENCY_COLUMNS = (
     ),
 )
 
-
 VARIANCE_COLUMNS = (
-    Column("name", "Expert or engine", ledger.expert, number=False),
-    Column("std_us", "deviation, µs", _us, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
+    Column("name", "Expert or engine", tables.expert, number=False),
+    Column("std_us", "deviation, µs", three, r"$s = \sqrt{\frac{1}{n-1}\sum_j (t_j - \bar t)^2}$."),
     Column(
         "variance_ratio",
         f"variance, to {TORCH_FP32}",
@@ -87,11 +79,13 @@ VARIANCE_COLUMNS = (
     Column(
         "brown_forsythe_p",
         "p",
-        _p,
+        p_value,
         "Brown–Forsythe test of equal variances: Levene’s $W$ on $|t_j - \\mathrm{median}|$, two-sided.",
     ),
-    Column("p_holm", "Holm", _p, "The p after Holm’s correction: $\\max_{i \\le j} (m - i + 1)\\,p_{(i)}$."),
-    Column("p_bonferroni", "Bonferroni", _p, "The p times the number of tests, $\\min(1, m\\,p)$."),
+    Column(
+        "p_holm", "Holm", p_value, "The p after Holm’s correction: $\\max_{i \\le j} (m - i + 1)\\,p_{(i)}$."
+    ),
+    Column("p_bonferroni", "Bonferroni", p_value, "The p times the number of tests, $\\min(1, m\\,p)$."),
 )
 
 
@@ -106,10 +100,9 @@ def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     latency_panel(bundle, cold=values["cold"], primary=kept is None)
     if kept is None:
         how = " with cold caches" if values["cold"] else ""
-        ledger.empty(
+        widgets.empty(
             f"No latency was measured{how} on this machine yet. The run times this bundle’s experts and "
-            "mixtures "
-            "and other engines, in rounds of random order, pinned to one core."
+            "mixtures and other engines, in rounds of random order, pinned to one core."
         )
         return
     st.pills(
@@ -122,20 +115,19 @@ def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     )
     wanted = [kind.removesuffix("s") for kind in KINDS if kind in values["show"]]
     rows = [row for kind in wanted for row in kept.report.rows if row["kind"] == kind]
-    st.html(ledger.html(LATENCY_COLUMNS, rows, "Latency"))
-    with st.container(horizontal=True, gap="small"):
-        written = [Column(key, "") for key in kept.report.rows[0] if key != "quantiles_us"]
-        ledger.download("Latency", written, lambda: flat(kept.report.rows), "latency")
-        ledger.meanings(LATENCY_COLUMNS)
-    basis = (
-        f"n = {kept.n:,} calls of each, {kept.report.environment['rounds']:,} rounds. {kept.basis(bundle)}"
-    )
-    st.caption(widgets.plain(basis))
+    every = kept.report.rows
+    written = [Column(key, "") for key in every[0] if key != "quantiles_us"]
+    file = (written, lambda: flat(every))
+    tables.table(LATENCY_COLUMNS, rows, name="latency", title="Latency", label="Latency", file=file)
+    rounds = kept.report.environment["rounds"]
+    widgets.caption(f"n = {kept.n:,} calls of each, {rounds:,} rounds. {kept.basis(bundle)}")
     left, right = st.columns(2, gap="large")
     theme = widgets.theme()
     with left:
         st.subheader("Distributions", anchor=False)
-        said = "; ".join(f"{row['name']} {_us(row['p50_us'])} µs, p95 {_us(row['p95_us'])}" for row in rows)
+        said = "; ".join(
+            f"{row['name']} {three(row['p50_us'])} µs, p95 {three(row['p95_us'])}" for row in rows
+        )
         widgets.figure(
             efficiency_charts.distributions(rows, theme),
             alt=f"Share of calls against time. {said}.",
@@ -163,7 +155,7 @@ def flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def the_variances(kept: Kept) -> None:
     """Is one steadier than another? The paper's 82 %, tested properly."""
-    st.subheader("Is any of them steadier?", anchor=False)
+    st.subheader("Variance of the times", anchor=False)
     rows = kept.report.rows
     base = next(row for row in rows if row["name"] == TORCH_FP32)["std_us"]
     tested = [
@@ -174,20 +166,17 @@ def the_variances(kept: Kept) -> None:
     differing = [row for row in tested if row["p_holm"] < LEVEL]
     steadier = sum(row["variance_ratio"] < 1 for row in differing)
     st.markdown(
-        f"**{words.capital(words.number(len(differing)))} of {len(tested)}** differ in variance from "
-        f"{TORCH_FP32} "
-        f"at {100 * LEVEL:.0f} % after Holm’s correction, {words.number(steadier)} of them steadier. The "
-        "paper’s "
-        "“82 %, p = 0.008” compares a curious mixture with FP32 rather than with the same mixture without "
-        "curiosity, is a ratio of deviations, and was not corrected."
+        f"**{words.capital(numbers.number(len(differing)))} of {len(tested)}** differ in variance from "
+        f"{TORCH_FP32} at {100 * LEVEL:.0f} % after Holm’s correction, {numbers.number(steadier)} of them "
+        "steadier. The paper’s “82 %, p = 0.008” compares a curious mixture with FP32 rather than with the "
+        "same mixture without curiosity, is a ratio of deviations, and was not corrected."
     )
     with st.expander("The tests"):
-        st.html(ledger.html(VARIANCE_COLUMNS, tested, "Tests of equal variance"))
-        ledger.meanings(VARIANCE_COLUMNS)
+        st.html(tables.html(VARIANCE_COLUMNS, tested, "Tests of equal variance"))
+        tables.meanings(VARIANCE_COLUMNS)
         st.caption(
             f"n = {kept.n:,} calls of each. The test takes calls as independent; calls of one round share a "
-            "moment, "
-            "so read small p with care."
+            "moment, so read small p with care."
         )
 
 
@@ -208,24 +197,20 @@ def energy_panel(bundle: Bundle, *, primary: bool = False) -> None:
     measured.panel(choices, primary=primary)
 
 
-def _mj(value: float) -> str:
-    return f"{value:.3g}"
-
-
 ENERGY_COLUMNS = (
-    Column("name", "Expert or engine", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Expert or engine", tables.expert, words.FORMATS, number=False),
     Column("source", "how", number=False, meaning="By a meter, or modelled from load and time."),
     Column("n", "n", lambda n: f"{n:,}", "Calls that the energy was divided by."),
     Column(
         "gross_mj",
         "energy, mJ",
-        _mj,
+        three,
         r"All that was drawn meanwhile, a call: $E = (P_{cpu} + P_{ram})\,t / n$.",
     ),
-    Column("cpu_mj", "processor", _mj, r"$P_{cpu}\,t/n$: a meter’s, or thermal design power times load."),
-    Column("ram_mj", "memory", _mj, r"$P_{ram}\,t/n$, with $P_{ram}$ always a constant."),
-    Column("net_mj", "net of idling", _mj, r"$E - P_{idle}\,t/n$."),
-    Column("co2_ug", "CO₂, µg", _mj, r"$E \cdot$ g/kWh of the grid."),
+    Column("cpu_mj", "processor", three, r"$P_{cpu}\,t/n$: a meter’s, or thermal design power times load."),
+    Column("ram_mj", "memory", three, r"$P_{ram}\,t/n$, with $P_{ram}$ always a constant."),
+    Column("net_mj", "net of idling", three, r"$E - P_{idle}\,t/n$."),
+    Column("co2_ug", "CO₂, µg", three, r"$E \cdot$ g/kWh of the grid."),
     Column("cpu_s_per_million", "CPU-s a million", lambda v: f"{v:,.3g}", r"$10^6\,t_{cpu}/n$."),
     Column(
         "ratio_vs_fp32",
@@ -242,10 +227,9 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
     kept = measured.latest("energy", bundle)
     energy_panel(bundle, primary=kept is None)
     if kept is None:
-        ledger.empty(
+        widgets.empty(
             "No energy was measured on this machine yet. Experts and an idle machine take turns in blocks; "
-            "where the "
-            "processor has no meter, power is modelled, and every figure says so."
+            "where the processor has no meter, power is modelled, and every figure says so."
         )
         return
     rows, where = kept.report.rows, kept.report.environment
@@ -256,34 +240,28 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
         f"**These figures are {word}.** "
         + (
             "This machine shows no energy meter, so the processor’s power is its thermal design power times "
-            "its "
-            "load. "
+            "its load. "
             if modelled
             else ""
         )
-        + f"The memory’s share, always a constant times the time, is {words.percent(memory)} of the total: "
-        "energy "
-        "mostly restates latency, here as in the paper (76 %)."
+        + f"The memory’s share, always a constant times the time, is {numbers.percent(memory)} of the "
+        "total: energy mostly restates latency, here as in the paper (76 %)."
     )
-    st.html(ledger.html(ENERGY_COLUMNS, rows, "Energy and CO2 of a call"))
-    with st.container(horizontal=True, gap="small"):
-        written = [Column(key, "") for key in rows[0] if key != "deployment"]
-        ledger.download("Energy", written, lambda: flat(rows), "energy")
-        ledger.meanings(ENERGY_COLUMNS)
+    file = ([Column(key, "") for key in rows[0] if key != "deployment"], lambda: flat(rows))
+    title = "Energy and CO2 of a call"
+    tables.table(ENERGY_COLUMNS, rows, name="energy", title=title, label="Energy", file=file)
     widgets.figure(
         efficiency_charts.energy(rows, widgets.theme()),
         alt=f"Energy of a call, {word}: "
-        + "; ".join(f"{r['name']} {_mj(r['gross_mj'])} mJ" for r in rows)
+        + "; ".join(f"{r['name']} {three(r['gross_mj'])} mJ" for r in rows)
         + ".",
         key="energy",
     )
     quotable = "" if where["quotable"] else " Blocks this short are for a first look, not for quoting."
-    st.caption(
-        widgets.plain(
-            f"Full colour: processor; pale: memory; tick: net of idling. {rows[0]['blocks']} blocks of "
-            f"{where['block_s']:g} s of each, {where['country']} at {kept.grid:.0f} g of CO₂ a kWh, {word}. "
-            f"{kept.basis(bundle)}{quotable}"
-        )
+    widgets.caption(
+        f"Full colour: processor; pale: memory; tick: net of idling. {rows[0]['blocks']} blocks of "
+        f"{where['block_s']:g} s of each, {where['country']} at {kept.grid:.0f} g of CO₂ a kWh, {word}. "
+        f"{kept.basis(bundle)}{quotable}"
     )
 
 
@@ -299,14 +277,13 @@ MEMORY_COLUMNS = (
     Column(
         "seconds",
         "first answer, s",
-        lambda v: f"{v:.2f}",
+        decimals(2),
         "From start to the first answer, imports included.",
     ),
 )
 
-
 SIZE_COLUMNS = (
-    Column("name", "Expert", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Expert", tables.expert, words.FORMATS, number=False),
     Column("bits", "bits", str, "Bits that a stored weight takes."),
     Column("bytes", "this bundle’s, kB", lambda v: f"{v / 1e3:,.1f}", "Bytes of the expert’s file."),
     Column("smaller", "smaller than FP32", lambda v: f"{v:.2f}{NBSP}×", r"$B_{\mathrm{fp32}} / B$."),
@@ -327,22 +304,17 @@ def the_memory(bundle: Bundle, values: dict[str, Any]) -> None:
     request = Bench(measure="memory", bundle=measured.named(bundle))
     measured.panel([("Measure: three fresh processes, about half a minute", request)], primary=kept is None)
     if kept is None:
-        ledger.empty("No memory was measured on this machine yet.")
+        widgets.empty("No memory was measured on this machine yet.")
     else:
         rows = kept.report.rows
-        st.html(ledger.html(MEMORY_COLUMNS, rows, "Memory of serving"))
-        written = [Column(key, "") for key in rows[0] if key != "heavy_imports"]
-        with st.container(horizontal=True, gap="small"):
-            ledger.download("Memory", written, lambda: rows, "memory")
-            ledger.meanings(MEMORY_COLUMNS)
+        file = ([Column(key, "") for key in rows[0] if key != "heavy_imports"], rows)
+        title = "Memory of serving"
+        tables.table(MEMORY_COLUMNS, rows, name="memory", title=title, label="Memory", file=file)
         share = rows[0]["experts_bytes"] / rows[0]["peak_bytes"]
-        st.caption(
-            widgets.plain(
-                f"The experts are {words.percent(share)} of the peak; the rest is Python and its libraries, "
-                "which is "
-                f"why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} processes. "
-                f"{kept.basis(bundle)}"
-            )
+        widgets.caption(
+            f"The experts are {numbers.percent(share)} of the peak; the rest is Python and its libraries, "
+            f"which is why the paper’s 0.86 to 1.17 GB do not follow the bits. n = {rows[0]['n']} "
+            f"processes. {kept.basis(bundle)}"
         )
     st.subheader("Size on disk", anchor=False)
     sizes = measured.latest("size", bundle)
@@ -361,10 +333,7 @@ def the_memory(bundle: Bundle, values: dict[str, Any]) -> None:
         for one in found
     ]
     columns = SIZE_COLUMNS if sizes else SIZE_COLUMNS[:4]
-    st.html(ledger.html(columns, rows, "Size of each expert"))
-    with st.container(horizontal=True, gap="small"):
-        ledger.download("Sizes", columns, lambda: rows, "size")
-        ledger.meanings(columns)
+    tables.table(columns, rows, name="size", title="Size of each expert", label="Sizes")
     if sizes is None:
         request = Bench(measure="size", experts=bundle.experts)
         measured.panel([("Compare with the paper’s Table 7: a few seconds", request)])

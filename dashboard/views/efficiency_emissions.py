@@ -11,20 +11,20 @@ from dashboard.session import fragments, linked, measured
 from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
 from dashboard.session.state import stops
-from dashboard.views import ledger, widgets, words
+from dashboard.views import tables, widgets
 from dashboard.views.efficiency_controls import PAGE, PER_DAY, controls
 from dashboard.views.efficiency_costs import energy_panel
 from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure.energy import Deployment, deployment
+from qmoe_core.numbers import days, grams
 
 
 def the_emissions(bundle: Bundle, values: dict[str, Any]) -> None:
     """Training once against serving for years, with this machine's figures."""
     kept = measured.latest("energy", bundle)
     if kept is None:
-        ledger.empty(
+        widgets.empty(
             "This needs the energy of a call and of a training run, which were not measured here yet."
         )
         energy_panel(bundle, primary=True)
@@ -106,35 +106,11 @@ def the_balance(kept: Kept, found: Deployment, trained: dict[str, Any], bundle: 
     st.markdown(
         f"At {found.per_day:,.0f} inferences a day, serving has emitted as much as training after "
         f"**{days(found.break_even_days)}**. The paper says 1,000 inferences; its own figures give 3,468, "
-        "and for "
-        "one year of the same volume it names both 2.4 g and 55 kg."
+        "and for one year of the same volume it names both 2.4 g and 55 kg."
     )
     row = {**found.__dict__}
-    ledger.download("Emissions", [Column(key, "") for key in row], lambda: [row], "emissions")
-    st.caption(
-        widgets.plain(
-            f"Rising: serving; dashed: training ({trained['what']}, n = {trained['n']}, "
-            f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"
-        )
+    tables.download([Column(key, "") for key in row], lambda: [row], "emissions", "Emissions")
+    widgets.caption(
+        f"Rising: serving; dashed: training ({trained['what']}, n = {trained['n']}, "
+        f"{3.6e6 * trained['kwh']:.3g} J each, {trained['source']}). {kept.basis(bundle)}"
     )
-
-
-def grams(value: float) -> str:
-    """A mass of CO2 with a fitting unit.
-
-    >>> grams(2.5e-6), grams(55_000)
-    ('2.5\\xa0µg', '55\\xa0kg')
-    """
-    for limit, unit in ((1e-6, "ng"), (1e-3, "µg"), (1.0, "mg"), (1e3, "g"), (1e6, "kg")):
-        if value < limit:
-            return f"{1e3 * value / limit:.3g}{NBSP}{unit}"
-    return f"{value / 1e6:,.3g}{NBSP}t"
-
-
-def days(value: float) -> str:
-    """A stretch of time in words."""
-    if value < 1 / 24:
-        return words.seconds(86400 * value)
-    if value < 2:
-        return f"{24 * value:.1f} hours"
-    return f"{value:,.0f} days" if value < 730 else f"{value / 365:,.1f} years"

@@ -70,8 +70,7 @@ EQUATIONS = (
         r"M(f) = 1125 \cdot \ln\left(1 + \frac{f}{700}\right)",
         "STFT with window 2,048 and hop 512, triangular filters on the mel scale.",
         "The same, with 128 bands up to 11,025 Hz. The constant 1,125 cancels, because filters lie evenly "
-        "between "
-        "two mel values.",
+        "between two mel values.",
         (
             "qmoe_core.audio.mel:hz_to_mel",
             "qmoe_core.audio.mel:mel_filterbank",
@@ -86,10 +85,8 @@ EQUATIONS = (
         r" \\[1ex] s = \frac{\max|W|}{2^{k-1}-1} \end{gathered}",
         "k from {1, 2, 4, 8, 16}. Its code quantizes in float at every call, and leaves 16 bits as float.",
         "Weights are packed once and served as integers; 16 bits are quantized to 16 bits. Eq. 2 divides by "
-        "zero "
-        "at k = 1, so one bit is the sign times the mean of |W|. At k = 2 the grid is −1, 0, 1 and most "
-        "weights "
-        "fall to zero: the 2-bit cliff.",
+        "zero at k = 1, so one bit is the sign times the mean of |W|. At k = 2 the grid is −1, 0, 1 and "
+        "most weights fall to zero: the 2-bit cliff.",
         (
             "qmoe_core.experts.layers:BitLinear",
             "qmoe_core.experts.layers:quantise_activation",
@@ -101,8 +98,7 @@ EQUATIONS = (
         "Ternary weights (BitNet)",
         r"W_{\mathrm{ternary}} = \mathrm{sign}(W) \cdot \mathbb{1}(|W| > \tau)",
         "τ is a learned threshold and the scale is learned for each channel. In its code both are fixed or "
-        "computed, "
-        "and activations are made ternary as well.",
+        "computed, and activations are made ternary as well.",
         "Threshold and scale are learned for each output channel; activations have 8 bits.",
         ("qmoe_core.experts.layers:TernaryLinear",),
     ),
@@ -111,8 +107,7 @@ EQUATIONS = (
         "Popcount",
         r"y = \mathrm{popcount}(x_b \oplus w_b) - \frac{d}{2}",
         "Called 8-bit post-training quantization, though every number in it is one bit. Its code sums byte "
-        "values "
-        "instead of bits, and passes no gradient.",
+        "values instead of bits, and passes no gradient.",
         "Single bits counted as such, after a short fine-tune. Eq. 4 is −½ of the product of the ±1 vectors; "
         "the factor "
         "goes into the scale. The 8-bit rounding that the paper’s table measures is our expert ptq8.",
@@ -163,13 +158,10 @@ EQUATIONS = (
         "Curiosity",
         r"r_i^{\mathrm{curious}} \propto r_i \cdot \exp(\alpha \cdot \mathrm{KL}(q_i \,\|\, \bar q))",
         "α is 0.2 or 0.3. The equation is absent from its code, where curiosity is ten passes that are "
-        "computed, "
-        "logged and not used.",
+        "computed, logged and not used.",
         "As printed. It needs every expert’s output, and rewards the one that deviates most, which may be "
-        "the worst. "
-        "Quantized copies of one classifier differ by about 0.01 nats, so at α = 0.3 the bonus is about "
-        "1.003: it takes "
-        "α of 10 and more, or a much coarser expert, to move the routing.",
+        "the worst. Quantized copies of one classifier differ by about 0.01 nats, so at α = 0.3 the bonus "
+        "is about 1.003: it takes α of 10 and more, or a much coarser expert, to move the routing.",
         (
             "qmoe_core.routing.uncertainty:divergence",
             "qmoe_core.routing.curiosity:bonus",

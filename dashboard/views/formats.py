@@ -14,27 +14,22 @@ from dashboard.session import fragments, linked, measured
 from dashboard.session.linked import Control, widget
 from dashboard.session.measured import Kept
 from dashboard.session.state import stops
-from dashboard.views import ledger, widgets, words
+from dashboard.views import widgets, words
 from dashboard.views.formats_weights import the_table
-from dashboard.views.words import NBSP, Verdict
+from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import pareto
 from qmoe_core.evaluation.formats import YARDSTICK, Format
-from qmoe_core.evaluation.pareto import Budget, Cost, amount
+from qmoe_core.evaluation.pareto import Budget, Cost
+from qmoe_core.numbers import NBSP, amount
 from qmoe_core.runtime.jobs import Bench
 
 PAGE = "formats"
-
-
 NO_LIMIT = math.inf
-
-
 KEEPS = (0.0, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999, 1.0)
-
-
 DEADLINES = (2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 200.0, 500.0, 1000.0, NO_LIMIT)
 """Stops of the deadline, µs."""
-
 
 SIZES = (
     100.0,
@@ -53,21 +48,11 @@ SIZES = (
     NO_LIMIT,
 )
 """Stops of the size budget, kB."""
-
-
 ENERGIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, NO_LIMIT)
 """Stops of the energy budget, mJ."""
-
-
 CALLS = {"p50_us": "50 %", "p95_us": "95 %", "p99_us": "99 %"}
-
-
-CHEAPEST = {"size": "smallest", "latency": "fastest", "energy": "thriftiest"}
-
-
+CHEAPEST = {"size": "smallest", "latency": "fastest", "energy": "least energy"}
 QUICK_N, FULL_N = 300, 2000
-
-
 SQUEEZE = 0.95
 """Formats that keep less than this stand on the lower edge of the figure, unless the budget is lower."""
 
@@ -150,22 +135,20 @@ def the_budget(values: dict[str, Any]) -> None:
 
 def the_terms(values: dict[str, Any], latency: Kept | None, energy: Kept | None) -> None:
     """What counts as within, what cheap means, and the other budgets."""
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "cheapest",
         "Cheapest is the",
-        list(CHEAPEST),
-        key=widget(PAGE, "cheapest"),
-        required=True,
-        format_func=CHEAPEST.__getitem__,
-        help="Smallest files, least time of a call, or least energy of a call.",
+        CHEAPEST,
+        "Smallest files, least time of a call, or least energy of a call.",
     )
-    st.segmented_control(
+    widgets.one_of(
+        PAGE,
+        "calls",
         "Calls that must be in time",
-        list(CALLS),
-        key=widget(PAGE, "calls"),
-        required=True,
-        format_func=CALLS.__getitem__,
+        CALLS,
+        "The median, the 95th or the 99th percentile of the measured times.",
         disabled=latency is None,
-        help="The median, the 95th or the 99th percentile of the measured times.",
     )
     with st.expander("More budgets", expanded=NO_LIMIT not in (values["size"], values["energy"])):
         st.select_slider(
@@ -232,7 +215,7 @@ def the_trade(
     shown = [one for one in candidates if getattr(one, cost) is not None]
     if not shown:
         what = pareto.COSTS[cost][1]
-        ledger.empty(f"No {what} was measured on this machine yet, so there is nothing to draw F1 against.")
+        widgets.empty(f"No {what} was measured on this machine yet, so there is nothing to draw F1 against.")
         return
     on_front = {one.name for one, best in zip(shown, pareto.front(shown, (cost,)), strict=True) if best}
     yardstick = next((one.f1 for one in candidates if one.name == YARDSTICK), None)
@@ -257,16 +240,14 @@ def the_trade(
             floor=min(wanted, SQUEEZE * yardstick) if wanted and yardstick else 0.0,
             theme=widgets.theme(),
         ),
-        alt=f"F1 against {pareto.COSTS[cost][1]}: {said}. On the front: {words.listed(sorted(on_front))}.",
+        alt=f"F1 against {pareto.COSTS[cost][1]}: {said}. On the front: {numbers.listed(sorted(on_front))}.",
         key="trade",
     )
     kept = {"latency": latency, "energy": energy}.get(pareto.COSTS[cost][1])
-    st.caption(
-        widgets.plain(
-            "As large as its files; grey does not fit; diamonds: mixtures; triangles: a lower F1 than drawn; "
-            "dashed: your limits; dotted: the front, which nothing beats in both. "
-            + (f"n = {kept.n:,} calls. {kept.basis(bundle)}" if kept else "Bytes on disk, counted.")
-        )
+    widgets.caption(
+        "As large as its files; grey does not fit; diamonds: mixtures; triangles: a lower F1 than drawn; "
+        "dashed: your limits; dotted: the front, which nothing beats in both. "
+        + (f"n = {kept.n:,} calls. {kept.basis(bundle)}" if kept else "Bytes on disk, counted.")
     )
 
 

@@ -10,40 +10,35 @@ import streamlit as st
 
 from dashboard.charts import formats as format_charts
 from dashboard.session.measured import Kept
-from dashboard.views import ledger, widgets, words
-from dashboard.views.ledger import Html
-from dashboard.views.tables import Column
-from dashboard.views.words import NBSP
+from dashboard.views import tables, widgets, words
+from dashboard.views.tables import Column, Html
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import pareto
 from qmoe_core.evaluation.formats import Format, WeightGrid, weight_grids
-from qmoe_core.evaluation.pareto import Budget, amount
+from qmoe_core.evaluation.pareto import Budget
 from qmoe_core.experts.spec import EXPERTS, NAMES
+from qmoe_core.numbers import amount, decimals, percents, three
 
 PAPER_SHARES = {"q1": 98.3, "q2": 95.5, "q4": 99.9, "q8": 99.8, "q16": 100.0}
 """Per cent of the 16-bit F1 on ESC-50, the paper's Table 2."""
 
 
-def _us(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
-
-
 COLUMNS = (
-    Column("name", "Format", ledger.expert, words.FORMATS, number=False),
+    Column("name", "Format", tables.expert, words.FORMATS, number=False),
     Column("bits", "bits", meaning="Bits that a stored weight takes."),
     Column("f1", "F1", meaning=r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold, ± deviation."),
     Column("share_of_16bit", "% of 16-bit", meaning=r"$F_1 / F_1^{16}$, as in the paper’s Table 2."),
     Column(
         "paper_share",
         "paper’s, %",
-        lambda v: f"{v:.1f}",
+        decimals(1),
         r"The paper’s $F_1 / F_1^{16}$ on ESC-50, per cent.",
     ),
     Column("bytes", "size", lambda v: amount("bytes", v), "Bytes of the files that must be carried."),
-    Column("p50_us", "median, µs", _us, r"Half of the calls take at most so long, $t_{0.5}$."),
-    Column("p95_us", "p95, µs", _us, r"95 % of the calls take at most so long, $t_{0.95}$."),
-    Column("p99_us", "p99, µs", _us, r"99 % of the calls take at most so long, $t_{0.99}$."),
+    Column("p50_us", "median, µs", three, r"Half of the calls take at most so long, $t_{0.5}$."),
+    Column("p95_us", "p95, µs", three, r"95 % of the calls take at most so long, $t_{0.95}$."),
+    Column("p99_us", "p99, µs", three, r"99 % of the calls take at most so long, $t_{0.99}$."),
     Column(
         "energy_mj",
         "energy, mJ",
@@ -52,7 +47,6 @@ COLUMNS = (
     ),
     Column("fits", "fits", number=False, meaning="Whether it keeps to your budget, and if not, why."),
 )
-
 
 MORE = ("f1_std", "n", "energy_source", "co2_ug", "std_us", *(f"f1_fold_{i}" for i in range(1, 6)))
 """What the CSV has beside the columns on screen."""
@@ -80,23 +74,21 @@ def the_table(candidates: Sequence[Format], budget: Budget, choice: pareto.Choic
     forms: dict[str, Callable[[Any], str]] = {
         "f1": lambda pair: Html(f"{pair[0]:.3f} <small>± {pair[1]:.3f}</small>"),
         "energy_mj": lambda pair: Html(f"{pair[0]:.3g} <small>{escape(pair[1])}</small>"),
-        "share_of_16bit": lambda share: f"{100 * share:.1f}{NBSP}%",
+        "share_of_16bit": percents(1),
     }
     columns = [
         Column(c.key, c.title, forms.get(c.key, c.form), c.meaning, c.number)
         for c in COLUMNS
         if any(row.get(c.key) is not None for row in rows)
     ]
-    st.html(ledger.html(columns, shown, "Formats with their figures"))
-    with st.container(horizontal=True, gap="small"):
-        written = [Column(key, "") for key in (*(c.key for c in COLUMNS), *MORE)]
-        ledger.download("Formats", written, lambda: rows, "formats")
-        ledger.meanings(COLUMNS)
+    file = ([Column(key, "") for key in (*(c.key for c in COLUMNS), *MORE)], rows)
+    title = "Formats with their figures"
+    tables.table(columns, shown, name="formats", title=title, label="Formats", file=file)
 
 
 def the_bits(bundle: Bundle, found: list[Format], latency: Kept | None, energy: Kept | None) -> None:
     """Everything against bits."""
-    st.subheader("What a bit buys", anchor=False)
+    st.subheader("F1 and costs against bits", anchor=False)
     singles = [one for one in found if one.kind == "expert"]
     said = "; ".join(f"{one.name} F1 {one.f1:.3f}, {amount('bytes', one.bytes)}" for one in singles)
     widgets.figure(
@@ -113,7 +105,7 @@ def the_bits(bundle: Bundle, found: list[Format], latency: Kept | None, energy: 
         notes.append(f"Latency: n = {latency.n:,} calls. {latency.basis(bundle)}")
     if energy:
         notes.append(f"Energy: {energy.basis(bundle)}")
-    st.caption(widgets.plain(" ".join(notes)))
+    widgets.caption(" ".join(notes))
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the weights …")
@@ -123,11 +115,11 @@ def _grids(digest: str, layer: int, _bundle: Bundle) -> list[WeightGrid]:
 
 def the_grids(bundle: Bundle, found: Sequence[Format]) -> None:
     """The 2-bit cliff as a picture: what values the weights may take, and how many are nothing at all."""
-    st.subheader("Why two bits are a poor ternary", anchor=False)
+    st.subheader("Weight values of each format", anchor=False)
     try:
         grids = _grids(bundle.digest, 0, bundle)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     left, right = st.columns([3, 2], gap="large")
     grids = sorted(grids, key=lambda grid: (EXPERTS[grid.name].bits, NAMES.index(grid.name)))
@@ -140,11 +132,9 @@ def the_grids(bundle: Bundle, found: Sequence[Format]) -> None:
             key="grids",
         )
         weights = bundle.manifest.dim * bundle.config.expert.hidden[0]
-        st.caption(
-            widgets.plain(
-                f"The first hidden layer of this bundle’s experts, n = {weights:,} weights each; ticks are "
-                "the levels a format has. Each row is as high as its most frequent value."
-            )
+        widgets.caption(
+            f"The first hidden layer of this bundle’s experts, n = {weights:,} weights each; ticks are "
+            "the levels a format has. Each row is as high as its most frequent value."
         )
     with right:
         st.markdown(explanation({grid.name: grid for grid in grids}, {one.name: one for one in found}))
@@ -160,7 +150,7 @@ def explanation(grids: dict[str, WeightGrid], found: dict[str, Format]) -> str:
         parts.append(
             "With two bits, Eq. 2 takes its step from the **largest** weight, so what is below half of it "
             f"rounds to nothing: **{100 * q2.zeros:.0f} % of the weights are zero**, the code −2 is never "
-            f"used, and a weight tells {q2.entropy_bits:.2f} of its 2 bits."
+            f"used, and the entropy of a weight is {q2.entropy_bits:.2f} bit."
         )
         if q1 := grids.get("q1"):
             less = "less" if q2.entropy_bits < q1.entropy_bits else "more"
@@ -168,10 +158,10 @@ def explanation(grids: dict[str, WeightGrid], found: dict[str, Format]) -> str:
     if bitnet := grids.get("bitnet"):
         parts.append(
             f"BitNet’s threshold and scale are learned for each output channel: {100 * bitnet.zeros:.0f} % "
-            f"zeros, {bitnet.entropy_bits:.2f} bits of the log₂ 3 = 1.58 that three values can tell."
+            f"zeros, {bitnet.entropy_bits:.2f} bits of entropy, of at most log₂ 3 = 1.58."
         )
     if q4 := grids.get("q4"):
-        parts.append(f"Four bits are past it: {100 * q4.zeros:.0f} % zeros, {q4.entropy_bits:.1f} bits.")
+        parts.append(f"With four bits: {100 * q4.zeros:.0f} % zeros, entropy {q4.entropy_bits:.1f} bits.")
     two = found.get("q2")
     if two and two.share_of_16bit:
         here = 100 * two.share_of_16bit

@@ -12,8 +12,9 @@ import streamlit as st
 
 from dashboard.session import public
 from dashboard.views import widgets, words
-from dashboard.views.words import NBSP
+from qmoe_core import numbers
 from qmoe_core.errors import UserError
+from qmoe_core.numbers import NBSP
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story
 
@@ -25,7 +26,7 @@ def start(request: Request) -> None:
     try:
         job = public.submit(request)
     except UserError as error:
-        st.error(widgets.plain(str(error)))
+        widgets.error(error)
         return
     st.session_state["jobs:own"] = (*st.session_state.get("jobs:own", ()), job.id)
 
@@ -45,7 +46,7 @@ def failed(job: Job | None) -> None:
     """Why a job that this session started ended early, and what it printed."""
     if job is None or job.state != "failed" or job.id not in st.session_state.get("jobs:own", ()):
         return
-    st.error(widgets.plain(f"The last run ended early: {job.error}"))
+    widgets.error(f"The last run ended early: {job.error}")
     if log := job.log():
         with st.expander("What it printed"):
             st.code(log, language=None)
@@ -109,16 +110,16 @@ def progress(job: Job, now: float, story: Story | None = None) -> tuple[str, flo
     told = jobs.story(jobs.events(job.id)[0]) if story is None else story
     spent = now - job.started
     if not told.total:
-        return f"Preparing … {words.seconds(spent)}", 0.0
+        return f"Preparing … {numbers.seconds(spent)}", 0.0
     share = min(1.0, told.done / told.total)
     if isinstance(job.request, Claims):
         if told.total == 1:
-            return f"Checking {told.message} … {words.seconds(spent)}", 0.5
-        of = f"{told.done} of {told.total} done, {words.seconds(spent)}"
+            return f"Checking {told.message} … {numbers.seconds(spent)}", 0.5
+        of = f"{told.done} of {told.total} done, {numbers.seconds(spent)}"
         return f"Checking {told.message}: {of}", share
     if not isinstance(job.request, Bench):
         return f"{words.capital(told.stage)}: {told.done:,} of {told.total:,}", share
     energy = job.request.measure == "energy"
     units = f"blocks of{NBSP}{job.request.block_s:g}{NBSP}s" if energy else "rounds"
-    left = "" if not told.done else f", about {words.seconds(spent / share - spent)} left"
-    return f"{told.done:,} of {told.total:,} {units}, {words.seconds(spent)}{left}", share
+    left = "" if not told.done else f", about {numbers.seconds(spent / share - spent)} left"
+    return f"{told.done:,} of {told.total:,} {units}, {numbers.seconds(spent)}{left}", share

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import streamlit as st
 
 from dashboard.views import words
-from dashboard.views.words import NBSP, Verdict
+from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.config import Curiosity
 from qmoe_core.evaluation import sweep
-from qmoe_core.evaluation.sweep import AlphaSweep, Flip
+from qmoe_core.evaluation.sweep import AlphaSweep, Flip, Interest
+from qmoe_core.numbers import NBSP
 from qmoe_core.routing.curiosity import bonus
 from qmoe_core.routing.mixing import MAX_ALPHA, Settings
 
 _DECADE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 STOPS = (0.0, *(round(x * 10.0**power, 10) for power in (-1, 0, 1, 2) for x in _DECADE), MAX_ALPHA)
 """The slider's α: logarithmic, with 0; the paper's 0.2 and 0.3 are among them."""
-EFFECTS = ("mended", "broken", "still wrong")
+EFFECTS = ("corrected", "made wrong", "still wrong")
 STRATEGIES: dict[Curiosity, str] = {
     "disagreement": "disagreement",
     "distilled": "predicted disagreement",
@@ -27,22 +29,6 @@ STRATEGIES: dict[Curiosity, str] = {
     "none": "nothing",
 }
 """What α can reward, as the page calls it."""
-
-
-@dataclass(frozen=True)
-class Interest:
-    """What α multiplies, over n clips: d_i, d̂_i or σ_i of each expert of the mixture.
-
-    Attributes:
-        low, middle, high: [N], 5th, 50th and 95th percentile of each expert.
-        least, most: of all clips and experts.
-    """
-
-    low: np.ndarray
-    middle: np.ndarray
-    high: np.ndarray
-    least: float
-    most: float
 
 
 def sweeps(bundle: Bundle, settings: Settings, alphas: tuple[float, ...]) -> dict[Curiosity, AlphaSweep]:
@@ -60,17 +46,14 @@ def _sweep(digest: str, settings: Settings, alphas: tuple[float, ...], _bundle: 
     return sweep.alpha_sweep(data.outputs, data.labels, settings, alphas, predicted)
 
 
+@st.cache_data(max_entries=96, show_spinner=False)
+def _interest(digest: str, settings: Settings, _bundle: Bundle) -> Interest:
+    return sweep.interest(_bundle, settings)
+
+
 def interest(bundle: Bundle, settings: Settings) -> Interest:
     """What α multiplies under these settings."""
     return _interest(bundle.digest, replace(settings, alpha=0.0), bundle)
-
-
-@st.cache_data(max_entries=96, show_spinner=False)
-def _interest(digest: str, settings: Settings, _bundle: Bundle) -> Interest:
-    mixed = _bundle.reference(settings)
-    assert mixed is not None, "the page has asked for the dataset before"
-    low, middle, high = np.quantile(mixed.interest, [0.05, 0.5, 0.95], axis=0)
-    return Interest(low, middle, high, float(mixed.interest.min()), float(mixed.interest.max()))
 
 
 def dataset(bundle: Bundle) -> BundleDataset:
@@ -97,7 +80,7 @@ def verdict(found: AlphaSweep, flips: list[Flip], index: int) -> Verdict:
         return Verdict(
             f"α = {alpha:g} changes nothing",
             f"All {n:,} clips keep their expert and their label: in the median clip the largest bonus is "
-            f"{words.factor(float(found.bonus[index]))} the smallest. {now}",
+            f"{numbers.factor(float(found.bonus[index]))} the smallest. {now}",
             False,
         )
     change = found.f1[index] - found.f1[at(found, 0.0)]
@@ -106,12 +89,12 @@ def verdict(found: AlphaSweep, flips: list[Flip], index: int) -> Verdict:
     if not turned:
         return Verdict(moved, f"Other experts answer them, and every label stays. {now}", False)
     effects = [(effect, sum(flip.effect == effect for flip in turned)) for effect in EFFECTS]
-    counted = words.listed(f"{words.number(count)} {effect}" for effect, count in effects if count)
+    counted = numbers.listed(f"{numbers.number(count)} {effect}" for effect, count in effects if count)
     labels = "label changes" if len(turned) == 1 else "labels change"
     direction = "stays at" if abs(change) < 5e-4 else "rises to" if change > 0 else "falls to"
     return Verdict(
         moved,
-        f"{words.capital(words.number(len(turned)))} {labels}: {counted}. F1 {direction} "
+        f"{words.capital(numbers.number(len(turned)))} {labels}: {counted}. F1 {direction} "
         f"{found.f1[index]:.3f}, accuracy is {found.accuracy[index]:.3f}.",
         False,
     )
@@ -126,6 +109,6 @@ def bonus_range(settings: Settings, found: Interest, alpha: float) -> str:
     )
     symbol = words.REWARDED[settings.curiosity]
     return (
-        f"The bonus exp(α · {symbol}) runs from {words.factor(least)} to {words.factor(most)}; "
-        f"typically {words.factor(typical)}."
+        f"The bonus exp(α · {symbol}) runs from {numbers.factor(least)} to {numbers.factor(most)}; "
+        f"typically {numbers.factor(typical)}."
     )

@@ -7,20 +7,14 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from dashboard.charts import palette
 from dashboard.views.widgets import plain
+from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.runtime.spreadsheets import defused
-
-_STYLE = Path(__file__).with_name("explore.css")
-
-
-def style() -> None:
-    """The rules of style of tables, legends and cards; once a page."""
-    st.html(f"<style>{_STYLE.read_text(encoding='utf-8')}</style>")
 
 
 @dataclass(frozen=True)
@@ -41,9 +35,9 @@ class Column:
     number: bool = True
 
 
-def decimals(digits: int) -> Callable[[Any], str]:
-    """Numbers with so many decimals."""
-    return lambda value: f"{value:.{digits}f}"
+Row = Mapping[str, Any]
+Rows = Sequence[Row] | Callable[[], Sequence[Row]]
+"""Rows of a file, or what makes them when it is asked for."""
 
 
 class Html(str):
@@ -54,7 +48,7 @@ class Html(str):
 
 def html(
     columns: Sequence[Column],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     title: str,
     *,
     marks: Sequence[str] = (),
@@ -89,11 +83,13 @@ def html(
 
 def table(
     columns: Sequence[Column],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     name: str,
     title: str,
     marks: Sequence[str] = (),
+    label: str = "CSV",
+    file: tuple[Sequence[Column], Rows] | None = None,
 ) -> None:
     """A table with its CSV and, where columns have one, their meanings. What is None is shown as a dash.
 
@@ -101,22 +97,36 @@ def table(
         name: of the file, without suffix; also tells tables of a page apart.
         title: for screen readers.
         marks: a CSS border for each row, drawn before its first cell as a legend's line.
+        label: of the button.
+        file: columns and rows of the CSV, where they are not those on screen.
     """
     st.html(html(columns, rows, title, marks=marks))
-    explained = [column for column in columns if column.meaning]
     with st.container(horizontal=True, gap="small"):
-        download(columns, rows, name)
-        if explained:
-            with st.popover("What the columns mean", type="tertiary"):
-                st.markdown("\n".join(f"- **{plain(c.title)}**: {plain(c.meaning)}" for c in explained))
+        download(*(file or (columns, rows)), name, label)
+        meanings(columns)
 
 
-def download(
-    columns: Sequence[Column],
-    rows: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
-    name: str,
-    label: str = "CSV",
-) -> None:
+def meanings(columns: Sequence[Column]) -> None:
+    """Each column that has one, with its sentence and equation (Markdown, LaTeX included)."""
+    if explained := [f"- **{plain(c.title)}**: {c.meaning}" for c in columns if c.meaning]:
+        with st.popover("What the figures mean", type="tertiary", icon=":material/help:"):
+            st.markdown("\n".join(explained))
+
+
+def expert(name: str) -> Html:
+    """An expert's (or mixture's) name beside its colour; pointing at an expert shows its format.
+
+    >>> expert("<b>")
+    '<span class="qm-swatch" style="background:#808080"></span>&lt;b&gt;'
+    """
+    colour, shown = palette.expert_colour(name), escape(name)
+    if name in EXPERTS:
+        about = f"{EXPERTS[name].title}: {EXPERTS[name].summary}"
+        shown = f'<span title="{escape(about)}">{shown}</span>'
+    return Html(f'<span class="qm-swatch" style="background:{colour}"></span>{shown}')
+
+
+def download(columns: Sequence[Column], rows: Rows, name: str, label: str = "CSV") -> None:
     """A button for the CSV; rows that are given as a function are made when it is pressed."""
     st.download_button(
         label,
@@ -131,7 +141,7 @@ def download(
     )
 
 
-def as_csv(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """All rows with full precision; cells that a spreadsheet would run as a formula are defused."""
     out = io.StringIO()
     writer = csv.writer(out)

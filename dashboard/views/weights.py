@@ -16,9 +16,8 @@ def offer(embedder: str) -> bool:
     said = models.MN04
     st.info(
         widgets.plain(
-            f"{embedder} is {said['title']}. Its weights are not on this machine: "
-            f"{said['bytes'] / 1e6:.0f} MB from its authors’ release on GitHub. Licence: {said['licence']}. "
-            f"Cite: {said['citation']}."
+            f"{embedder} is {said['title']}. Its weights are not on this machine: {said['bytes'] / 1e6:.0f} "
+            f"MB from its authors’ release on GitHub. Licence: {said['licence']}. Cite: {said['citation']}."
         )
     )
     if st.button("Download its weights", icon=":material/download:"):

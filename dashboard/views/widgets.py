@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,11 +17,14 @@ from streamlit.components.v2 import component
 
 from dashboard.charts import palette
 from dashboard.charts.palette import Theme
+from dashboard.session import linked
 from dashboard.session.state import ABSTAINS, ALPHAS, CURIOSITIES, LIMITS, Controls, stops
 from dashboard.views import words
-from dashboard.views.words import NBSP, Verdict
+from dashboard.views.words import Verdict
+from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
+from qmoe_core.numbers import NBSP
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
 _STYLE = Path(__file__).with_name("style.css")
@@ -40,6 +44,7 @@ def style(theme: Theme) -> None:
         "accent": theme.accent,
         "page": theme.page,
         "on-accent": theme.page,
+        "fails": "#f0806a" if theme.dark else "#c03a22",
     }
     variables = "".join(f"--qm-{name}:{colour};" for name, colour in names.items())
     st.html(f"<style>:root{{{variables}}}\n{_STYLE.read_text(encoding='utf-8')}</style>")
@@ -57,8 +62,9 @@ _theme_watch = component(
                 else if (shown !== reported) setTriggerValue("changed", (reported = shown));
             };
             const timer = setInterval(look, 250);
+            const phone = matchMedia("(max-width: 768px)");
             const chosen = (event) => {  // on a phone the menu lies over the page
-                if (innerWidth > 768 || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
+                if (!phone.matches || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
                 const close = "[data-testid=stSidebarCollapseButton] button";
                 setTimeout(() => document.querySelector(close)?.click(), 100);
             };
@@ -90,6 +96,40 @@ def plain(text: str) -> str:
     'a\\\\*b\\\\$c'
     """
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:" else c for c in text)
+
+
+def caption(text: str) -> None:
+    """A caption of plain text."""
+    st.caption(plain(text))
+
+
+def warning(text: object) -> None:
+    """A warning of plain text."""
+    st.warning(plain(str(text)))
+
+
+def error(problem: object) -> None:
+    """What is wrong: an error, or a sentence about it."""
+    st.error(plain(str(problem)))
+
+
+def empty(text: str) -> None:
+    """What stands where there is nothing to show yet."""
+    st.html(f'<p class="qm-empty">{escape(text)}</p>')
+
+
+def one_of(page: str, key: str, label: str, options: Mapping[str, str], help: str = "", **more: Any) -> None:
+    """A control of a page: one of several names, each shown as its value; see `linked.one_of`."""
+    st.segmented_control(
+        label,
+        list(options),
+        key=linked.widget(page, key),
+        required=True,
+        wrap=True,
+        format_func=options.__getitem__,
+        help=help or None,
+        **more,
+    )
 
 
 def how(bundle: Bundle) -> str:
@@ -136,11 +176,10 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
             "router-mc": "router doubt",
             "none": "nothing",
         }.__getitem__,
-        help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. "
-        "**Predicted disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d; "
-        "one or two experts have to run. "
-        "**Router doubt**: the deviation of r over MC-dropout passes; only the router has to run. "
-        "**Nothing**: the plain router.",
+        help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. **Predicted "
+        "disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d; one or two "
+        "experts have to run. **Router doubt**: the deviation of r over MC-dropout passes; only the router "
+        "has to run. **Nothing**: the plain router.",
     )
     st.pills(
         "Experts in the mixture",
@@ -171,7 +210,7 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
 def abstain_controls(controls: Controls) -> None:
     """When the lab should rather not answer."""
     st.segmented_control(
-        "Rather not answer when",
+        "Do not answer when",
         ABSTAINS,
         key="abstain",
         required=True,
@@ -188,7 +227,7 @@ def abstain_controls(controls: Controls) -> None:
             "Below" if probability else "Above",
             stops(LIMITS[controls.abstain], controls.limit),
             key=f"limit_{controls.abstain}",
-            format_func=words.percent if probability else lambda value: f"{value:g}{NBSP}nats",
+            format_func=numbers.percent if probability else lambda value: f"{value:g}{NBSP}nats",
         )
 
 
@@ -198,9 +237,8 @@ def refusals(controls: Controls, reference: Mapping[str, np.ndarray]) -> str:
         return ""
     values = reference[controls.abstain]
     refused = values < controls.limit if controls.abstain == "probability" else values > controls.limit
-    return (
-        f"It would refuse {words.percent(float(refused.mean()))} of the default set’s {len(values):,} clips."
-    )
+    share = numbers.percent(float(refused.mean()))
+    return f"It would refuse {share} of the default set’s {len(values):,} clips."
 
 
 _MEASURES = (
@@ -242,7 +280,7 @@ def uncertainties(decision: Decision, reference: Mapping[str, np.ndarray], contr
     rows = []
     for name, title, equation, meaning in _MEASURES:
         value = getattr(decision.uncertainty, name)
-        shown = words.nats(value) if name != "router_variance" else f"{value:.2g}"
+        shown = numbers.nats(value) if name != "router_variance" else f"{value:.2g}"
         limit = controls.limit if controls.abstain == name else None
         place = _strip(value, reference[name], limit) if name in reference else ""
         rows.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -11,10 +11,10 @@ import numpy as np
 
 from qmoe_core.decision import Decision
 from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.numbers import NBSP, factor, listed, nats, number, percent
 
 Abstain = Literal["never", "probability", "epistemic"]
 
-NBSP = "\N{NO-BREAK SPACE}"
 REWARDED = {"disagreement": "d", "distilled": "d̂", "router-mc": "σ"}
 """What α multiplies, by strategy."""
 FORMATS = (
@@ -23,22 +23,6 @@ FORMATS = (
     "counts single bits."
 )
 """What the experts' names stand for."""
-_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_NUMBERS = (
-    "no",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
 
 
 @dataclass(frozen=True)
@@ -71,72 +55,6 @@ def drawn(text: str) -> str:
 def capital(text: str) -> str:
     """The first letter as a capital, the rest as it is."""
     return text[:1].upper() + text[1:]
-
-
-def percent(share: float) -> str:
-    """A share in whole per cent; never 0 % or 100 % of what is not quite none or all."""
-    if 0.0 < share < 0.005:
-        return f"under 1{NBSP}%"
-    if 0.995 <= share < 1.0:
-        return f"over 99{NBSP}%"
-    return f"{100 * share:.0f}{NBSP}%"
-
-
-def number(n: int) -> str:
-    """A small number as a word.
-
-    >>> number(8), number(40)
-    ('eight', '40')
-    """
-    return _NUMBERS[n] if 0 <= n < len(_NUMBERS) else f"{n:,}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """A list as in a sentence.
-
-    >>> listed(["q1", "q2", "popcount"])
-    'q1, q2 and popcount'
-    """
-    names = list(names)
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
-
-
-def nats(value: float) -> str:
-    """An entropy with three significant digits and its unit."""
-    return f"{_significant(value)}{NBSP}nats"
-
-
-def factor(value: float) -> str:
-    """A multiplier: three decimals near one, where the paper's α leaves it; a power of ten when huge."""
-    if value < 10:
-        return f"×{NBSP}{value:.3f}"
-    if value < 1e5:
-        return f"×{NBSP}{value:,.0f}"
-    mantissa, exponent = f"{value:.1e}".split("e+")
-    return f"×{NBSP}{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-
-
-def _significant(value: float) -> str:
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:.{min(digits, 6)}f}"
-
-
-def clock(start_s: float, end_s: float) -> str:
-    """A stretch of a recording: seconds, or minutes where it is long."""
-    if end_s < 120:
-        return f"{round(start_s, 2):g}–{round(end_s, 2):g}{NBSP}s"
-    return f"{_minutes(start_s)}–{_minutes(end_s)}{NBSP}min"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
-
-
-def seconds(value: float) -> str:
-    """A time that a person waited."""
-    return f"{1000 * value:.0f}{NBSP}ms" if value < 1 else f"{value:.1f}{NBSP}s"
 
 
 def agreement(decision: Decision) -> str:
@@ -217,7 +135,7 @@ def verdict(
     rest = f"{agreement(decision)} {uncertainty(decision, reference)}".strip()
     if why:
         guess = f"The best guess is {answer}, but {why}."
-        return Verdict("I would rather not say", f"{guess} {rest}", refused=True)
+        return Verdict("No answer", f"{guess} {rest}", refused=True)
     return Verdict(capital(answer), rest, refused=False)
 
 

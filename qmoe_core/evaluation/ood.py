@@ -354,3 +354,21 @@ def kept(store: Store, embedder_id: str, classes: Sequence[str]) -> list[HeldOut
             )
         )
     return found
+
+
+def together(reports: Sequence[UnknownClassesResult]) -> dict[str, Auroc]:
+    """Each uncertainty over several sets: mean, least and largest AUROC; of one set, its own interval."""
+    if len(reports) == 1:
+        return reports[0].detection
+    found = {}
+    for name in reports[0].detection:
+        each = [one.detection[name] for one in reports if name in one.detection]
+        values = [one.auroc for one in each]
+        found[name] = Auroc(
+            auroc=sum(values) / len(values),
+            low=min(values),
+            high=max(values),
+            positives=sum(one.positives for one in each),
+            negatives=sum(one.negatives for one in each),
+        )
+    return found

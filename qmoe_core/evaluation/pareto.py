@@ -11,6 +11,7 @@ import numpy as np
 
 from qmoe_core.errors import ConfigError
 from qmoe_core.evaluation.formats import Format
+from qmoe_core.numbers import amount
 
 Cost = Literal["bytes", "p50_us", "p95_us", "p99_us", "energy_mj"]
 
@@ -19,7 +20,7 @@ COSTS: dict[str, tuple[str, str]] = {
     "p50_us": ("fastest", "latency"),
     "p95_us": ("fastest", "latency"),
     "p99_us": ("fastest", "latency"),
-    "energy_mj": ("thriftiest", "energy"),
+    "energy_mj": ("lowest-energy", "energy"),
 }
 """What can be spent, what spending least of it is called, and the benchmark that measures it."""
 
@@ -100,19 +101,6 @@ def misfits(one: Format, budget: Budget) -> tuple[str, ...]:
         elif spent > limit:
             reasons.append(f"{amount(cost, spent)} is more than {amount(cost, limit)}")
     return tuple(reasons)
-
-
-def amount(cost: str, value: float) -> str:
-    """A cost in words.
-
-    >>> amount("bytes", 119168), amount("p99_us", 12.34), amount("energy_mj", 0.0123)
-    ('119 kB', '12.3 µs (p99)', '0.0123 mJ')
-    """
-    if cost == "bytes":
-        return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
-    if cost == "energy_mj":
-        return f"{value:.3g} mJ"
-    return f"{value:,.0f} µs ({cost[:3]})" if value >= 100 else f"{value:.3g} µs ({cost[:3]})"
 
 
 def cheapest(formats: Sequence[Format], budget: Budget, cost: Cost = "bytes") -> Choice:

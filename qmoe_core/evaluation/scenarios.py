@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qmoe_core.evaluation.formats import Format
-from qmoe_core.evaluation.pareto import COSTS, amount, describe
+from qmoe_core.evaluation.pareto import COSTS, describe
+from qmoe_core.numbers import amount
 
 KEEP = 0.99
 """Share of the 16-bit F1 that a scenario which is not about accuracy may not fall below."""

@@ -224,12 +224,12 @@ class Flip:
 
     @property
     def effect(self) -> str:
-        """`mended`, `broken`, `still wrong` or `same label`."""
+        """`corrected`, `made wrong`, `still wrong` or `same label`."""
         before, after = self.label
         if before == after:
             return "same label"
         if self.truth in self.label:
-            return "mended" if after == self.truth else "broken"
+            return "corrected" if after == self.truth else "made wrong"
         return "still wrong"
 
 
@@ -251,3 +251,32 @@ def flips(sweep: AlphaSweep, labels: np.ndarray, index: int) -> list[Flip]:
         for clip in moved
     ]
     return sorted(found, key=lambda flip: flip.label[0] == flip.label[1])
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What α multiplies, over n clips: d_i, d̂_i or σ_i of each expert of the mixture.
+
+    Attributes:
+        low, middle, high: [N], 5th, 50th and 95th percentile of each expert.
+        least, most: of all clips and experts.
+    """
+
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+    least: float
+    most: float
+
+
+def interest(bundle: Bundle, settings: Settings) -> Interest:
+    """What α multiplies for the bundle's data set under these settings.
+
+    Raises:
+        BundleError: the bundle carries no data set.
+    """
+    judged(bundle)
+    mixed = bundle.reference(settings)
+    assert mixed is not None
+    low, middle, high = np.quantile(mixed.interest, [0.05, 0.5, 0.95], axis=0)
+    return Interest(low, middle, high, float(mixed.interest.min()), float(mixed.interest.max()))

@@ -40,7 +40,7 @@ def test_abstaining_with_the_keyboard(dashboard: str, browse: Browse) -> None:
     expect(page.get_by_text("Leaving 0 of 400 clips unanswered")).to_be_visible()
     # The charts below are drawn after that text; a key that is pressed meanwhile may meet a slider that goes.
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-    slider = page.get_by_role("slider", name="Answer the surest")
+    slider = page.get_by_role("slider", name="Answer the most certain")
     slider.focus()
     expect(slider).to_be_focused()
     page.keyboard.press("ArrowLeft")

@@ -52,7 +52,7 @@ def test_a_point_of_the_map_is_heard(dashboard: str, browse: Browse, shared_data
     expect(audio).to_be_visible()
     page.wait_for_function("element => element.currentTime > 0", arg=audio.element_handle())
     drawer(page).get_by_role("link", name="Compare formats on it").click()
-    expect(page.get_by_role("heading", name="The same clip, as each hears it")).to_be_visible()
+    expect(page.get_by_role("heading", name="Predictions for one clip")).to_be_visible()
 
 
 def test_a_link_opens_the_clip(dashboard: str, browse: Browse) -> None:

@@ -73,7 +73,7 @@ def test_a_phone_scrolls_only_down(lab: Lab, browse: Browse) -> None:
     bench.keep(reports.latency_report(reports.shape(bundles.load())), lab.store)
     page = browse(f"{lab.address}/efficiency", color_scheme="dark", **PHONE)
     shown = {
-        "Latency": "Is any of them steadier?",
+        "Latency": "Variance of the times",
         "Energy and CO₂": "Full colour: processor",
         "Memory and size": "Size on disk",
         "Emissions": "A year of serving",

@@ -81,7 +81,7 @@ def opened(
 
 
 def start(page: Page) -> None:
-    page.get_by_role("button", name="Start listening").click()
+    page.get_by_role("button", name="Start").click()
 
 
 def headline(page: Page):
@@ -101,7 +101,7 @@ def test_ten_recordings_in_order(dashboard: str, browse: Browse, shared_data: Pa
     length_ms = 1000 * len(samples) / decode.SAMPLE_RATE
     expect(page.locator(".qm-live p")).to_contain_text("It is silent.", timeout=2 * length_ms + 60_000)
     page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="JSON").click()
     found = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
@@ -132,13 +132,13 @@ def test_what_it_shows_and_logs(dashboard: str, browse: Browse, rain: Path) -> N
 
     page.get_by_role("slider", name="Probability of at least").focus()
     page.keyboard.press("End")
-    expect(headline(page)).to_have_text("I would rather not say")
+    expect(headline(page)).to_have_text("No answer")
     expect(page.get_by_text("Listening.", exact=True)).to_be_visible()  # and was not interrupted
 
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("Paused: nothing leaves the browser.")).to_be_visible()
     expect(page.get_by_role("cell", name="rain").first).to_be_visible()  # what was open is logged
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Resume").click()
     expect(page.get_by_text("Listening.", exact=True)).to_be_visible()
 
     page.get_by_role("button", name="Stop").click()
@@ -154,10 +154,10 @@ def test_leaving_the_page_frees_the_microphone(dashboard: str, browse: Browse, r
     start(page)
     expect(page.get_by_text("Listening.", exact=True)).to_be_visible()
     page.get_by_role("link", name="Method").click()
-    expect(page.get_by_role("heading", level=1)).not_to_have_text("The lab listens")
+    expect(page.get_by_role("heading", level=1)).not_to_have_text("The microphone, judged live")
     page.wait_for_function("window.tracks.every((track) => track.readyState === 'ended')")
     page.get_by_role("link", name="Live").click()
-    expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
 
 
 def test_three_at_once(dashboard: str, browse: Browse, rain: Path) -> None:
@@ -185,7 +185,7 @@ def test_no_microphone(dashboard: str, browse: Browse) -> None:
             "only to localhost and to https",
         ),
     ):
-        page.get_by_role("button", name="Start listening").wait_for()
+        page.get_by_role("button", name="Start").wait_for()
         page.evaluate(f"{script}; null")
         start(page)
         expect(page.get_by_role("alert").filter(has_text=sentence)).to_be_visible()

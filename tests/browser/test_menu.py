@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,27 +15,31 @@ pytestmark = pytest.mark.browser
 
 Browse = Callable[..., Page]
 
-PAGES = (
-    "Listen",
-    "Live",
-    "Compare",
-    "Dataset",
-    "Train",
-    "Sweep",
-    "Formats",
-    "Efficiency",
-    "Claims",
-    "Method",
-)
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+PAGES = {
+    "Listen": "A sound, judged by every quantized expert",
+    "Live": "The microphone, judged live",
+    "Compare": "Formats and mixtures, side by side",
+    "Dataset": "The clips behind the figures",
+    "Train": "Train experts and mixtures",
+    "Sweep": "What curiosity changes",
+    "Formats": "Which format to ship",
+    "Efficiency": "What it costs on this machine",
+    "Claims": "The paper’s claims, tested",
+    "Method": "From a sound to a decision",
+}
+"""Each page's name in the menu and its title."""
 WITH_ALPHA = ("Listen", "Live", "Sweep")
 
 
-def walk(names: tuple[str, ...]) -> list[str]:
+def walk(names: Iterable[str]) -> list[str]:
     """A closed walk from the first name that takes every ordered pair once (Hierholzer).
 
     >>> walk(("a", "b", "c"))
     ['a', 'b', 'a', 'c', 'b', 'c', 'a']
     """
+    names = list(names)
     left = {name: [other for other in names if other != name] for name in names}
     stack, found = [names[0]], []
     while stack:
@@ -51,12 +55,17 @@ def test_every_ordered_pair_is_walked_once() -> None:
     assert sorted(pairs) == sorted((one, other) for one in PAGES for other in PAGES if one != other)
 
 
+def entered(page: Page, title: str) -> None:
+    """The page of this title has begun to be drawn."""
+    expect(page).to_have_url(re.compile(r":\d+/(\?.*)?$" if title == "Listen" else f"/{title.lower()}"))
+    expect(page.locator("[data-testid=stMain] h1")).to_have_text(PAGES[title])
+
+
 def settled(page: Page, title: str) -> None:
     """The page of this title is drawn, without an exception or an error."""
-    expect(page).to_have_url(re.compile(r":\d+/(\?.*)?$" if title == "Listen" else f"/{title.lower()}"))
+    entered(page, title)
     page.wait_for_function(
-        """() => document.querySelector("[data-testid=stMain] h1")
-        && document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")"""
+        """() => document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")"""
     )
     assert not page.locator("[data-testid=stException]").count(), page.inner_text("[data-testid=stMain]")
     wrong = page.locator("[data-testid=stAlertContentError], [data-testid=stAlertContentWarning]")
@@ -64,6 +73,7 @@ def settled(page: Page, title: str) -> None:
 
 
 def test_values_survive_every_change_of_page(dashboard: str, browse: Browse) -> None:
+    """Pages without what is looked at are left while they are being drawn, as people in a hurry do."""
     page = browse(f"{dashboard}/?alpha=50&k=2&normalise=1", viewport={"width": 1440, "height": 900})
     settled(page, "Listen")
     here, *rest = walk(PAGES)
@@ -74,10 +84,10 @@ def test_values_survive_every_change_of_page(dashboard: str, browse: Browse) -> 
     page.keyboard.press("Home")
     expect(threshold).to_have_value("0")
     page.get_by_role("link", name=here, exact=True).click()
-    settled(page, here)
+    entered(page, here)
     for title in rest:
         page.get_by_role("link", name=title, exact=True).first.click()
-        settled(page, title)
+        entered(page, title)
         if title in WITH_ALPHA:
             expect(
                 page.get_by_test_id("stSliderThumbValue").filter(has_text=re.compile("^50$"))
@@ -88,6 +98,22 @@ def test_values_survive_every_change_of_page(dashboard: str, browse: Browse) -> 
             expect(threshold).to_have_value("0")
         if title == "Method":
             expect(page.get_by_text("bonus, α = 50")).to_be_visible()
+
+
+def test_deep_links_ask_for_nothing_that_is_missing(dashboard: str, browse: Browse) -> None:
+    refused, complaints = [], []
+    page = browse("about:blank", viewport={"width": 1440, "height": 900})
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.goto(f"{dashboard}/method?alpha=50")
+    settled(page, "Method")
+    expect(page.get_by_text("bonus, α = 50")).to_be_visible()
+    page.goto(f"{dashboard}/listen?alpha=50")
+    settled(page, "Listen")
+    expect(page).to_have_url(f"{dashboard}/?alpha=50")
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+    assert not refused
+    assert not complaints
 
 
 def test_a_page_under_another_name_says_what_to_do(dashboard: str, browse: Browse) -> None:

@@ -56,7 +56,7 @@ def test_training_survives_a_reload_and_a_closed_tab(
     expect(again.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     again.get_by_role("button", name="Stop").click()
     expect(again.get_by_text(re.compile("^Stopped after"))).to_be_visible()
-    expect(again.get_by_role("button", name="Go on")).to_be_visible()
+    expect(again.get_by_role("button", name="Resume")).to_be_visible()
 
 
 def test_another_bundle_on_every_page(lab: Lab, browse: Browse) -> None:

@@ -360,7 +360,7 @@ async def look(address: str, pace_s: float, going: Going, took: Took, failures: 
                 pages.append(page)
             chooser, sweeper, listener = pages
             await listener.evaluate(STOPWATCH)
-            await listener.get_by_role("button", name="Start listening").click()
+            await listener.get_by_role("button", name="Start").click()
             slider = sweeper.get_by_role("slider", name="Curiosity α")
             for number in itertools.count():
                 if not going():

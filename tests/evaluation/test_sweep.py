@@ -118,7 +118,7 @@ def test_curiosity_sends_a_clip_to_the_expert_that_disagrees() -> None:
     assert found.utilisation.tolist() == [[1.0, 0.0], [0.0, 1.0]]
     np.testing.assert_allclose(found.bonus, np.exp(found.alphas * (d[1] - d[0])))
     (flip,) = flips(found, np.array([1]), 1)
-    assert (flip.clip, flip.expert, flip.label, flip.effect) == (0, ("q4", "q8"), (0, 1), "mended")
+    assert (flip.clip, flip.expert, flip.label, flip.effect) == (0, ("q4", "q8"), (0, 1), "corrected")
     assert flips(found, np.array([1]), 0) == []
 
 
@@ -137,7 +137,12 @@ def test_the_routed_epistemic_uncertainty_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("label", "truth", "effect"),
-    [((0, 0), 0, "same label"), ((0, 1), 0, "broken"), ((0, 1), 1, "mended"), ((0, 1), 2, "still wrong")],
+    [
+        ((0, 0), 0, "same label"),
+        ((0, 1), 0, "made wrong"),
+        ((0, 1), 1, "corrected"),
+        ((0, 1), 2, "still wrong"),
+    ],
 )
 def test_what_a_flip_did(label: tuple[int, int], truth: int, effect: str) -> None:
     from qmoe_core.evaluation.sweep import Flip

@@ -15,15 +15,15 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard.charts import compare as compare_charts
-from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
-from dashboard.session import holding, runs
-from dashboard.views import contenders, tables
-from dashboard.views.contenders import Contender
-from dashboard.views.tables import Column, decimals
+from dashboard.charts.palette import DARK, LIGHT, Look, Theme, expert_colour, looks
+from dashboard.views import tables
+from dashboard.views.tables import Column
 from qmoe_core import bundles, datasets
 from qmoe_core.bundles import Bundle
-from qmoe_core.evaluation import calibration, ood, selective
+from qmoe_core.evaluation import calibration, contenders, ood, runs, selective
+from qmoe_core.evaluation.contenders import Contender
 from qmoe_core.evaluation.selective import Auroc
+from qmoe_core.numbers import decimals
 from qmoe_core.runtime.store import Store, default_root
 
 Open = Callable[..., AppTest]
@@ -353,11 +353,11 @@ def test_what_is_offered(bundle: Bundle) -> None:
     assert contenders.first(bundle) == ["q16", "q4", "popcount", "bitnet+q4+q8@0.3"]
 
 
-def test_looks_tell_mixtures_apart(bundle: Bundle) -> None:
-    named = [c for n in ("q4", "q4+q8", "q4+q1", "q4+q2") if (c := contenders.parse(n, bundle))]
-    found = contenders.looks(named, LIGHT)
+def test_looks_tell_mixtures_apart() -> None:
+    named = ["q4", "q4+q8", "q4+q1", "q4+q2"]
+    found = looks(named, LIGHT)
     assert found["q4"].colour == expert_colour("q4")
-    mixtures = [found[c.name] for c in named[1:]]
+    mixtures = [found[name] for name in named[1:]]
     assert {look.colour for look in mixtures} == {LIGHT.ink}
     assert len({(look.dash, look.symbol) for look in mixtures}) == len({look.css for look in mixtures}) == 3
 
@@ -415,7 +415,7 @@ def test_many_classes_have_no_names_on_the_axes(theme: Theme) -> None:
 
 @themes
 def test_the_hardest_class_is_on_top(theme: Theme) -> None:
-    looks = {"q4": contenders.Look("#123456")}
+    looks = {"q4": Look("#123456")}
     figure = compare_charts.class_f1({"q4": np.array([0.9, 0.5, 0.7])}, looks, ("a", "b", "c"), theme)
     assert [name.split("> ")[1] for name in figure.data[1].y] == ["B", "C", "A"]
     assert list(figure.data[1].x) == [0.5, 0.7, 0.9]
@@ -424,7 +424,7 @@ def test_the_hardest_class_is_on_top(theme: Theme) -> None:
 @themes
 def test_reliability_leaves_empty_bins_out(theme: Theme) -> None:
     curve = calibration.reliability(np.array([0.95, 0.55]), np.array([True, False]))
-    figure = compare_charts.reliability({"q4": curve}, {"q4": contenders.Look("#123456")}, theme)
+    figure = compare_charts.reliability({"q4": curve}, {"q4": Look("#123456")}, theme)
     marks = figure.data[-1]
     assert list(marks.x) == [0.55, 0.95]
     assert list(marks.y) == [0.0, 1.0]
@@ -434,7 +434,7 @@ def test_reliability_leaves_empty_bins_out(theme: Theme) -> None:
 @themes
 def test_risk_coverage_marks_the_slider(theme: Theme) -> None:
     curve = selective.risk_coverage(np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, True, False, True]))
-    figure = compare_charts.risk_coverage({"q4": curve}, {"q4": contenders.Look("#123456")}, 0.75, theme)
+    figure = compare_charts.risk_coverage({"q4": curve}, {"q4": Look("#123456")}, 0.75, theme)
     assert (figure.data[1].x[0], figure.data[1].y[0]) == (0.75, pytest.approx(1 / 3))
     assert figure.layout.shapes[0].x0 == 0.75
 
@@ -462,10 +462,10 @@ def test_detections_keep_their_order_and_intervals(theme: Theme) -> None:
 def test_several_sets_of_held_out_classes_together(bundle: Bundle) -> None:
     reports = ood.shipped(bundle.manifest.embedder_id, bundle.classes)
     each = [one.detection["total"].auroc for one in reports]
-    found = holding.together(reports)["total"]
+    found = ood.together(reports)["total"]
     assert found.auroc == pytest.approx(np.mean(each))
     assert (found.low, found.high) == (min(each), max(each))
-    assert holding.together(reports[:1]) is reports[0].detection
+    assert ood.together(reports[:1]) is reports[0].detection
 
 
 # Runs.
@@ -473,17 +473,24 @@ def test_several_sets_of_held_out_classes_together(bundle: Bundle) -> None:
 
 def test_runs_have_axes_only_where_they_differ(bundle: Bundle) -> None:
     found = runs.of_bundle(bundle, None)
-    assert [axis["label"] for axis in runs.axes(found)] == ["format", "kB", "ECE", "AURC", "± F1", "F1"]
+    assert [axis["label"] for axis in compare_charts.run_axes(found)] == [
+        "format",
+        "kB",
+        "ECE",
+        "AURC",
+        "± F1",
+        "F1",
+    ]
     moved = [replace(run, origin="store", protocol="random", ece=None, p50_us=3.0) for run in found]
-    labels = [axis["label"] for axis in runs.axes([*found, *moved])]
+    labels = [axis["label"] for axis in compare_charts.run_axes([*found, *moved])]
     assert labels == ["from", "folds", "format", "kB", "AURC", "± F1", "F1"]
-    assert "µs, p50" in [axis["label"] for axis in runs.axes(moved)]
+    assert "µs, p50" in [axis["label"] for axis in compare_charts.run_axes(moved)]
 
 
 def test_parallel_axes_keep_each_colour(bundle: Bundle) -> None:
     found = runs.of_bundle(bundle, None)
     colours = [expert_colour(run.name) for run in found]
-    (lines,) = compare_charts.parallel(runs.axes(found), colours, LIGHT).data
+    (lines,) = compare_charts.parallel(compare_charts.run_axes(found), colours, LIGHT).data
     scale = dict(lines.line.colorscale)
     last = lines.line.cmax
     assert [scale[value / last] for value in lines.line.color] == colours
@@ -491,7 +498,7 @@ def test_parallel_axes_keep_each_colour(bundle: Bundle) -> None:
 
 def test_one_run_has_parallel_axes_too(bundle: Bundle) -> None:
     found = runs.of_bundle(bundle, None)[:1]
-    figure = compare_charts.parallel(runs.axes(found), ["#123456"], LIGHT)
+    figure = compare_charts.parallel(compare_charts.run_axes(found), ["#123456"], LIGHT)
     assert figure.data[0].line.colorscale == ((0.0, "#123456"), (1.0, "#123456"))
 
 

@@ -17,11 +17,10 @@ from streamlit.testing.v1 import AppTest
 from dashboard.charts import dataset as dataset_charts
 from dashboard.charts.palette import DARK, LIGHT, Theme, class_colour
 from dashboard.session import recordings
-from dashboard.views import contenders
 from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import ConfigError
-from qmoe_core.evaluation import projection, selective
+from qmoe_core.evaluation import contenders, projection, selective
 from qmoe_core.runtime.store import default_root
 
 Open = Callable[..., AppTest]

@@ -77,7 +77,7 @@ def test_the_cheapest_that_keeps_99_percent_and_answers_in_time(measured: None) 
     assert app.query_params == {"within": "50"}
 
 
-def test_the_fastest_and_the_thriftiest(measured: None) -> None:
+def test_the_fastest_and_the_least_energy(measured: None) -> None:
     assert "<h2>popcount</h2>" in text(visit(keep="0", cheapest="latency"))
     assert "<h2>q1</h2>" in text(visit(cheapest="energy"))
     (gross,) = [row["gross_mj"] for row in reports.energy_report().rows if row["name"] == "popcount"]
@@ -208,7 +208,7 @@ def test_grids_show_each_level_or_an_outline(bundle: Bundle) -> None:
 
 def test_what_a_grid_is_used_for(bundle: Bundle) -> None:
     q1, q2, q16, fp32 = weight_grids(bundle, 0, ["q1", "q2", "q16", "fp32"])
-    assert format_charts.uses(q1) == "a weight tells 1 of its 1 bit"
-    assert format_charts.uses(q2).endswith(f"zeros; a weight tells {q2.entropy_bits:.2g} of its 2 bits")
+    assert format_charts.uses(q1) == "entropy 1 bit"
+    assert format_charts.uses(q2).endswith(f"zeros; entropy {q2.entropy_bits:.2g} bit")
     assert format_charts.uses(q16) == "65,536 levels"
     assert format_charts.uses(fp32) == "floats"

@@ -80,6 +80,19 @@ def test_an_upload_is_judged(visit: Visit, heard_as: HeardAs) -> None:
     assert "rain.wav, uploaded: 5.0 s, 22,050 Hz, mono." in text(app)
 
 
+def test_uploads_are_still_there_after_another_page(visit: Visit, heard_as: HeardAs) -> None:
+    app = upload(visit(), ("rain.wav", wav("rain")))
+    app.switch_page("../pages/method.py").run()
+    app.switch_page("../pages/listen.py").run()
+    assert heard_as("rain") in text(app)
+    assert "Still here: rain.wav." in text(app)
+    upload(app, ("rooster.wav", wav("rooster")))
+    assert app.radio[0].label == "Two files"
+    next(button for button in app.button if button.label == "Remove").click().run()
+    assert not app.radio
+    assert heard_as("rooster") in text(app)
+
+
 def test_a_bad_upload_is_explained_and_the_good_one_is_judged(visit: Visit, heard_as: HeardAs) -> None:
     app = upload(visit(), ("notes.wav", b"this is no sound"), ("rain.wav", wav("rain")))
     assert verdict(app)[0].startswith(heard_as("rain"))
@@ -278,7 +291,7 @@ def test_moving_a_control_only_mixes_again(visit: Visit, monkeypatch: pytest.Mon
 def test_it_would_rather_not_say(visit: Visit, heard_as: HeardAs) -> None:
     app = visit(sound="dog-bark", abstain="probability", limit="0.99")
     headline, sentence = verdict(app)
-    assert headline == "I would rather not say"
+    assert headline == "No answer"
     assert re.match(
         r"The best guess is dog, \d\d %, but the probability is below your limit of 99 %\.", sentence
     )

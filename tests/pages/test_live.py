@@ -66,8 +66,8 @@ def heard(app: AppTest, name: str = "rain", seconds: float = 8.0) -> Live:
 
 
 def test_a_first_visit(page: AppTest) -> None:
-    assert page.title[0].value == "The lab listens"
-    assert headline(page) == "Ready to listen"
+    assert page.title[0].value == "The microphone, judged live"
+    assert headline(page) == "Ready"
     assert "Nothing yet: a detection is logged when it is over." in text(page)
     assert not page.error
     assert registry.running == 0
@@ -85,7 +85,7 @@ def test_what_is_not_accepted_now(page: AppTest) -> None:
     page.slider(key="live_threshold").set_value(1.0).run()
     heard(page)
     page.run()
-    assert headline(page) == "I would rather not say"
+    assert headline(page) == "No answer"
     assert "The best guess is rain" in text(page)
     assert "below class threshold" in text(page)
 
@@ -96,14 +96,14 @@ def test_silence_is_said(page: AppTest) -> None:
     live.pipeline.source.stream.ring.write(np.zeros(6 * decode.SAMPLE_RATE, np.float32))
     live.pipeline.step()
     page.run()
-    assert headline(page) == "I would rather not say"
+    assert headline(page) == "No answer"
     assert "It is silent." in text(page)
 
 
 def test_after_listening(page: AppTest) -> None:
     heard(page).pipeline.finish()
     page.run()
-    assert headline(page) == "Not listening"
+    assert headline(page) == "Stopped"
 
 
 def test_controls_reach_the_pipeline(page: AppTest) -> None:
@@ -206,7 +206,7 @@ def test_a_microphone_of_the_machine(page: AppTest, host: type[Host]) -> None:
     page.button(key="live_host").click().run()
     assert (live.running, registry.running) == (False, 0)
     assert live.pipeline.source.closed  # type: ignore[attr-defined]
-    assert page.button(key="live_host").label == "Start listening"
+    assert page.button(key="live_host").label == "Start"
 
 
 def test_a_headset_in_telephone_mode(page: AppTest, host: type[Host]) -> None:

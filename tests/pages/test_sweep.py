@@ -131,7 +131,7 @@ def test_a_bundle_without_its_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     st.cache_resource.clear()
     monkeypatch.setattr(Bundle, "dataset", None)
     app = visit()
-    assert "carries no data set" in text(app)
+    assert "carries no data set" in app.info[0].value
     assert not app.get("plotly_chart")
 
 
@@ -192,7 +192,7 @@ def test_heights_of_the_dot() -> None:
 
 def test_the_line_over_the_figures_stands_where_they_are_drawn() -> None:
     """The stylesheet repeats the figures' margins; they must be the same."""
-    rules = Path(sweeping.__file__).with_name("ledger.css").read_text(encoding="utf-8")
+    rules = Path(sweeping.__file__).with_name("style.css").read_text(encoding="utf-8")
     left, right, top, bottom = (MARGIN[side] for side in "lrtb")
     assert f"left: calc({left}px + (100% - {left + right}px) * var(--qm-alpha))" in rules
     assert f"top: {top}px; bottom: {bottom}px" in rules

@@ -27,7 +27,7 @@ from dashboard.charts import train as train_charts
 from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from dashboard.session import public, training
 from dashboard.session.training import Cell
-from qmoe_core import bundles
+from qmoe_core import bundles, numbers
 from qmoe_core.embedders import models, networks
 from qmoe_core.errors import ConfigError, DatasetError, UserError
 from qmoe_core.runtime import jobs
@@ -324,7 +324,7 @@ def test_two_sessions_at_once(page: Open, small: dict[str, str]) -> None:
         assert ended(newest).state == "cancelled"
         second.run()
         assert "Stopped; what was finished is kept." in text(second)
-        assert any(button.label == "Go on" for button in second.button)
+        assert any(button.label == "Resume" for button in second.button)
         jobs.cancel(jobs.list_jobs()[1].id)
 
 
@@ -333,7 +333,7 @@ def test_a_stopped_job_goes_on(page: Open, request_: Train) -> None:
         job = jobs.submit(request_)
         jobs.cancel(job.id)
         assert ended(job).state == "cancelled"
-    app = press(page(job=job.id), "Go on")
+    app = press(page(job=job.id), "Resume")
     again = jobs.list_jobs()[0]
     assert again.request == job.request
     assert link_of(app)["job"] == again.id
@@ -375,7 +375,7 @@ def test_a_job_that_was_killed_says_so_and_goes_on(page: Open, request_: Train) 
     assert app.error[0].value.startswith("Its process")
     assert "what was finished is kept" in text(app)
     assert app.code[0].value == "Killed"
-    assert any(button.label == "Go on" for button in app.button)
+    assert any(button.label == "Resume" for button in app.button)
 
 
 def test_a_job_removed_while_it_is_shown(page: Open, request_: Train) -> None:
@@ -489,7 +489,7 @@ def test_columns_of_random_folds_and_seeds(request_: Train) -> None:
     ("seconds", "said"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (95, "1 min 35 s"), (7300, "2 h 1 min")]
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert training.duration(seconds).replace("\xa0", " ") == said
+    assert numbers.duration(seconds).replace("\xa0", " ") == said
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.views import widgets, words
+from qmoe_core import numbers
 from qmoe_core.decision import Classification, Decision
 
 REFERENCE = np.linspace(0.0, 1.0, 101)
@@ -81,7 +82,7 @@ def test_verdict_and_refusal(decision: Decision) -> None:
     assert verdict.sentence.startswith("All nine experts agree. Uncertainty is low")
     assert not verdict.refused
     refused = words.verdict(sure, reference=REFERENCE, abstain="epistemic", limit=0.1)
-    assert refused.headline == "I would rather not say"
+    assert refused.headline == "No answer"
     assert refused.sentence.replace("\xa0", " ").startswith(
         "The best guess is dog, 93 %, "
         "but the epistemic uncertainty, 0.290 nats, is above your limit of 0.1 nats."
@@ -122,7 +123,7 @@ def test_curiosity(decision: Decision) -> None:
     [(0, "0 %"), (0.004, "under 1 %"), (0.005, "0 %"), (0.93, "93 %"), (0.9951, "over 99 %"), (1.0, "100 %")],
 )
 def test_percent(share: float, said: str) -> None:
-    assert words.percent(share).replace("\xa0", " ") == said
+    assert numbers.percent(share).replace("\xa0", " ") == said
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_percent(share: float, said: str) -> None:
     [(1.0, "× 1.000"), (1.0034, "× 1.003"), (20.1, "× 20"), (13843.2, "× 13,843"), (2.5e43, "× 2.5·10⁴³")],
 )
 def test_factor(value: float, said: str) -> None:
-    assert words.factor(value).replace("\xa0", " ") == said
+    assert numbers.factor(value).replace("\xa0", " ") == said
 
 
 @given(st.floats(0, 10), st.lists(st.floats(0, 10), min_size=1).map(sorted))

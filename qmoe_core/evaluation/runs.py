@@ -1,4 +1,4 @@
-"""Everything that was trained: what the bundles record, and the finished folds in the store."""
+"""Training runs: the figures that bundles record, and those of finished folds in the store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from dashboard.views import contenders, words
 from qmoe_core.bundles import Bundle, bundling
 from qmoe_core.config import fingerprint, to_dict
+from qmoe_core.evaluation import contenders
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.measure.bench import BenchReport
@@ -134,60 +132,3 @@ def _of_folds(entries: Sequence[StoreEntry]) -> Run:
         n=len(entries),
         bytes=round(facts["parameters"] * bits / 8),
     )
-
-
-_CATEGORIES = (
-    ("origin", "from"),
-    ("dataset", "data"),
-    ("embedder", "embedder"),
-    ("protocol", "folds"),
-    ("selection", "epoch by"),
-)
-
-
-def axes(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Parallel axes for runs: a category only where it differs, a figure only where every run has it."""
-    made = []
-    for key, title in _CATEGORIES:
-        values = [getattr(run, key) for run in runs]
-        if len(set(values)) > 1:
-            made.append(_category(title, values, sorted(set(values))))
-    order = {name: i for i, name in enumerate(sorted(EXPERTS, key=lambda name: -EXPERTS[name].bits))}
-    names = sorted(
-        {run.name for run in runs}, key=lambda name: (order.get(name, len(order)), name), reverse=True
-    )
-    made.append(_category("format", [run.name for run in runs], names))
-    made.append(_logarithmic("kB", [run.bytes / 1000 for run in runs]))
-    if all(run.p50_us is not None for run in runs):
-        made.append(_logarithmic("µs, p50", [run.p50_us or 0.0 for run in runs]))
-    for key, title in (("ece", "ECE"), ("aurc", "AURC")):
-        if all(getattr(run, key) is not None for run in runs):
-            made.append({"label": title, "values": [getattr(run, key) for run in runs], "tickformat": ".3f"})
-    made.append({"label": "± F1", "values": [run.f1_std for run in runs], "tickformat": ".3f"})
-    made.append({"label": "F1", "values": [run.f1 for run in runs], "tickformat": ".3f"})
-    return made
-
-
-def _category(title: str, values: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    place = {name: i for i, name in enumerate(names)}
-    return {
-        "label": title,
-        "values": [place[value] for value in values],
-        "tickvals": list(range(len(names))),
-        "ticktext": [words.drawn(name if len(name) <= 22 else f"{name[:21]}…") for name in names],
-        "range": [-0.2, len(names) - 0.8],
-    }
-
-
-def _logarithmic(title: str, values: Sequence[float]) -> dict[str, Any]:
-    exponents = np.log10(np.maximum(values, 1e-3))
-    low, high = float(exponents.min()), float(exponents.max())
-    stops = [s * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for s in (1, 2, 5)]
-    shown = [s for s in stops if low - 0.05 <= np.log10(s) <= high + 0.05] or [10.0**low]
-    return {
-        "label": title,
-        "values": exponents.tolist(),
-        "tickvals": [float(np.log10(s)) for s in shown],
-        "ticktext": [f"{s:,.0f}" if s >= 1 else f"{s:g}" for s in shown],
-        "range": [low - 0.05, high + 0.05],
-    }

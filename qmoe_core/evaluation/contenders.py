@@ -1,4 +1,4 @@
-"""What the Compare page sets side by side: single experts, and mixtures of them.
+"""Contenders: single experts and mixtures of them, judged on the same clips with the same metrics.
 
 A contender is named the way a link carries it: an expert (`q4`), a mixture with the plain router
 (`bitnet+q4+q8`), one with curiosity (`bitnet+q4+q8@0.3`), and with several experts that answer
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dashboard.charts.palette import Theme, expert_colour
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
@@ -103,42 +102,6 @@ def first(bundle: Bundle) -> list[str]:
     wanted = [name for name in ("q16", "q4", "popcount") if name in offered]
     mixtures = [name for name in offered if "+" in name]
     return [*(wanted or list(bundle.experts[:3])), *mixtures[-1:]]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a contender is drawn: experts by their colour, mixtures in ink, told apart by dashes and marks."""
-
-    colour: str
-    dash: str = "solid"
-    symbol: str = "circle"
-
-    @property
-    def css(self) -> str:
-        """The same as a line of a legend."""
-        style = {"solid": "solid", "dash": "dashed", "dot": "dotted"}.get(self.dash, "double")
-        return f"3px {style} {self.colour}"
-
-
-_MIXTURE_MARKS = (
-    ("solid", "diamond"),
-    ("dash", "diamond-open"),
-    ("dot", "square"),
-    ("dashdot", "square-open"),
-)
-
-
-def looks(contenders: Sequence[Contender], theme: Theme) -> dict[str, Look]:
-    """By name, how each contender is drawn."""
-    mixtures = [contender.name for contender in contenders if not contender.single]
-    found = {}
-    for contender in contenders:
-        if contender.single:
-            found[contender.name] = Look(expert_colour(contender.name))
-        else:
-            dash, symbol = _MIXTURE_MARKS[mixtures.index(contender.name) % len(_MIXTURE_MARKS)]
-            found[contender.name] = Look(theme.ink, dash, symbol)
-    return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+"""WCAG 2.1 AA on every page, in both themes, as axe-core checks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.browser.test_menu import PAGES, settled
+
+pytestmark = pytest.mark.browser
+
+Browse = Callable[..., Page]
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_meets_wcag_aa(dashboard: str, browse: Browse, theme: str) -> None:
+    page = browse(dashboard, viewport={"width": 1440, "height": 900}, color_scheme=theme)
+    found: dict[str, list[str]] = {}
+    for title in PAGES:
+        if title != "Listen":
+            page.get_by_role("link", name=title, exact=True).first.click()
+        settled(page, title)
+        for one in Axe().run(page, options=RULES).response["violations"]:
+            places = [
+                json.dumps([node["html"][:120], node["any"][:1] and node["any"][0]["message"]])
+                for node in one["nodes"][:4]
+            ]
+            found[f"{title}: {one['id']} ({len(one['nodes'])})"] = places
+    assert not found, json.dumps(found, indent=1, ensure_ascii=False)
