@@ -22,7 +22,7 @@ import streamlit as st
 from dashboard.components.microphone import Recording
 from dashboard.session import public
 from qmoe_core import serve
-from qmoe_core.audio import decode, mel, synth
+from qmoe_core.audio import decode, mel, recorded, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
 from qmoe_core.routing.mixing import Settings
@@ -134,7 +134,9 @@ def hear(sound: Sound, bundle: Bundle) -> Heard:
     Raises:
         AudioError: it cannot be decoded, or is not fit to be judged.
     """
-    heard = _hear(sound.key, bundle.digest, sound, bundle)
+    # A name may tell when the recording began.
+    key = f"{sound.key}:{recorded.in_name(sound.name)}"
+    heard = _hear(key, bundle.digest, sound, bundle)
     # The same content may come under two names, and the cache knows one.
     return replace(heard, observation=replace(heard.observation, file=sound.name))
 
@@ -207,7 +209,7 @@ def whole_db(levels: np.ndarray) -> np.ndarray:
 def judge(sound: Sound, heard: Heard, bundle: Bundle, settings: Settings) -> Classification:
     """Mix what was heard; only this runs when a control moves."""
     result = _judge(sound.key, bundle.digest, settings, heard.observation, bundle)
-    return replace(result, file=sound.name)
+    return replace(result, file=sound.name, recorded=heard.observation.recorded)
 
 
 @st.cache_data(max_entries=256, max_size="64 MB", scope="session", show_spinner=False)
