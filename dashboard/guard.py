@@ -275,7 +275,7 @@ class Guard:
             nonlocal came
             message = await receive()
             more = len(message.get("body", b""))
-            if not room.has(session, more):
+            if room.address(session) is None or not room.has(session, more):  # it may have ended meanwhile
                 raise _NoRoom
             came += more
             room.coming[session] += more

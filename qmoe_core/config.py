@@ -31,7 +31,7 @@ Widths = Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_l
 
 Protocol = Literal["official", "random", "grouped"]
 Selection = Literal["inner-validation", "best-on-test"]
-Curiosity = Literal["disagreement", "distilled", "router-mc", "none"]
+Curiosity = Literal["disagreement", "distilled", "router-mc", "none", "cascade"]
 Mix = Literal["probabilities", "logits"]
 MoeTraining = Literal["compose", "joint"]
 
@@ -74,8 +74,8 @@ class RouterConfig(_Section, frozen=True):
     temperature: Positive = 1.0
     top_k: Count = 1
     curiosity: Literal["disagreement", "router-mc", "none"] = "disagreement"
-    """Not `distilled`, which learns from the out-of-fold outputs that training makes: it is chosen where a
-    bundle is used."""
+    """Not `distilled`, which learns from the out-of-fold outputs that training makes, nor `cascade`, whose
+    experts are put in order: they are chosen where a bundle is used."""
     alpha: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.3
     normalise: bool = False
     """Divide d_i by its mean over the calibration set, so that α ≈ 1 is where things start to move."""

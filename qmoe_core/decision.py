@@ -78,6 +78,11 @@ class Decision:
     end_s: float = 0.0
 
     @property
+    def doubt(self) -> float:
+        """1 − the mixture's largest probability."""
+        return 1.0 - self.probability
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Names of the experts that the strategy has to run."""
         return tuple(e.name for e in self.experts if e.needed)
@@ -126,6 +131,7 @@ class Decision:
                 "router_variance": self.uncertainty.router_variance,
                 "router_mutual_information": self.uncertainty.router_mutual_information,
             },
+            "doubt": self.doubt,
             "experts_run": list(self.needed),
             "alpha": self.alpha,
             "top_k": self.top_k,
@@ -153,6 +159,16 @@ class Classification:
     """Of the recording; None of a picture."""
     recorded: datetime | None = None
     """When the recording began; without a time zone where that is not known."""
+    reason: str = ""
+    """Why the answer is withheld; empty where it is given."""
+    prediction_set: tuple[str, ...] | None = None
+    """Labels that hold the true one with a probability of `coverage`; None where none could be set."""
+    coverage: float | None = None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the answer is withheld, because its doubt is above the limit that was asked for."""
+        return bool(self.reason)
 
     def to_json(self, each: Callable[[dict[str, Any]], Any] = lambda window: window) -> dict[str, Any]:
         """One object of `qmoe classify --json`; `each` makes something smaller of a window's object."""
@@ -165,5 +181,10 @@ class Classification:
             **self.whole.to_json(),
             "windows": [each(w.to_json()) for w in self.windows] if len(self.windows) > 1 else [],
             "notes": list(self.notes),
+            "abstained": self.abstained,
+            "reason": self.reason or None,
+            "prediction_set": None
+            if self.prediction_set is None
+            else {"labels": list(self.prediction_set), "coverage": self.coverage},
             "fitness": self.fitness.to_json() if self.fitness else None,
         }

@@ -128,7 +128,7 @@ UNCERTAINTY = {"total", "aleatoric", "epistemic", "router_variance", "router_mut
 # Beyond design.md: what the mixture did, where the window lies, what was noted.
 MIXTURE = ["q4", "q8", "bitnet"]
 MORE_OF_RESULT = {"recorded", "start_s", "end_s", "windows", "notes", "path", "error", "reason", "fitness"}
-MORE_OF_RESULT |= {"experts_run"}
+MORE_OF_RESULT |= {"experts_run", "doubt", "abstained", "prediction_set"}
 MORE_OF_EXPERT = {"bonus", "router_std", "weight", "in_mixture", "predicted_kl", "needed"}
 
 

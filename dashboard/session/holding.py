@@ -45,7 +45,7 @@ def offer(bundle: Bundle, *, first: bool) -> None:
     if bundle.provenance.dataset not in datasets.available():
         if first:
             st.info(
-                "To find out, experts are trained without some classes and listen to them afterwards. That "
+                "To find out, experts are trained without some classes and then tested on them. That "
                 f"takes the recordings of {widgets.plain(bundle.provenance.dataset)}, which are not on this "
                 "machine."
             )
@@ -53,7 +53,7 @@ def offer(bundle: Bundle, *, first: bool) -> None:
     with st.container(border=first) if first else st.expander("Hold other classes out"):
         if first:
             st.markdown(
-                "Train without some classes, then listen to them: an uncertainty that knows is larger there."
+                "Train without some classes, then test on them: a useful uncertainty is larger there."
             )
         held = st.multiselect(
             "Classes to hold out",

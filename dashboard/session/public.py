@@ -57,7 +57,7 @@ class Limits:
     live: int = 2
     jobs: int = 1
     address_jobs: int = 2
-    queue: int = 8
+    queue: int = 4
     job_s: float = 600.0
     clips: int = 2000
     folds: int = 5
@@ -208,12 +208,11 @@ def address() -> str:
 
 
 def _located(request: Train | HoldOut) -> Train | HoldOut:
-    """The request with its dataset's folder for its name: the job looks in other places."""
+    """The request with the folder of its dataset, which the job looks for elsewhere; in one process."""
     known = datasets.available()
     name, colon, options = request.dataset.rpartition(":")
-    if request.dataset in known:
-        return msgspec.structs.replace(request, dataset=str(known[request.dataset]))
-    return msgspec.structs.replace(request, dataset=f"{known[name]}{colon}{options}")
+    here = known[request.dataset] if request.dataset in known else f"{known[name]}{colon}{options}"
+    return msgspec.structs.replace(request, dataset=str(here), workers=1)
 
 
 def _counted(n: int, thing: str) -> str:

@@ -52,7 +52,8 @@ LIMITS = {
 DEFAULT_LIMIT = {"never": 0.0, "probability": 0.5, "epistemic": 0.1}
 FIRST_SOUND = "dog-bark"
 
-CURIOSITIES: tuple[Curiosity, ...] = get_args(Curiosity)
+CURIOSITIES: tuple[Curiosity, ...] = ("disagreement", "distilled", "router-mc", "none")
+"""Those that pages offer."""
 ABSTAINS: tuple[Abstain, ...] = get_args(Abstain)
 
 _LINKED = ("sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit")

@@ -26,7 +26,8 @@ def basis(bundle: Bundle) -> str:
     """How many clips a figure is of, and how they were judged."""
     made = bundle.provenance
     return (
-        f"n = {made.clips:,} clips, each judged by experts that had not heard it (out of fold, seed "
+        f"n = {made.clips:,} clips, each classified by experts that were not trained on it (out of fold, "
+        f"seed "
         f"{made.seeds[0]}); {widgets.how(bundle)}."
     )
 

@@ -25,8 +25,8 @@ LAST_HEARD = "heard on Listen"
 
 ANSWERS = (
     Column("name", "Format or mixture", number=False),
-    Column("label", "says", number=False),
-    Column("probability", "with", percents(0), "Probability of its answer: max p."),
+    Column("label", "label", number=False),
+    Column("probability", "probability", percents(0), "Probability of its answer: max p."),
     Column(
         "right",
         "right",
@@ -62,7 +62,7 @@ def one_clip(
         [LAST_HEARD, *clips],
         key=linked.widget(PAGE, "clip"),
         format_func=lambda name: clip_title(name, bundle, data, clips),
-        help="A clip of the default set, as experts judged it that had not heard it; type to search.",
+        help="A clip of the default set, classified by experts that were not trained on it; type to search.",
     )
     truth = None
     if values["clip"] == LAST_HEARD:
@@ -83,7 +83,8 @@ def one_clip(
         rows = [answer_row(c, d, bundle.classes[truth]) for c, d in zip(compared, decisions, strict=True)]
         shares, shown = np.stack([d.probabilities for d in decisions]), list(compared)
         said = (
-            f"n = 1 clip, {values['clip']}, judged by experts that had not heard it (out of fold, seed "
+            f"n = 1 clip, {values['clip']}, classified by experts that were not trained on it (out of fold, "
+            f"seed "
             f"{bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
         )
     left, right = st.columns([3, 2], gap="large")
@@ -100,7 +101,7 @@ def one_clip(
         with right:
             play(values["clip"], bundle)
     marks = [looks[contender.name].css for contender in shown]
-    tables.table(ANSWERS, rows, name="clip", title="What each says", marks=marks)
+    tables.table(ANSWERS, rows, name="clip", title="Predictions of each", marks=marks)
 
 
 def clip_title(name: str, bundle: Bundle, data: BundleDataset, clips: dict[str, int]) -> str:

@@ -178,7 +178,7 @@ def agreement(judged: Sequence[Judged], bundle: Bundle, values: dict[str, Any]) 
         all_wrong = int(np.all([~one.correct for one in judged], axis=0).sum())
         some = int(np.any([one.correct for one in judged], axis=0).sum())
         st.markdown(
-            f"All {numbers.number(len(judged))} say the same of **{same}** of {n} clips. "
+            f"All {numbers.number(len(judged))} give the same label to **{same}** of {n} clips. "
             f"**{all_wrong}** clips are wrong by all of them: no choice among these would answer those. "
             f"A choice that always knew who is right would reach **{100 * some / n:.1f} %**."
         )
@@ -207,6 +207,6 @@ AGREEMENT = (
         "kappa",
         "κ",
         decimals(3),
-        "Cohen’s κ = (share − chance) / (1 − chance), chance from how often each says what.",
+        "Cohen’s κ = (share − chance) / (1 − chance), chance from how often each predicts each class.",
     ),
 )

@@ -86,7 +86,7 @@ def choose(bundle: Bundle, values: dict[str, Any]) -> None:
             wrap=True,
             width="content",
             help="Experts by their numeric format, and mixtures: without α the router alone chooses who "
-            f"answers, with α curiosity has a say (Eq. 8). {words.FORMATS}",
+            f"answers, with α curiosity changes the routing (Eq. 8). {words.FORMATS}",
         )
         with st.popover("Another mixture", icon=":material/add:", type="tertiary"):
             another_mixture(bundle, values["show"])
@@ -161,7 +161,7 @@ OVERVIEW = (
         "aurc",
         "AURC",
         decimals(4),
-        "Area under risk against coverage: mean over k of the share of errors among the k surest clips "
+        "Area under risk against coverage: mean over k of the share of errors among the k most certain clips "
         "(doubt = 1 − max p); lower is better.",
     ),
 )

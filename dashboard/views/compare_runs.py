@@ -39,7 +39,7 @@ RUNS = (
     Column("f1_std", "±", decimals(3), "Deviation of F1 over folds × seeds, with n − 1."),
     Column("n", "n", meaning="Folds × seeds."),
     Column("ece", "ECE", decimals(3), "Σ_b n_b / n · |accuracy_b − confidence_b|, of a bundle’s first seed."),
-    Column("aurc", "AURC", decimals(4), "Mean share of errors among the k surest clips, likewise."),
+    Column("aurc", "AURC", decimals(4), "Mean share of errors among the k most certain clips, likewise."),
     Column(
         "bytes",
         "kB",

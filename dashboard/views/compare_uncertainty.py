@@ -150,7 +150,10 @@ EFFECT = (
     ),
     Column("risk", "risk", percents(1), "Errors among the answered / answered."),
     Column(
-        "threshold", "unsure above", lambda v: f"{v:.3g}", "Clips with a larger uncertainty are not answered."
+        "threshold",
+        "uncertainty above",
+        lambda v: f"{v:.3g}",
+        "Clips with a larger uncertainty are not answered.",
     ),
     Column("excess", "E-AURC", decimals(4), "AURC − that of the best order there could be; 0 is perfect."),
 )
@@ -189,7 +192,7 @@ def effect(able: Sequence[Judged], risks: dict[str, Any], looks: dict[str, Look]
 
 
 def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str) -> None:
-    """How well each uncertainty finds errors, and sounds that nobody taught."""
+    """How well each uncertainty finds errors, and unknown classes."""
     mixture = next((one for one in reversed(judged) if not one.contender.single), None)
     one = mixture or judged[-1]
     left, right = st.columns(2, gap="large")
@@ -203,7 +206,7 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
             draw_detection(found, measure, "Errors", "errors")
             some = next(iter(found.values()))
             widgets.caption(
-                "AUROC = P(uncertainty of an error > of a right answer), 0.5 knows nothing; lines: 95 % "
+                "AUROC = P(uncertainty of an error > of a right answer), 0.5 is chance; lines: 95 % "
                 f"bootstrap over clips. {some.positives} errors among {some.positives + some.negatives} "
                 f"clips; {widgets.how(bundle)}, seed {bundle.provenance.seeds[0]}."
             )
@@ -255,18 +258,19 @@ def strange(bundle: Bundle, measure: str, asked: str) -> None:
             width=320,
         )
         chosen = [tried[asked]] if asked else list(tried.values())
-        held = f"never heard {numbers.listed(map(words.readable, chosen[0].held_out))}"
+        held = f"were not trained on {numbers.listed(map(words.readable, chosen[0].held_out))}"
         if len(chosen) > 1:
-            held = "have never heard some classes"
-        st.markdown(f"Experts that **{widgets.plain(held)}** listen to them among known sounds.")
-        draw_detection(ood.together(chosen), measure, "Strange sounds", "held-out")
+            held = "were not trained on some classes"
+        st.markdown(f"Experts that **{widgets.plain(held)}** classify them among known sounds.")
+        draw_detection(ood.together(chosen), measure, "Unknown classes", "held-out")
         one = chosen[0]
         lines = (
             "95 % bootstrap over clips" if len(chosen) == 1 else f"least and largest of {len(chosen)} sets"
         )
         widgets.caption(
-            f"AUROC = P(uncertainty of a strange clip > of a known one); lines: {lines}. "
-            f"{one.n_strange} strange and {one.n_known} known clips of {one.dataset} a set, {one.folds} "
+            f"AUROC = P(uncertainty of a clip of an unknown class > of a known one); lines: {lines}. "
+            f"{one.n_strange} clips of unknown and {one.n_known} of known classes of {one.dataset} a set, "
+            f"{one.folds} "
             f"{one.protocol} folds, seed {one.seed}; {'+'.join(one.experts)}, plain router."
         )
     holding.offer(bundle, first=not tried)

@@ -171,7 +171,7 @@ CLASSES = (
     Column("errors", "errors", meaning="Clips called something else."),
     Column(
         "uncertainty",
-        "unsure",
+        "uncertainty, nats",
         decimals(3),
         "Mean total uncertainty of the class, H(q̄) = −Σ q̄_c log q̄_c, nats.",
     ),

@@ -178,8 +178,8 @@ def one_clip(shown: Shown) -> None:
         key="dataset.opinions",
     )
     widgets.caption(
-        "Per cent. Bold: in the bundle’s mixture, ● answers. n = 1 clip, judged by experts that had not "
-        f"heard it (out of fold, seed {bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
+        "Per cent. Bold: in the bundle’s mixture, ● answers. n = 1 clip, classified by experts that were "
+        f"not trained on it (out of fold, seed {bundle.provenance.seeds[0]}); {widgets.how(bundle)}."
     )
     facts(shown, index)
     with st.container(horizontal=True):

@@ -1,4 +1,4 @@
-"""Results to take away: JSON as `qmoe classify --json` prints it, and a tidy CSV."""
+"""Results to download: JSON as `qmoe classify --json` prints it, and a tidy CSV."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def take_away(judged: Sequence[Judged], heard: Heard, bundle: Bundle) -> None:
     whole = numbers.seconds(heard.decode_s + heard.observe_s)
     widgets.caption(
         f"The address of this page restores the controls. Heard in {whole} (decoding "
-        f"{numbers.seconds(heard.decode_s)}; embedding, experts and router "
+        f"{numbers.seconds(heard.decode_s)}; embedding, router and all experts, which this page shows, "
         f"{numbers.seconds(heard.observe_s)}), once, on {os.cpu_count()} cores: an impression, not a "
         f"benchmark. {words.capital(widgets.how(bundle))}."
     )

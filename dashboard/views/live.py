@@ -32,8 +32,8 @@ ANSWERED_WITHIN_S = 0.1
 """How long a packet that was just handed in is given to be judged, before it is drawn."""
 RATES = (None, 48_000, 44_100, 22_050, 16_000)
 INVITATION = (
-    "Start, and what the microphone hears is judged four times a second, on the machine that runs this lab; "
-    "it goes nowhere else. What is heard is logged below, in memory, to hear again, to mark and to take away."
+    "Start, and the microphone’s sound is classified four times a second, on the machine that runs this lab; "
+    "it goes nowhere else. Detections are logged below, in memory, to play, to mark and to download."
 )
 UNHEARD = {
     GAP: "Some of the last five seconds did not arrive.",
@@ -188,7 +188,7 @@ def now(view: LiveView, bundle: Bundle, running: bool) -> None:
             headline = f"{min(view.heard_s, WINDOW_S):.1f} of {WINDOW_S:g} s"
             sentence = "The first answer comes when there are five seconds to judge."
         elif view.stream:
-            headline, sentence = "Stopped", "Below is what was heard last."
+            headline, sentence = "Stopped", "Below are the last sounds."
     elif current.reason:
         guess = f"{words.readable(current.label)}, {numbers.percent(current.probability)}"
         sentence = UNHEARD.get(current.reason, f"The best guess is {guess}: {current.reason}.")

@@ -85,7 +85,7 @@ def routed(entry: LoggedDetection) -> str:
 
 
 def listen_again(log: logs.Log, entries: list[LoggedDetection]) -> None:
-    """One detection: its five surest seconds, and whether it was right."""
+    """One detection: its five seconds of largest probability, and whether it was right."""
     by_id = {entry.id: entry for entry in entries}
 
     def line(entry_id: str) -> str:

@@ -101,7 +101,7 @@ TILES = (
     Tile(
         "routed_epistemic",
         "Epistemic, as routed",
-        r"How much the experts that are listened to differ, mean of $H(\sum_i r_i q_i) - \sum_i r_i H(q_i)$. "
+        r"How much the experts differ, weighted by the routing: $H(\sum_i r_i q_i) - \sum_i r_i H(q_i)$. "
         r"With equal weights it is the epistemic uncertainty of the other pages, which α cannot move.",
         numbers.nats,
         0.002,

@@ -56,7 +56,8 @@ def the_alpha(
     widgets.caption(sweeping.bonus_range(settings, interest, alpha))
     widgets.verdict_block(sweeping.verdict(sweep, moved, index), widgets.theme().accent)
     widgets.caption(
-        f"n = {n:,} clips, each judged by experts that had not heard it; one clip is {1 / n:.4g} of "
+        f"n = {n:,} clips, each classified by experts that were not trained on it; one clip is {1 / n:.4g} "
+        f"of "
         f"accuracy. {words.capital(widgets.how(bundle))}."
     )
 

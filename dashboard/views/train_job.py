@@ -246,7 +246,7 @@ def fits(job: Job, story: Story, asked: str) -> None:
         key=key,
         required=True,
         wrap=True,
-        format_func=lambda name: name or "the one of now",
+        format_func=lambda name: name or "the expert of now",
         help="Loss: cross-entropy −Σ_c y_c log q_c, class-weighted in training. F1 is the weighted one.",
     )
     if st.session_state[key] != linked.kept(PAGE)["expert"]:

@@ -62,14 +62,7 @@ _theme_watch = component(
                 else if (shown !== reported) setTriggerValue("changed", (reported = shown));
             };
             const timer = setInterval(look, 250);
-            const phone = matchMedia("(max-width: 768px)");
-            const chosen = (event) => {  // on a phone the menu lies over the page
-                if (!phone.matches || !event.target.closest?.("[data-testid=stSidebarNavLink]")) return;
-                const close = "[data-testid=stSidebarCollapseButton] button";
-                setTimeout(() => document.querySelector(close)?.click(), 100);
-            };
-            addEventListener("click", chosen, true);
-            return () => { clearInterval(timer); removeEventListener("click", chosen, true); };
+            return () => clearInterval(timer);
         }
     """,
 )
@@ -187,7 +180,7 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
         selection_mode="multi",
         key="experts",
         wrap=True,
-        help="The router chooses among these. All experts are heard, whether they are in the mixture or not.",
+        help="The router chooses among these. All experts are shown, whether they are in the mixture or not.",
     )
     n = len(controls.experts)
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -270,7 +263,7 @@ _MEASURES = (
         "router_mutual_information",
         "Router mutual information",
         "H(r̄) − mean<sub>s</sub> H(r<sup>(s)</sup>)",
-        "The same doubt as information: how much a pass of the router tells about who should answer.",
+        "The mutual information of a router’s pass and the choice of the expert.",
     ),
 )
 

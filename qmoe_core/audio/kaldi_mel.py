@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from qmoe_core.audio.mel_kernel import mel_power_of_frames
+
 SAMPLE_RATE = 32_000
 HOP = 320
 N_FFT = 1024
@@ -32,14 +34,31 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     >>> log_mel(np.zeros(160_000, np.float32)).shape
     (128, 500)
     """
-    window, filters = constants()
-    emphasised = waveform[1:] - np.float32(0.97) * waveform[:-1]
-    padded = np.pad(emphasised, N_FFT // 2, mode="reflect")
-    first = (N_FFT - WINDOW) // 2  # outside of its window a frame is zero, and a shift changes no power
-    frames = np.lib.stride_tricks.sliding_window_view(padded[first:], WINDOW)[::HOP]
-    spectrum = np.fft.rfft(frames[: frame_count(len(waveform))] * window, N_FFT)[:, : filters.shape[1]]
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
-    return (np.log(filters @ power.T + np.float32(1e-5)) + np.float32(4.5)) / np.float32(5.0)
+    samples = np.empty(len(waveform) - 1 + N_FFT, np.float32)
+    middle = samples[N_FFT // 2 : -N_FFT // 2]
+    np.multiply(waveform[:-1], np.float32(-0.97), out=middle)
+    middle += waveform[1:]
+    samples[: N_FFT // 2] = middle[N_FFT // 2 : 0 : -1]
+    samples[-N_FFT // 2 :] = middle[-2 : -2 - N_FFT // 2 : -1]
+    starts = HOP * np.arange(frame_count(len(waveform)))
+    levels = mel_power_of_frames(samples, starts, *_edges(), N_MELS)
+    levels += np.float32(1e-5)
+    np.log(levels, out=levels)
+    levels += np.float32(4.5)
+    levels *= np.float32(0.2)
+    return levels
+
+
+@lru_cache(maxsize=1)
+def _edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The window, float32 [1024], and where each of 513 bins lies between the edges of the filters, as
+    `mel_power_of_frames` takes them."""
+    mel = 1127.0 * np.log1p(np.arange(N_FFT // 2 + 1) * (SAMPLE_RATE / N_FFT) / 700.0)
+    place = mel / (1127.0 * np.log1p(MAX_HZ / 700.0)) * (N_MELS + 1)
+    place = np.minimum(place, N_MELS + 1)  # all that is above the last edge belongs to no filter
+    interval = np.minimum(place.astype(np.int64), N_MELS)
+    window = np.pad(constants()[0], (N_FFT - WINDOW) // 2)
+    return window, interval, (place - interval).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

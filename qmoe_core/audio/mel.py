@@ -17,8 +17,9 @@ from functools import lru_cache
 import numpy as np
 
 from qmoe_core.audio.decode import SAMPLE_RATE
-from qmoe_core.audio.mel_kernel import N_FFT, mel_power_of_frames
+from qmoe_core.audio.mel_kernel import mel_power_of_frames
 
+N_FFT = 2048
 HOP = 512
 N_BINS = N_FFT // 2 + 1
 FLOOR_POWER = 1e-10
@@ -62,7 +63,7 @@ def mel_power(waveform: np.ndarray, n_mels: int = 128) -> np.ndarray:
     """
     samples = np.pad(np.asarray(waveform, dtype=np.float32), N_FFT // 2, mode="reflect")
     starts = HOP * np.arange(frame_count(len(waveform)))
-    return mel_power_of_frames(samples, starts, *_filter_edges(n_mels), n_mels)
+    return mel_power_of_frames(samples, starts, _window(), *_filter_edges(n_mels), n_mels)
 
 
 def to_db(power: np.ndarray) -> np.ndarray:
@@ -112,10 +113,16 @@ class LogMelStream:
 
     def _columns(self, frames: int) -> np.ndarray:
         starts = HOP * np.arange(frames)
-        power = mel_power_of_frames(self._held, starts, *_filter_edges(self.n_mels), self.n_mels)
+        power = mel_power_of_frames(self._held, starts, _window(), *_filter_edges(self.n_mels), self.n_mels)
         self._held = self._held[HOP * frames :]
         self._frames += frames
         return to_db(power)
+
+
+@lru_cache(maxsize=1)
+def _window() -> np.ndarray:
+    """Periodic Hann, float32 [2048]."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
 
 
 @lru_cache(maxsize=8)

@@ -25,6 +25,7 @@ bench = LazyGroup(
     example="qmoe bench latency --n 2000",
     loaded={
         "latency": "qmoe_core.cli.bench:latency",
+        "path": "qmoe_core.cli.bench:path",
         "energy": "qmoe_core.cli.bench:energy",
         "memory": "qmoe_core.cli.bench:memory",
         "size": "qmoe_core.cli.bench:size",
@@ -86,6 +87,31 @@ def memory(arguments: Arguments) -> int:
 @json_option
 def size(arguments: Arguments) -> int:
     return _bench("size", arguments)
+
+
+@command("path", help="time from waveform to decision, whole path", example="qmoe bench path --n 500 --json")
+@click.option("--embedder", multiple=True, help="mn04 or ds-cnn; may be repeated (default: both)")
+@click.option("--n", type=int, default=500, help="timed calls of each")
+@json_option
+def path(arguments: Arguments) -> int:
+    from qmoe_core.measure import bench
+    from qmoe_core.measure import path as measured
+    from qmoe_core.runtime.store import Store
+
+    names = arguments.embedder or measured.EMBEDDERS
+    where, rows = measured.run(names, arguments.n, ProgressBar("path"))
+    report = bench.BenchReport("path", where, rows)
+    bench.keep(report, Store())
+    if arguments.json:
+        print_json(report.to_json())
+        return 0
+    flat = [row | row["stages"] for row in report.rows]
+    columns = (
+        "name", "n", "p50_us", "front_end_us", "embedder_us", "head_us", "speedup_vs_peer", "ci95", "note"
+    )  # fmt: skip
+    print(table([columns] + [[cell(row[column]) for column in columns] for row in flat]))
+    print(f"five seconds of sound, one thread; speedups against {measured.BASELINE}")
+    return 0
 
 
 def _bench(what: str, arguments: Arguments) -> int:

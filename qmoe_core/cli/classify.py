@@ -43,6 +43,8 @@ _KINDS = ("table", "json", "csv", "raven", "audacity")
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @mixing_options()
+@click.option("--coverage", type=float, help="share of clips to answer: withhold the answers in most doubt")
+@click.option("--risk", type=float, help="share of errors among answers, at most: withhold those in doubt")
 @click.option(
     "--format",
     type=click.Choice(_KINDS),
@@ -58,6 +60,7 @@ _KINDS = ("table", "json", "csv", "raven", "audacity")
 def classify(arguments: Arguments) -> int:
     from qmoe_core import batch, bundles, serve
     from qmoe_core.audio import containers, pictures
+    from qmoe_core.evaluation import conformal
     from qmoe_core.verdicts import FORMATS, judged, refused
 
     kind = "json" if arguments.json else arguments.format or "table"
@@ -65,6 +68,7 @@ def classify(arguments: Arguments) -> int:
         raise UserError(f"--json and --format {arguments.format} are two formats; give one of them")
     loaded = bundles.load(arguments.bundle)
     settings = mixing_settings(arguments, loaded)
+    limits = conformal.limits(loaded, settings, coverage=arguments.coverage, risk=arguments.risk)
     suffixes = pictures.SUFFIXES if serve.judges_pictures(loaded) else containers.SUFFIXES
     inputs = batch.sources(arguments.paths, suffixes)
     if len(inputs) > 1 and arguments.out is None and not FORMATS[kind].several:
@@ -78,6 +82,7 @@ def classify(arguments: Arguments) -> int:
                 raise UserError(source.error)
             opened, name = recording(source.path)
             result = serve.classify_file(opened, loaded, settings, name=name)
+            result = limits.applied(result) if limits else result
             title = source.path if walked else result.file
             return judged(source.path, result, kind, text(result, title) if kind == "table" else "")
         except UserError as error:
@@ -97,7 +102,8 @@ def classify(arguments: Arguments) -> int:
     if arguments.out is None:
         _print(verdicts(None), kind, single=not walked and len(inputs) == 1)
     else:
-        run = batch.Run(format=kind, bundle=loaded.digest, settings=msgspec.json.encode(settings).decode())
+        said = msgspec.json.encode([settings, arguments.coverage, arguments.risk])
+        run = batch.Run(format=kind, bundle=loaded.digest, settings=said.decode())
         with batch.Kept(arguments.out, run, FORMATS[kind]) as kept:
             done = sum(1 for _ in verdicts(kept))
             kept.finish(inputs)
@@ -142,13 +148,17 @@ def text(result: Classification, title: str) -> str:
         for expert in whole.experts
     ]
     windows = result.windows if len(result.windows) > 1 else ()
+    labels = ", ".join(result.prediction_set or ("no label",))
     return "\n".join(
         [
-            f"{safe(title)}: {whole.label}, {whole.probability:.0%}{began}",
+            f"{safe(title)}: {'no answer; ' if result.abstained else ''}{whole.label}, "
+            f"{whole.probability:.0%}{began}",
+            *([f"  {result.reason}"] if result.reason else []),
             f"  {len(whole.agreeing)} of {len(whole.known)} experts say {whole.label}; uncertainty "
             f"{u.total:.3f} nats (aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})",
             table(rows),
             *(f"  {w.start_s:7.1f} – {w.end_s:.1f} s: {w.label}, {w.probability:.0%}" for w in windows),
+            *([] if result.prediction_set is None else [f"  {result.coverage:.0%} set: {labels}"]),
             *(f"  note: {note}" for note in result.notes),
         ]
     )

@@ -173,10 +173,11 @@ def mixing_options(*, one_alpha: bool = True) -> Callable[[F], F]:
         find_bundle_option,
         alpha,
         click.option("--top-k", type=int, help="how many experts answer"),
-        click.option("--curiosity", help="disagreement, distilled, router-mc or none"),
+        click.option("--curiosity", help="disagreement, distilled, router-mc, none or cascade"),
         click.option("--normalise", is_flag=True, help="divide d_i by its mean over the default set"),
         click.option("--mc-samples", type=int, help="MC-dropout passes of the router"),
         click.option("--experts", help="experts in the mixture, such as bitnet,q4,q8"),
+        click.option("--ask-above", type=float, help="doubt above which cascade asks on, 0 to 1"),
         click.option("--cheap", help="expert that `distilled` asks first (default: the mixture’s cheapest)"),
     )
 
@@ -198,6 +199,7 @@ def mixing_settings(arguments: Arguments, loaded: Any) -> Any:
         "curiosity": arguments.curiosity,
         "mc_samples": arguments.mc_samples,
         "cheap": arguments.cheap,
+        "ask_above": arguments.ask_above,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if arguments.normalise:

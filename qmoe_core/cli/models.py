@@ -142,7 +142,7 @@ def _cycles(text: str) -> tuple[int, ...]:
 @click.argument("name", metavar="NAME", type=click.Choice(["ds-cnn", "mn04"]))
 @click.option("--formats", help="such as q8,q4,bitnet (default: all)")
 @click.option("--effort", type=click.FloatRange(0, 10), default=1.0, help="times the training (default: 1)")
-@click.option("--shards", type=click.IntRange(2, 1000), default=65, help="256 sounds each (default: 65)")
+@click.option("--shards", type=click.IntRange(2, 1000), default=61, help="256 sounds each (default: 61)")
 @click.option("--workers", type=click.IntRange(0), default=0, help="processes (default: one for each core)")
 @click.option("--out", metavar="DIR", help="where the files go (default: used from now on)")
 @json_option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from qmoe_core.cli.common import (
     table,
 )
 
+if TYPE_CHECKING:
+    from qmoe_core.evaluation.cascade import CascadeSweep
+
 sweep = LazyGroup(
     "sweep",
     help="what α, the bit width or a strange sound does to everything",
@@ -31,6 +34,7 @@ sweep = LazyGroup(
     loaded={
         "alpha": "qmoe_core.cli.sweep:alpha",
         "curiosity": "qmoe_core.cli.sweep:curiosity",
+        "cascade": "qmoe_core.cli.sweep:cascade",
         "bits": "qmoe_core.cli.sweep:bits",
         "ood": "qmoe_core.cli.sweep:held_out",
     },
@@ -118,6 +122,82 @@ def curiosity(arguments: Arguments) -> int:
         f"interleaved, one thread, {where.get('processor')}."
     )
     return 0
+
+
+@command(
+    "cascade",
+    help="what asking a further expert costs, and what it is worth",
+    details="Bundles of one dataset with different embedders may be joined: the experts of all but the first "
+    "are called EMBEDDER.EXPERT.",
+    example="qmoe sweep cascade --bundle esc10-logmel-stats --experts q1,q8 --json",
+)
+@click.option("--bundle", multiple=True, help="folder or name; may be repeated (default: the one that ships)")
+@click.option("--experts", help="in the order in which they are asked (default: by cost, q8 of each bundle)")
+@json_option
+def cascade(arguments: Arguments) -> int:
+    from qmoe_core import bundles
+    from qmoe_core.evaluation import cascade as cascades
+    from qmoe_core.measure import environment
+    from qmoe_core.routing.mixing import Settings
+
+    loaded = [bundles.load(name) for name in arguments.bundle or (None,)]
+    outputs, data = cascades.joined(loaded)
+    path = cascades.costs(loaded)
+    if arguments.experts is None:
+        experts = tuple(sorted(cascades.default_experts(loaded), key=path.alone))
+    else:
+        experts = tuple(name.strip() for name in arguments.experts.split(",") if name.strip())
+    settings = Settings(experts, curiosity="cascade")
+    outputs = outputs.of(experts)
+    sources = [clip.source for clip in data.clips]
+    found = cascades.cascade_sweep(outputs, data.labels, settings, path, data.folds, sources)
+    made = loaded[0].provenance
+    document = {
+        "dataset": made.dataset,
+        "protocol": made.protocol,
+        "n": len(data.labels),
+        "seeds": 1,
+        "bundles": [bundle.name for bundle in loaded],
+        "environment": environment.describe(clips=1, heads="one thread", embedders="as they serve"),
+        **found.to_json(),
+    }
+    if arguments.json:
+        print_json(document)
+    else:
+        _print_cascade(found, f"{len(data.labels)} clips of {made.dataset}, {made.protocol} folds")
+    return 0
+
+
+def _print_cascade(found: CascadeSweep, clips: str) -> None:
+    head = ("threshold", "asked", "accuracy", "at random", "F1", "cost, ms")
+    rows = [
+        (
+            f"{point.threshold:.4f}",
+            f"{point.asked:.1%}",
+            f"{point.accuracy:.4f}",
+            f"{chance.accuracy:.4f}",
+            f"{point.f1:.4f}",
+            f"{point.cost_us / 1e3:.3f}",
+        )
+        for point, chance in zip(found.curve, found.random, strict=True)
+    ]
+    print(table([head, *rows]))
+    singles = [(one.name, f"{one.accuracy:.4f}", f"{one.cost_us / 1e3:.3f}") for one in found.experts]
+    oracle = ("oracle", f"{found.oracle.accuracy:.4f}", f"{found.oracle.cost_us / 1e3:.3f}")
+    print("\n" + table([("alone", "accuracy", "cost, ms"), *singles, oracle]))
+
+    def interval(ends: tuple[float, float], form: str) -> str:
+        return f"(95 % {ends[0]:{form}} to {ends[1]:{form}})"
+
+    equal = found.equal_accuracy
+    print(
+        f"\nThresholds chosen on other folds to be within {equal.margin:g} of the best expert, "
+        f"{found.best_single.name}: accuracy {equal.accuracy:.4f}, {equal.difference:+.4f} "
+        f"{interval(equal.difference_ci95, '+.4f')} from the best, {equal.cost_ratio:.2f} "
+        f"{interval(equal.ci95, '.2f')} of the cost of {equal.single}, {equal.over_random:+.4f} "
+        f"{interval(equal.over_random_ci95, '+.4f')} above asking as many at random. {clips}; intervals over "
+        "recordings."
+    )
 
 
 @command("bits", help="F1, size, time and energy of every format", example="qmoe sweep bits --json")

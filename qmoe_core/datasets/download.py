@@ -462,6 +462,27 @@ class _Member:
     open: Callable[[], IO[bytes]]
 
 
+def _unpacked(
+    archive: Path, wanted: DatasetSource, work: Path, cancelled: Callable[[], bool]
+) -> Iterator[tuple[int, int]]:
+    """Unpack into a folder; yields the number of files and of bytes so far, after each file."""
+    most, size = min(wanted.unpacked, MAX_RATIO * archive.stat().st_size), 0
+    for count, member in enumerate(_members(archive, wanted), start=1):
+        if count > MAX_FILES:
+            raise DatasetError(f"{wanted.name}: its archive holds more than {MAX_FILES:,} files; refused")
+        target = work.joinpath(*_parts(member.name, wanted))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as inside, target.open("xb") as file:
+            while block := inside.read(BLOCK):
+                size += len(block)  # what really comes out, whatever the archive says
+                if size > most:
+                    raise DatasetError(f"{wanted.name}: its archive unpacks to over {_size(most)}; refused")
+                file.write(block)
+                if cancelled():
+                    raise Cancelled("stopped; the archive is kept, and the same command unpacks it")
+        yield count, size
+
+
 def _unpack(
     archive: Path, wanted: DatasetSource, root: Path, progress: Progress | None, cancelled: Callable[[], bool]
 ) -> None:
@@ -473,24 +494,8 @@ def _unpack(
     root.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        most = min(wanted.unpacked, MAX_RATIO * archive.stat().st_size)
-        count = size = 0
-        for member in _members(archive, wanted):
-            count += 1
-            if count > MAX_FILES:
-                raise DatasetError(f"{wanted.name}: its archive holds more than {MAX_FILES:,} files; refused")
-            target = work.joinpath(*_parts(member.name, wanted))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with member.open() as inside, target.open("xb") as file:
-                while block := inside.read(BLOCK):
-                    size += len(block)  # what really comes out, whatever the archive says
-                    if size > most:
-                        raise DatasetError(
-                            f"{wanted.name}: its archive unpacks to over {_size(most)}; refused"
-                        )
-                    file.write(block)
-                    if cancelled():
-                        raise Cancelled("stopped; the archive is kept, and the same command unpacks it")
+        count = 0
+        for count, size in _unpacked(archive, wanted, work, cancelled):
             if progress is not None:
                 progress(min(size, wanted.unpacked - 1), wanted.unpacked, f"{count} files")
         if progress is not None:

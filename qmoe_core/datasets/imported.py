@@ -290,12 +290,13 @@ def _write(
                 texts, values_of_row = _row(
                     row, columns, places, numbers, seen, bad, f"line {reader.line_num}"
                 )
-                if values_of_row is not None:
-                    writer.writerow(texts)
-                    rows.append(values_of_row)
-                    kept += 1
-                    if len(rows) == ROWS_AT_ONCE:
-                        flush()
+                if values_of_row is None:
+                    continue
+                writer.writerow(texts)
+                rows.append(values_of_row)
+                kept += 1
+                if len(rows) == ROWS_AT_ONCE:
+                    flush()
             flush()
     except csv.Error as error:
         raise DatasetError(f"{shown}: line {reader.line_num} is not comma-separated ({error})") from None
@@ -310,13 +311,18 @@ def _write(
         raise DatasetError(f"{shown}: {why}; a row a clip is expected, with {ACCEPTED}")
     dtype = rounding.enough
     _as_npy(work / "float32", work / ARRAY, (kept, dim), dtype)
+    _finish(work, path.name, kept, dim)
+    return kept, dim, np.dtype(dtype).name, bad.counts, unused
+
+
+def _finish(work: Path, source: str, rows: int, dim: int) -> None:
+    """Write the header, with the checksums of the other files, and flush all of them."""
     digests = {name: _digest(work / name) for name in (CLIPS, ARRAY)}
-    header = _ImportHeader("qmoe-embeddings", VERSION, path.name, kept, dim, digests)
+    header = _ImportHeader("qmoe-embeddings", VERSION, source, rows, dim, digests)
     (work / HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=1))
     for name in (CLIPS, ARRAY, HEADER):
         with (work / name).open("rb") as written:
             os.fsync(written.fileno())
-    return kept, dim, np.dtype(dtype).name, bad.counts, unused
 
 
 def _lines(file: BinaryIO, shown: str) -> Iterator[str]:

@@ -111,7 +111,8 @@ def sums(layer: ConvLayer, x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
             if layer.kind == "depthwise":
                 total += part * matrix[:, 0, i, j]
             else:
-                total += part @ matrix[:, :, i, j].T
+                pixels = np.ascontiguousarray(part).reshape(-1, layer.inputs)
+                total += (pixels @ matrix[:, :, i, j].T).reshape(total.shape)
     return total
 
 

@@ -140,6 +140,18 @@ def parse_alphas(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def _mixed_in_parts(outputs: Outputs, settings: Settings, alphas: np.ndarray, **given: Any) -> mixing.Mixed:
+    """As `mixing.mix` for A values of α, in parts that fit into memory."""
+    cells = len(alphas) * outputs.of(settings.experts).logits.size
+    parts = [
+        mixing.mix(outputs, settings, some[:, None], **given)
+        for some in np.array_split(alphas, -(-cells // MAX_CELLS))
+    ]
+    fields = ("routing", "weights", "ran", "asked", "probabilities")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+    return replace(parts[0], **joined)
+
+
 def alpha_sweep(
     outputs: Outputs,
     labels: np.ndarray,
@@ -168,19 +180,7 @@ def alpha_sweep(
     scale = mixing.mean_interest(outputs, settings, predicted=predicted) if settings.normalise else 1.0
     # α = 0 comes first: it is what flips are counted against.
     every = np.concatenate([[0.0], values])
-    cells = len(every) * outputs.of(settings.experts).logits.size
-    parts = [
-        mixing.mix(outputs, settings, some[:, None], mean_interest=scale, predicted=predicted)
-        for some in np.array_split(every, -(-cells // MAX_CELLS))
-    ]
-    mixed = replace(
-        parts[0],
-        routing=np.concatenate([part.routing for part in parts]),
-        weights=np.concatenate([part.weights for part in parts]),
-        ran=np.concatenate([part.ran for part in parts]),
-        asked=np.concatenate([part.asked for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-    )
+    mixed = _mixed_in_parts(outputs, settings, every, mean_interest=scale, predicted=predicted)
     called = mixed.probabilities.argmax(axis=-1)
     leading = mixed.weights.argmax(axis=-1)
     chosen = mixed.weights > 0.0

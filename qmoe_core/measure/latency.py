@@ -94,6 +94,19 @@ def quiet() -> Iterator[int | None]:
             system.use_only(before)
 
 
+def _time_calls(call: Callable[[], object], times: np.ndarray, flush: np.ndarray | None) -> None:
+    """Fill `times` with nanoseconds of calls; where there is an array to flush with, each begins cold."""
+    clock = time.perf_counter_ns
+    for _ in range(UNTIMED_CALLS):
+        call()
+    for i in range(len(times)):
+        if flush is not None:
+            np.add(flush, 1.0, out=flush)
+        started = clock()
+        call()
+        times[i] = clock() - started
+
+
 def race(
     contestants: Sequence[Contestant],
     *,
@@ -121,7 +134,6 @@ def race(
     rounds = -(-n // calls)
     times = {c.name: np.zeros((rounds, calls), np.int64) for c in contestants}
     flush = np.zeros(FLUSH_BYTES // 8) if cold else None
-    clock = time.perf_counter_ns
     with quiet():
         for contestant in contestants:
             until = time.perf_counter() + WARM_UP_S
@@ -132,19 +144,7 @@ def race(
                 raise Cancelled("the benchmark was stopped")
             for index in generator.permutation(len(contestants)):
                 call, row = contestants[index].call, times[contestants[index].name][number]
-                for _ in range(UNTIMED_CALLS):
-                    call()
-                if flush is None:
-                    for i in range(calls):
-                        started = clock()
-                        call()
-                        row[i] = clock() - started
-                else:
-                    for i in range(calls):
-                        np.add(flush, 1.0, out=flush)
-                        started = clock()
-                        call()
-                        row[i] = clock() - started
+                _time_calls(call, row, flush)
             if progress is not None:
                 progress(number + 1, rounds, "rounds")
     return times

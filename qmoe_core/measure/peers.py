@@ -104,7 +104,7 @@ def contestants(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
     """
     found = torch_only(weights, x)
     try:
-        with _quantizers_silent():
+        with quantizers_silent():
             found += _onnx_runtime(weights, x)
     except ImportError:
         log.warning("ONNX Runtime is not installed; its rows are left out (pip install 'qmoe-lab[bench]')")
@@ -112,7 +112,7 @@ def contestants(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
 
 
 @contextmanager
-def _quantizers_silent() -> Iterator[None]:
+def quantizers_silent() -> Iterator[None]:
     """ONNX Runtime's quantizers narrate every node on the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -136,22 +136,22 @@ def torch_only(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
     return [Contestant(TORCH_FP32, "peer", call, f"torch {torch.__version__}, eager, inference mode")]
 
 
-def _session(model: Any, x: np.ndarray) -> Callable[[], object]:
-    """A call of an ONNX model with bound input and output: no copies, no dictionaries."""
+def session(model: Any, x: np.ndarray, name: str = "embedding") -> Callable[[], object]:
+    """A call of an ONNX model whose input `name` is x: both ends bound, no copies, no dictionaries."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
+    running = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    binding = session.io_binding()
-    binding.bind_cpu_input("embedding", x)
-    output = session.get_outputs()[0]
+    binding = running.io_binding()
+    binding.bind_cpu_input(name, x)
+    output = running.get_outputs()[0]
     value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32, "cpu")
     binding.bind_ortvalue_output(output.name, value)
-    return lambda: session.run_with_iobinding(binding)
+    return lambda: running.run_with_iobinding(binding)
 
 
 def _onnx_runtime(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
@@ -165,13 +165,13 @@ def _onnx_runtime(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
 
     version = f"ONNX Runtime {onnxruntime.__version__}"
     model = onnx_model(weights, len(x))
-    found = [Contestant("ONNX Runtime fp32", "peer", _session(model, x), version)]
+    found = [Contestant("ONNX Runtime fp32", "peer", session(model, x), version)]
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, plain)
         # Without reduce_range its 8-bit products saturate: a relative error of 0.2 instead of 0.01.
         quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
-        call = _session(onnx.load(small), x)
+        call = session(onnx.load(small), x)
     found.append(
         Contestant("ONNX Runtime int8", "peer", call, f"{version}, dynamic, per channel, reduce_range")
     )
@@ -179,7 +179,7 @@ def _onnx_runtime(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
         config = DefaultWeightOnlyQuantConfig(block_size=128, is_symmetric=True, accuracy_level=4, bits=bits)
         quantizer = MatMulNBitsQuantizer(onnx_model(weights, len(x)), algo_config=config)
         quantizer.process()
-        call = _session(getattr(quantizer.model, "model", quantizer.model), x)
+        call = session(getattr(quantizer.model, "model", quantizer.model), x)
         name = f"ONNX Runtime MatMulNBits {bits}"
         found.append(Contestant(name, "peer", call, f"{version}, blocks of 128, accuracy level 4"))
     return found

@@ -6,6 +6,8 @@ Strategies, by name:
   where a prediction could change anything, and those that answer.
 - `router-mc`: r_i^c ∝ r_i · exp(α · σ_i), σ_i the MC-dropout deviation of r_i: only the router runs.
 - `none`: the plain router.
+- `cascade`: no routing at all. Experts are asked in the order of the mixture, the next one while the doubt
+  1 − max q of the last answer is above a threshold; the last one asked answers. Only those asked run.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from qmoe_core.routing.distilled import Head, Predicted, cheapest, worth_asking
 from qmoe_core.routing.uncertainty import TINY, divergence, opinions, softmax, spread, weighted
 
 MAX_ALPHA = 1000.0
-CURIOSITIES: tuple[Curiosity, ...] = ("disagreement", "distilled", "router-mc", "none")
+CURIOSITIES: tuple[Curiosity, ...] = ("disagreement", "distilled", "router-mc", "none", "cascade")
 MIXES: tuple[Mix, ...] = ("probabilities", "logits")
 
 
@@ -34,13 +34,14 @@ class Settings:
         experts: the experts in the mixture, at least one.
         alpha: α of Eq. 8, 0 to 1,000.
         top_k: how many experts answer; more than there are means all.
-        curiosity: `disagreement`, `distilled`, `router-mc` or `none`.
+        curiosity: `disagreement`, `distilled`, `router-mc`, `none` or `cascade`.
         normalise: divide d_i (or d̂_i, σ_i) by its mean over the calibration set.
         mc_samples: S, MC-dropout passes of the router.
         temperature: T of Eq. 5.
         mix: `probabilities`, or `logits` as the paper's code does.
         cheap: the expert that `distilled` predicts from, in the mixture or not; None for the mixture's
             cheapest.
+        ask_above: the doubt 1 − max q above which `cascade` asks the next expert, 0 to 1; 0 asks all.
     """
 
     experts: tuple[str, ...]
@@ -52,9 +53,15 @@ class Settings:
     temperature: float = 1.0
     mix: Mix = "probabilities"
     cheap: str | None = None
+    ask_above: float = 0.1
 
     def __post_init__(self) -> None:
-        parse_names(self.experts, setting="experts in the mixture")
+        # Those of further embedders are `EMBEDDER.EXPERT`.
+        parse_names(
+            {name.rpartition(".")[2]: None for name in self.experts}, setting="experts in the mixture"
+        )
+        if len(set(self.experts)) != len(self.experts):
+            raise ConfigError(f"experts in the mixture: an expert is named twice in {','.join(self.experts)}")
         if not 0.0 <= self.alpha <= MAX_ALPHA:
             raise ConfigError(f"alpha is {self.alpha:g}; accepted is 0 to {MAX_ALPHA:g}")
         if self.top_k < 1:
@@ -67,6 +74,8 @@ class Settings:
             raise ConfigError(f"temperature is {self.temperature:g}; accepted is more than 0")
         if self.mix not in MIXES:
             raise ConfigError(f"mix is '{self.mix}'; accepted is {', '.join(MIXES)}")
+        if not 0.0 <= self.ask_above <= 1.0:
+            raise ConfigError(f"ask-above is {self.ask_above:g}; accepted is 0 to 1")
         if self.cheap is not None:
             parse_names((self.cheap,), setting="the cheap expert")
 
@@ -271,7 +280,7 @@ def mix(
     """
     places = outputs.places(settings.experts)
     alpha = settings.alpha if alpha is None else alpha
-    if settings.curiosity == "none":
+    if settings.curiosity in ("none", "cascade"):
         alpha = np.zeros_like(alpha)  # the plain router, to the last bit
     r = softmax(outputs.router[..., places] / settings.temperature)
     r_mc = softmax(outputs.router_mc[: settings.mc_samples, ..., places] / settings.temperature)
@@ -291,8 +300,13 @@ def mix(
     if settings.normalise:
         interest = interest / max(mean_interest, 1e-12)
     routing = curious_routing(r, interest, alpha)
-    weights = top_k(routing, settings.top_k)
-    ran = weights > 0.0
+    if settings.curiosity == "cascade":
+        ran = _cascade(outputs, settings)
+        weights = _last(ran) + np.zeros_like(routing)
+        ran = ran | (weights > 0.0)
+    else:
+        weights = top_k(routing, settings.top_k)
+        ran = weights > 0.0
     if settings.curiosity == "disagreement":
         ran[...] = True
     if settings.curiosity == "distilled":
@@ -326,6 +340,23 @@ def mix(
         router_variance=variance,
         router_mutual_information=information,
     )
+
+
+def _cascade(outputs: Outputs, settings: Settings) -> np.ndarray:
+    """Run each expert where the doubt of the one before it is too large; who ran, bool [..., N]."""
+    open_ = np.ones(outputs.router.shape[:-1], bool)
+    ran = np.zeros((*open_.shape, len(settings.experts)), bool)
+    for i, name in enumerate(settings.experts):
+        ran[..., i] = open_
+        outputs.ask((name,), open_[..., None])
+        doubt = 1.0 - softmax(outputs.logits[..., outputs.experts.index(name), :]).max(axis=-1)
+        open_ = open_ & (doubt > settings.ask_above if settings.ask_above > 0.0 else True)
+    return ran
+
+
+def _last(ran: np.ndarray) -> np.ndarray:
+    """1 for the last expert that ran, 0 for the others: bool [..., N] → float64 [..., N]."""
+    return (ran & (np.cumsum(ran, axis=-1) == ran.sum(axis=-1, keepdims=True))).astype(np.float64)
 
 
 def _judge(outputs: Outputs, places: Any, known: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -143,6 +143,22 @@ class _Heard:
     def __init__(self) -> None:
         self.runs: dict[str, queue.SimpleQueue[dict[str, Any]]] = {}
 
+    def of_run(self, observe: executor.Observer | None) -> tuple[str, Callable[[], None]]:
+        """A name for a run (empty where nobody observes it), and what passes its events on.
+
+        `observe` is called by whoever calls that, because it may end the run.
+        """
+        if observe is None:
+            return "", lambda: None
+        run, events = uuid.uuid4().hex, queue.SimpleQueue()
+        self.runs[run] = events
+
+        def pass_on() -> None:
+            while not events.empty():
+                observe(events.get())
+
+        return run, pass_on
+
     def __call__(self, event: tuple[float, tuple[str, dict[str, Any]]]) -> None:
         _, (run, told) = event
         if mine := self.runs.get(run):  # else it is somebody else's, or has ended
@@ -221,10 +237,7 @@ def _run(
 ) -> Generator[tuple[int, Result], None, None]:
     """An `executor.Engine`: one group of tasks at a time for every worker, where tasks are short one more.
 
-    Raises:
-        UserError: the scheduler vanished, no worker is there, a worker refused, or a task killed its workers.
-        Cancelled: what runs on the workers is finished there, and kept.
-        Exception: whatever a task raised, with a note that names the task.
+    What runs on the workers when the run is cancelled is finished there, and kept.
     """
     from distributed import wait as untyped
 
@@ -232,46 +245,24 @@ def _run(
     waiting = deque(range(len(items)))
     running: dict[Future, tuple[str, list[int]]] = {}
     recent: deque[float] = deque(maxlen=RECENT)
-    workers: list[str] = []
-    asked, seen = -LOOK_S, time.monotonic()
-    renewed = seen
-    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    run = uuid.uuid4().hex if observe is not None else ""
-    if run:
-        heard.runs[run] = told
-
-    def tell() -> None:
-        """Passes on what workers told, here, where `observe` may end the run."""
-        while observe is not None and not told.empty():
-            observe(told.get())
-
+    watch = _Watch(client, address, renew)
+    run, tell = heard.of_run(observe)
     # The function goes to a worker once, not with every task: there may be a network in it.
     function = client.submit(bytes, pickle.dumps(fn), pure=False) if items else None
     try:
         while waiting or running:
             tell()
             executor.stop_if(cancelled)
-            now = time.monotonic()
-            if now - asked >= LOOK_S:
-                with _in_touch(address):
-                    workers, asked = list(client.nthreads()), now
-                seen = now if workers else seen
-            if now - renewed >= RENEW_S:
-                renew()
-                renewed = now
-            if now - seen > NO_WORKERS_S:
-                raise UserError(
-                    f"the scheduler at {address} has no workers; start some with: dask worker {address} "
-                    "--nthreads 1 --nworkers -1; what was finished is kept"
-                )
+            workers = watch.workers()
             for worker in _free(workers, [worker for worker, _ in running.values()], recent, len(waiting)):
                 if not waiting:
                     break
                 group = [waiting.popleft() for _ in range(_group(recent, len(waiting), len(workers)))]
                 pickled = [pickle.dumps(items[index]) for index in group]
-                # Named, because Dask prefers one that has the function; if it dies, another takes over.
-                chosen = {"workers": [worker], "allow_other_workers": True, "pure": False}
-                running[client.submit(perform, function, terms, pickled, run, **chosen)] = worker, group
+                running[client.submit(perform, function, terms, pickled, run, **_chosen(worker))] = (
+                    worker,
+                    group,
+                )
             if not running:
                 time.sleep(executor.POLL_S)
                 continue
@@ -285,15 +276,49 @@ def _run(
                     raise _failure(future.exception(), [items[index] for index in running[future][1]])
                 with _in_touch(address):
                     results = future.result()
-                tell()  # a worker's stories come before its results
+                tell()  # a worker's events come before its results
                 _, group = running.pop(future)
-                for index, (seconds, result) in zip(group, results, strict=True):
-                    recent.append(seconds)
-                    yield index, result
+                recent.extend(seconds for seconds, _ in results)
+                yield from zip(group, (result for _, result in results), strict=True)
     finally:
         heard.runs.pop(run, None)
         if running and client.status == "running":
             client.cancel([*running])
+
+
+def _chosen(worker: str) -> dict[str, Any]:
+    """Options of `submit`: Dask prefers a worker that has the function; if it dies, another takes over."""
+    return {"workers": [worker], "allow_other_workers": True, "pure": False}
+
+
+class _Watch:
+    """Looks which workers there are, and renews the mark by which they know the store.
+
+    Raises:
+        UserError: the scheduler is gone, or there were no workers for too long.
+    """
+
+    def __init__(self, client: Any, address: str, renew: Callable[[], object]) -> None:
+        self.client, self.address, self.renew = client, address, renew
+        self.found: list[str] = []
+        self.seen = self.renewed = time.monotonic()
+        self.asked = -LOOK_S
+
+    def workers(self) -> list[str]:
+        now = time.monotonic()
+        if now - self.asked >= LOOK_S:
+            with _in_touch(self.address):
+                self.found, self.asked = list(self.client.nthreads()), now
+            self.seen = now if self.found else self.seen
+        if now - self.renewed >= RENEW_S:
+            self.renew()
+            self.renewed = now
+        if now - self.seen > NO_WORKERS_S:
+            raise UserError(
+                f"the scheduler at {self.address} has no workers; start some with: dask worker "
+                f"{self.address} --nthreads 1 --nworkers -1; what was finished is kept"
+            )
+        return self.found
 
 
 def _failure(error: BaseException, items: Sequence[object]) -> BaseException:

@@ -16,8 +16,9 @@ and part; losses and F1) and of every finished task ("fold").
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -277,12 +278,9 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
     from qmoe_core.experts.network import export
     from qmoe_core.training.fit import fit_expert, predict
 
-    store = Store(root)
-    started = time.perf_counter()
-    subject, split = task.subject, task.split
-    z, y = subject.embeddings, subject.labels
+    history, store, started = [], Store(root), time.perf_counter()
+    subject, split, z = task.subject, task.split, task.subject.embeddings
     sources = _float_sources(task, store)
-    history: list[dict[str, Any]] = []
 
     def fit(part: FoldFit) -> tuple[ExpertNetwork, int]:
         fitted = fit_expert(
@@ -298,10 +296,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
             monitor=part.monitor,
             on_epoch=_reporter(observe, {**_named(task), "part": part.name}),
         )
-        history.extend(
-            {"part": part.name, "train_loss": e.train_loss, "loss": e.loss, "f1": e.f1}
-            for e in fitted.history
-        )
+        history.extend({"part": part.name, **asdict(epoch)} for epoch in fitted.history)
         return fitted.network, fitted.epochs
 
     first, last = fit_on(subject, split, fit)
@@ -319,13 +314,11 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
     }
     if first is not last and task.expert in _SOURCES:
         tensors |= to_tensors(export(first.model), "inner.")
-    labels, predicted = y[split.fold.test], logits.argmax(axis=1)
+    labels, predicted = subject.labels[split.fold.test], logits.argmax(axis=1)
     metadata = {
-        "expert": task.expert,
+        **_named(task),
         "dataset": subject.name,
         "protocol": task.config.evaluation.protocol,
-        "fold": split.fold.name,
-        "seed": split.seed,
         "f1": weighted_f1(labels, predicted),
         "accuracy": accuracy(labels, predicted),
         "epochs": first.epochs,
@@ -335,8 +328,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         "history": history,
         "config": to_dict(task.config),
     }
-    entry = store.put(KIND, task.key, tensors, metadata)
-    return _result(task, entry, cached=False)
+    return _result(task, store.put(KIND, task.key, tensors, metadata), cached=False)
 
 
 @dataclass(frozen=True)
@@ -450,6 +442,34 @@ def _result(task: Task, entry: StoreEntry, *, cached: bool) -> FoldResult:
     )
 
 
+def _router_key(subject: Subject, members: Sequence[FoldResult], config: Config) -> dict[str, Any]:
+    """What the router of a mixture on one split depends on."""
+    return {
+        "what": "router",
+        "embedder": subject.embedder_id,
+        "dataset": subject.fingerprint,
+        "members": [member.key for member in members],
+        "config": to_dict(config.router),
+        "class_weights": config.expert.class_weights,
+        "code": identity(ROUTER_KIND),
+        **members[0].split.address,
+    }
+
+
+def mixtures(
+    subject: Subject,
+    results: Sequence[FoldResult],
+    experts: Sequence[str],
+    config: Config,
+    seeds: Sequence[int],
+    context: Context,
+) -> list[MixtureResult]:
+    """A mixture on every split, trained as the configuration says: `compose` or `train_joint`."""
+    if config.moe_training == "joint":
+        return train_joint(subject, experts, config, seeds, context)
+    return list(compose(subject, results, experts, config, context.store))
+
+
 def compose(
     subject: Subject, results: Sequence[FoldResult], experts: Sequence[str], config: Config, store: Store
 ) -> Iterator[MixtureResult]:
@@ -464,13 +484,12 @@ def compose(
     """
     from qmoe_core.training.fit import Scaler
 
-    by_split: dict[tuple[int, str], dict[str, FoldResult]] = {}
+    by_split = defaultdict(dict)
     for result in results:
-        by_split.setdefault((result.split.seed, result.split.fold.name), {})[result.expert] = result
+        by_split[result.split.seed, result.split.fold.name][result.expert] = result
     for group in by_split.values():
-        members = [group[name] for name in experts]
-        split, test = members[0].split, members[0].test
-        started = time.perf_counter()
+        members: list[FoldResult] = [group[name] for name in experts]
+        split, test, started = members[0].split, members[0].test, time.perf_counter()
         scaler = Scaler.of(subject.embeddings[split.fold.train])
         clips = members[0].routing_clips
         logits = np.stack([member.logits for member in members], axis=1).astype(np.float64)
@@ -489,19 +508,9 @@ def compose(
             plain = Settings.of(config.router, tuple(experts)).without_curiosity()
             return _f1(said(router, samples=1), plain, subject.labels[clips])
 
-        key = {
-            "what": "router",
-            "embedder": subject.embedder_id,
-            "dataset": subject.fingerprint,
-            "members": [member.key for member in members],
-            "config": to_dict(config.router),
-            "class_weights": config.expert.class_weights,
-            "code": identity(ROUTER_KIND),
-            **split.address,
-        }
         router = _cached_router(
             store,
-            key,
+            _router_key(subject, members, config),
             experts,
             config,
             z=scaler(subject.embeddings[clips]),

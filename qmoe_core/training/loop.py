@@ -63,6 +63,22 @@ def class_weights(labels: np.ndarray, classes: int) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32))
 
 
+def _step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss: Callable[[Tensor], Tensor],
+    batch: Tensor,
+    clip_norm: float,
+) -> float:
+    """One step of the optimiser; the loss summed over the batch."""
+    value = loss(batch)
+    optimiser.zero_grad()
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimiser.step()
+    return value.item() * len(batch)
+
+
 def minimise(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -98,14 +114,8 @@ def minimise(
     best, chosen, state = np.inf, 0, None
     for number in range(1, epochs + 1):
         model.train()
-        total = 0.0
-        for batch in torch.randperm(clips).split(settings.batch_size):
-            value = loss(batch)
-            optimiser.zero_grad()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimiser.step()
-            total += value.item() * len(batch)
+        batches = torch.randperm(clips).split(settings.batch_size)
+        total = sum(_step(model, optimiser, loss, batch, settings.clip_norm) for batch in batches)
         epoch = Epoch(total / clips, *((None, None) if score is None else score()))
         history.append(epoch)
         if on_epoch is not None:

@@ -11,6 +11,7 @@ import msgspec
 
 from qmoe_core import bundles, datasets, embedders
 from qmoe_core.bundles import bundling
+from qmoe_core.config import Config
 from qmoe_core.datasets import splits
 from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import ConfigError
@@ -73,51 +74,49 @@ def needed_by(experts: Sequence[str], mixtures: Sequence[Sequence[str]]) -> tupl
     return tuple(dict.fromkeys([*experts, *(name for names in mixtures for name in names)]))
 
 
-def train(request: Train, context: Context) -> TrainingReport:
-    """Train and evaluate.
-
-    Args:
-        context: its observer is told of epochs and folds.
+def seeds_of(config: Config, count: int) -> list[int]:
+    """So many seeds, counted from the configuration's.
 
     Raises:
-        DatasetError, ConfigError, StoreError, BundleError: in words. Cancelled: finished tasks are kept.
+        ConfigError: none, or one too large.
     """
-    config, experts = request.config, request.experts
-    if not 1 <= request.seeds <= LARGEST_SEED - config.seed + 1:
-        raise ConfigError(f"--seeds is {request.seeds}; accepted is 1 or more, up to seed {LARGEST_SEED}")
-    folder = None if request.bundle is None else bundles.destination(request.bundle)
-    started = time.perf_counter()
+    if not 1 <= count <= LARGEST_SEED - config.seed + 1:
+        raise ConfigError(f"--seeds is {count}; accepted is 1 or more, up to seed {LARGEST_SEED}")
+    return [config.seed + i for i in range(count)]
 
+
+def train(request: Train, context: Context) -> TrainingReport:
+    """Train and evaluate; the context's observer gets epochs and folds.
+
+    Raises:
+        UserError: the request cannot work. Cancelled: finished tasks are kept.
+    """
+    started, config, experts = time.perf_counter(), request.config, request.experts
+    numbers = seeds_of(config, request.seeds)
+    folder = None if request.bundle is None else bundles.destination(request.bundle)
     manifest = datasets.open_dataset(request.dataset)
     made = embedders.for_dataset(manifest, request.embedder, weights=request.weights)
-    embeddings = embed_dataset(manifest, made, context)
-    subject = crossval.Subject.of(manifest, made.id, embeddings)
+    subject = crossval.Subject.of(manifest, made.id, embed_dataset(manifest, made, context))
     mixtures = mixtures_of(experts, request.mixtures, folder is not None)
     needed = needed_by(experts, mixtures)
-    numbers = [config.seed + i for i in range(request.seeds)]
     results = crossval.train_experts(subject, crossval.with_sources(needed), config, numbers, context)
-    rows = []
-    for name in needed:
-        chosen = [result for result in results if result.expert == name]
-        rows.append(_row(name, chosen[0].parameters, [result.f1 for result in chosen]))
+    of_expert = {name: [result for result in results if result.expert == name] for name in needed}
+    rows = [_row(name, of[0].parameters, [result.f1 for result in of]) for name, of in of_expert.items()]
 
     composing = time.perf_counter()
     mixed = []
     for names in mixtures:
-        if config.moe_training == "joint":
-            outcome = crossval.train_joint(subject, names, config, numbers, context)
-        else:
-            outcome = list(crossval.compose(subject, results, names, config, context.store))
-        mixed += outcome
-        title = "+".join(names)
-        rows.append(_row(title, outcome[0].parameters, [result.f1[0] for result in outcome]))
-        rows.append(_row(f"{title} curious", outcome[0].parameters, [result.f1[1] for result in outcome]))
+        mixed += (outcome := crossval.mixtures(subject, results, names, config, numbers, context))
+        rows += [
+            _row("+".join(names) + suffix, outcome[0].parameters, [result.f1[i] for result in outcome])
+            for i, suffix in enumerate(("", " curious"))
+        ]
     compose_seconds = time.perf_counter() - composing
 
     if folder is not None:
         bundling.make(
             folder,
-            title=f"{manifest.name}, {request.embedder if manifest.ready is None else 'imported embeddings'}",
+            title=f"{manifest.name}, {'imported embeddings' if manifest.ready else request.embedder}",
             manifest=manifest,
             subject=subject,
             embedder=made.name,
@@ -130,6 +129,7 @@ def train(request: Train, context: Context) -> TrainingReport:
             context=context,
         )
     folds = [split.fold for split in crossval.splits_of(subject, config, numbers[:1])]
+    found = sum(result.cached for result in results)
     return TrainingReport(
         dataset=manifest.name,
         embedder=made.id,
@@ -138,8 +138,8 @@ def train(request: Train, context: Context) -> TrainingReport:
         seeds=request.seeds,
         seconds=time.perf_counter() - started,
         compose_seconds=compose_seconds,
-        trained=sum(not result.cached for result in results),
-        found=sum(result.cached for result in results),
+        trained=len(results) - found,
+        found=found,
         leaking_sources=splits.leaking_sources(folds, subject.sources),
         bundle=str(folder) if folder else None,
         rows=tuple(rows),

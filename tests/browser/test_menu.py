@@ -15,7 +15,17 @@ pytestmark = pytest.mark.browser
 
 Browse = Callable[..., Page]
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+ANDROID = (
+    "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 "
+    "Mobile Safari/537.36"
+)
+"""Streamlit tells phones by what the browser says it is."""
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "is_mobile": True,
+    "has_touch": True,
+    "user_agent": ANDROID,
+}
 
 PAGES = {
     "Listen": "A sound, judged by every quantized expert",
@@ -130,3 +140,14 @@ def test_a_page_under_another_name_says_what_to_do(dashboard: str, browse: Brows
     page.goto("http://lab.example.org/sweep")
     expect(page.get_by_text("This page was opened as lab.example.org")).to_be_visible()
     expect(page.get_by_text("qmoe app --host lab.example.org, or --address")).to_be_visible()
+
+
+def test_the_phones_menu_closes_over_the_page_that_was_chosen(dashboard: str, browse: Browse) -> None:
+    page = browse(f"{dashboard}/method", **PHONE)
+    settled(page, "Method")
+    page.get_by_test_id("stExpandSidebarButton").click()
+    menu = page.get_by_test_id("stSidebar")
+    expect(menu).to_have_attribute("data-collapsed", "false")
+    menu.get_by_role("link", name="Train", exact=True).click()
+    entered(page, "Train")
+    expect(menu).to_have_attribute("data-collapsed", "true")

@@ -11,11 +11,13 @@ import safetensors.numpy
 import torch
 
 from qmoe_core import embedders
-from qmoe_core.audio import decode, kaldi_mel
-from qmoe_core.embedders import architectures, models, networks
+from qmoe_core.audio import decode, kaldi_mel, synth
+from qmoe_core.embedders import architectures, ds_cnn, models, networks
 from qmoe_core.embedders.learned import LearnedEmbedder
+from qmoe_core.embedders.quantization import making
 from qmoe_core.engine import network_reference
 from qmoe_core.errors import UserError
+from qmoe_core.experts.spec import EXPERTS
 from tests.tiny import untrained
 
 
@@ -92,3 +94,19 @@ def test_levels_of_a_tone_lie_in_its_band() -> None:
 def test_mn04_without_its_weights_says_how_to_have_them() -> None:
     with pytest.raises(UserError, match="qmoe models download mn04, or --from FILE"):
         embedders.create("mn04")
+
+
+@pytest.mark.parametrize("name", sorted(set(making.FORMATS) - {"q1", "bitnet"}))
+def test_the_formats_that_ship_follow_the_network_that_ships(name: str) -> None:
+    """They are made anew whenever its weights are: the same features, and no more bytes than their bits."""
+    file = models.SHIPPED / models.file_of(f"ds-cnn:{name}")
+    whole, rounded = models.network("ds-cnn"), models.network(f"ds-cnn:{name}", file)
+    levels = [ds_cnn.levels(synth.render(sound)) for sound in list(synth.GALLERY)[:3]]
+
+    found = np.stack([network_reference.forward(rounded, x[None])[0] for x in levels])
+
+    wanted = np.stack([network_reference.forward(whole, x[None])[0] for x in levels])
+    cosines = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    least = {"q1": 0.8, "bitnet": 0.85, "q2": 0.88, "q3": 0.92, "q4": 0.95}.get(name, 0.99)
+    assert cosines.min() > least
+    assert file.stat().st_size < EXPERTS[name].bits / 8 * whole.parameters + 45_000

@@ -92,7 +92,7 @@ def quantization(home: Path) -> Results:
     from tests.embedders import tiny_network
 
     store, network = Store(home), tiny_network.network()
-    recipe = making.Recipe(effort=0.25, shards=1, batch=8)
+    recipe = making.Recipe(effort=0.25, shards=1, batch=8, learning_rate=2e-3)
     keys = tiny_network.kept(store, 2, 16)
     x = tiny_network.inputs(2, 5).astype(np.float32) / STEP
     made = making.make(Context(store), network, ("q2", "q4", "bitnet"), keys, recipe)

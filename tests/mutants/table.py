@@ -381,8 +381,8 @@ MUTANTS = (
     M(
         "uploads-count-once-announced",
         "dashboard/guard.py",
-        "if not room.has(session, more):",
-        "if False:",
+        "or not room.has(session, more):",
+        "or False:",
         (VISITORS,),
     ),
     M(

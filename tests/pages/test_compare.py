@@ -88,7 +88,10 @@ def test_first_visit(compare: Open, bundle: Bundle) -> None:
         found[1][2]
         == f"{bundle.provenance.f1['q4']['mean']:.3f} ± {bundle.provenance.f1['q4']['std']:.3f} (n = 15)"
     )
-    assert "n = 400 clips, each judged by experts that had not heard it (out of fold, seed 42)" in text(app)
+    assert (
+        "n = 400 clips, each classified by experts that were not trained on it (out of fold, seed 42)"
+        in text(app)
+    )
     assert "official folds, epoch chosen by inner-validation" in text(app)
     assert len(app.get("plotly_chart")) == 5
     assert not app.error

@@ -178,6 +178,8 @@ def test_only_so_many_jobs(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> Non
         assert "You have 1 job waiting or running" in text(tiny_training(one, "again"))
         (job,) = jobs.list_jobs(Store(root_of(one)))
         assert msgspec.json.decode((job.folder / jobs.RECORD).read_bytes())["limit_s"] == Limits().job_s
+        assert isinstance(job.request, Train)
+        assert job.request.workers == 1
 
         monkeypatch.setattr(public, "LIMITS", Limits(queue=1))
         other = tiny_training(visit())

@@ -46,7 +46,7 @@ def test_first_visit(swept: AlphaSweep) -> None:
     app = visit()
     said = text(app)
     assert "<h2>α = 0.3 changes nothing</h2>" in said  # the paper's α, in this bundle's mixture
-    assert "n = 400 clips, each judged by experts that had not heard it" in said
+    assert "n = 400 clips, each classified by experts that were not trained on it" in said
     assert "None at this α" in said
     assert f'<p class="qm-now">{swept.f1[0]:.3f}' in said
     assert len(app.get("plotly_chart")) == 9

@@ -143,6 +143,19 @@ def test_first_visit_without_any_dataset(page: Open, monkeypatch: pytest.MonkeyP
     assert link_of(app) == {}
 
 
+def test_a_folder_that_was_trained_on_is_offered_again(
+    page: Open, request_: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmoe_core.datasets.homes", list)
+    with busy_machine():
+        job = jobs.submit(request_)
+        jobs.cancel(job.id)
+        ended(job)
+    app = page()
+    assert app.selectbox(key="train.data").value == request_.dataset
+    assert "No dataset is on this machine yet" not in text(app)
+
+
 def test_what_will_run(page: Open, small: dict[str, str]) -> None:
     app = page(**small)
     assert "30 clips of 3 classes (hum, whistle, hiss), 15 recordings, 5 folds of its own." in text(app)

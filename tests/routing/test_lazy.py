@@ -75,6 +75,7 @@ def lazy(
         ("distilled", "fp32"),
         ("router-mc", None),
         ("none", None),
+        ("cascade", None),
     ],
 )
 @pytest.mark.parametrize("mix", ["probabilities", "logits"])
@@ -82,7 +83,14 @@ def test_what_is_not_needed_does_not_run_and_changes_no_answer(
     experts, z, curiosity, cheap, alpha, top_k, mix
 ) -> None:
     settings = Settings(
-        MIXTURE, alpha=alpha, top_k=top_k, curiosity=curiosity, temperature=0.7, cheap=cheap, mix=mix
+        MIXTURE,
+        alpha=alpha,
+        top_k=top_k,
+        curiosity=curiosity,
+        temperature=0.7,
+        cheap=cheap,
+        mix=mix,
+        ask_above=0.3,
     )
     predicted = head(cheap) if cheap else None
     expected = mixing.mix(lazy(experts, z).all(), settings, predicted=predicted)

@@ -101,6 +101,18 @@ def test_curiosity_by_the_routers_deviation_of_a_literal():
     assert mixed.router_variance == pytest.approx((sigma**2).mean())
 
 
+def test_a_cascade_stops_at_the_first_expert_that_is_sure():
+    q = np.array([[[0.6, 0.4], [0.95, 0.05], [0.3, 0.7]], [[0.99, 0.01], [0.5, 0.5], [0.3, 0.7]]])
+    outputs = Outputs(TRIO, np.log(q), np.zeros((2, 3)), np.zeros((4, 2, 3)))
+
+    mixed = mixing.mix(outputs, Settings(TRIO, curiosity="cascade", ask_above=0.2))
+
+    assert mixed.ran.tolist() == [[True, True, False], [True, False, False]]
+    assert mixed.weights.tolist() == [[0, 1, 0], [1, 0, 0]]
+    np.testing.assert_allclose(mixed.probabilities, [[0.95, 0.05], [0.99, 0.01]])
+    np.testing.assert_array_equal(mixed.routing, mixed.r)
+
+
 def test_the_routers_mutual_information_of_a_literal():
     mixed = mixing.mix(literal(), Settings(TRIO))
 
@@ -342,6 +354,7 @@ def test_of_equally_likely_classes_the_first_is_named():
         ({"mc_samples": 1001}, "MC samples is 1001"),
         ({"temperature": 0.0}, "temperature is 0; accepted is more than 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"ask_above": 1.1}, "ask-above is 1.1; accepted is 0 to 1"),
         ({"mix": "sum"}, "mix is 'sum'; accepted is probabilities, logits"),
     ],
 )

@@ -237,7 +237,7 @@ def _model(
     each, sizes = [], {}
     for name in experts:
         before = g.bytes
-        logits = _expert(g, bundle.weights(name), z)
+        logits = expert_nodes(g, bundle.weights(name), z)
         sizes[name] = g.bytes - before
         each.append(g.node("Unsqueeze", g.node("Softmax", logits, axis=-1), g.integers(1)))
     g.node("Concat", *each, axis=1, to="expert_probabilities")
@@ -329,7 +329,7 @@ def _modulation(g: Graph, level: str, p: logmel_stats.Parameters, frames: int) -
     return g.node("Reshape", log1p, g.integers(0, p.modulation_groups * p.modulation_bands))
 
 
-def _expert(g: Graph, weights: ExpertWeights, z: str) -> str:
+def expert_nodes(g: Graph, weights: ExpertWeights, z: str) -> str:
     """Standardised embeddings [B, D] → logits [B, C]."""
     for layer in weights.layers:
         product = g.node("Add", _product(g, layer, z), g.constant(layer.bias))

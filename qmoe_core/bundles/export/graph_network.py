@@ -26,7 +26,7 @@ def learned(g: Graph, embedder: LearnedEmbedder, waveform: str) -> str:
     if network.input is not None:
         raise BundleError(f"{embedder.name}: only float networks can be a graph; leave its format out")
     levels = _kaldi_levels(g, waveform) if network.name == "mn04" else _relative_levels(g, waveform)
-    return _network(g, network, g.node("Unsqueeze", levels, g.integers(1)))
+    return network_nodes(g, network, g.node("Unsqueeze", levels, g.integers(1)))
 
 
 def decibels(g: Graph, waveform: str, n_mels: int, range_db: float) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def _kaldi_levels(g: Graph, waveform: str) -> str:
     return g.node("Transpose", level, perm=[0, 2, 1])
 
 
-def _network(g: Graph, network: Network, x: str) -> str:
+def network_nodes(g: Graph, network: Network, x: str) -> str:
     """[B, 1, bands, frames] → `embedding` [B, D]."""
     for block in network.blocks:
         x = _block(g, block, x)

@@ -52,9 +52,9 @@ class Recipe:
     """
 
     effort: float = 1.0
-    shards: int = 16
+    shards: int = 12
     batch: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 6e-3
     seed: int = 1
 
     def stages(self, format: str) -> int:

@@ -17,6 +17,7 @@ from qmoe_core.paper.report.document import (
     Section,
     Spread,
     Value,
+    columns_of,
 )
 from qmoe_core.paper.report.protocols import Scores
 from qmoe_core.paper.report.study import (
@@ -182,15 +183,8 @@ def table_2(studies: Sequence[Study]) -> Section:
                     spread(np.divide(costs.peaks[name], 1e6)),
                 )
             )
-    columns = (
-        ReportColumn("Bits", 0),
-        ReportColumn("Dataset"),
-        ReportColumn("Params", 2, "M"),
-        ReportColumn("F1-Score"),
-        ReportColumn("% of 16-bit", 1),
-        ReportColumn("Latency", 1, "µs"),
-        ReportColumn("Energy", 4, "mJ"),
-        ReportColumn("RAM", 0, "MB"),
+    columns = columns_of(
+        "Bits:0; Dataset; Params:2:M; F1-Score; % of 16-bit:1; Latency:1:µs; Energy:4:mJ; RAM:0:MB"
     )
     means = {name: float(np.mean(values)) for name, values in shares.items()}
     worst = min(means, key=lambda name: means[name])
@@ -274,16 +268,8 @@ def protocols(studies: Sequence[Study]) -> Section:
             if model.ours not in study.sound.predicted:
                 continue
             leak = leaks[study.name, model.ours] = difference(study.leaky, study.sound, model.ours)
-            rows.append(
-                (
-                    model.paper,
-                    model.ours,
-                    study.name,
-                    spread(study.sound.f1(model.ours)),
-                    spread(study.leaky.f1(model.ours)),
-                    leak,
-                )
-            )
+            f1 = [spread(scores.f1(model.ours)) for scores in (study.sound, study.leaky)]
+            rows.append((model.paper, model.ours, study.name, *f1, leak))
             changed = {
                 what: difference(scores, study.sound, model.ours)
                 for what, scores in study.between.items()
@@ -291,14 +277,7 @@ def protocols(studies: Sequence[Study]) -> Section:
             }
             if changed:
                 parts.append((model.ours, study.name, changed.get("folds"), changed.get("epoch"), leak))
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        ReportColumn("Dataset"),
-        ReportColumn("F1, sound"),
-        ReportColumn("F1, leaky"),
-        ReportColumn("Leak [95 %]"),
-    )
+    columns = columns_of("Model; Here; Dataset; F1, sound; F1, leaky; Leak [95 %]")
     study = studies[0]
     leak = leaks[study.name, YARDSTICK]
     real = sum(found.low > 0.0 for found in leaks.values())
@@ -314,42 +293,51 @@ def protocols(studies: Sequence[Study]) -> Section:
         + ("" if not any(s.sound.leaking for s in studies) else " except " + str(study.sound.leaking))
         + "), and the epoch is chosen where the score is taken.",
     ]
-    more = ()
-    if parts:
-        first = parts[0]
-        folds, epoch = first[2], first[3]
-        if isinstance(folds, Interval) and isinstance(epoch, Interval):
-            text.append(
-                f"Changed one at a time for {first[0]}, random folds alone make {signed(folds.value)} "
-                f"[{signed(folds.low)}, {signed(folds.high)}] and the epoch alone {signed(epoch.value)} "
-                f"[{signed(epoch.low)}, {signed(epoch.high)}]."
-            )
-        more = (
-            ReportTable(
-                "protocols-parts",
-                "What each change makes of F1",
-                (
-                    ReportColumn("Here"),
-                    ReportColumn("Dataset"),
-                    ReportColumn("Random folds alone"),
-                    ReportColumn("Best-on-test alone"),
-                    ReportColumn("Both"),
-                ),
-                tuple(parts),
-                "Difference in weighted F1 from the sound protocol, with 95 % intervals over recordings.",
-            ),
-        )
+    if words := _words_of_parts(parts):
+        text.append(words)
+    more = (
+        ReportTable(
+            "protocols-parts",
+            "What each change makes of F1",
+            columns_of("Here; Dataset; Random folds alone; Best-on-test alone; Both"),
+            tuple(parts),
+            "Difference in weighted F1 from the sound protocol, with 95 % intervals over recordings.",
+        ),
+    )
     note = (
         f"Sound: {study.sound.protocol}. Leaky: {study.leaky.protocol}. F1: mean ± deviation over folds and "
         "seeds. Leak: difference of the means; interval from 2,000 bootstrap samples of whole recordings, "
         "for given trained models. "
         + "; ".join(f"{runs_of(s.sound)}; leaky: {len(s.leaky.seeds)} seed(s)" for s in studies)
     )
-    figure = Figure(
+    return Section(
+        "protocols",
+        "Both protocols side by side: the size of the leak",
+        tuple(text),
+        ReportTable("protocols", "The same experts under both protocols", columns, tuple(rows), note),
+        more=more if parts else (),
+        figures=(_leak_figure(leaks, len(studies) > 1),),
+    )
+
+
+def _words_of_parts(parts: Sequence[tuple[Value, ...]]) -> str:
+    """What each of the two changes makes of the first model's F1; empty where it was not measured."""
+    for name, _, folds, epoch, _ in parts[:1]:
+        if isinstance(folds, Interval) and isinstance(epoch, Interval):
+            return (
+                f"Changed one at a time for {name}, random folds alone make {signed(folds.value)} "
+                f"[{signed(folds.low)}, {signed(folds.high)}] and the epoch alone {signed(epoch.value)} "
+                f"[{signed(epoch.low)}, {signed(epoch.high)}]."
+            )
+    return ""
+
+
+def _leak_figure(leaks: Mapping[tuple[str, str], Interval], several: bool) -> Figure:
+    return Figure(
         "leak",
         charts.intervals(
             [
-                (name if len(studies) == 1 else f"{name}, {dataset}", [charts.Mark(*found)])
+                (f"{name}, {dataset}" if several else name, [charts.Mark(*found)])
                 for (dataset, name), found in leaks.items()
             ],
             "leak: difference in weighted F1",
@@ -357,14 +345,6 @@ def protocols(studies: Sequence[Study]) -> Section:
         ),
         "The leak of each model: how much higher its F1 is under the paper code's protocol, with 95 % "
         "intervals over recordings. The dashed line is no difference.",
-    )
-    return Section(
-        "protocols",
-        "Both protocols side by side: the size of the leak",
-        tuple(text),
-        ReportTable("protocols", "The same experts under both protocols", columns, tuple(rows), note),
-        more=more,
-        figures=(figure,),
     )
 
 
@@ -392,16 +372,10 @@ def code_on_statistics(study: Study) -> Section:
         add(model.paper, model.ours, last, spread(code.f1(model.ours)), leaky)
     theirs = study.code_ternary
     add("BitNet-Base, the code’s layers", CODE_TERNARY, float(theirs.last.mean()), spread(theirs.best), None)
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        ReportColumn("F1, last epoch"),
-        ReportColumn("F1, best on test"),
-        ReportColumn("F1, the lab’s training, best on test"),
-        ReportColumn("The paper’s code"),
-        ReportColumn(f"Within {NEAR}"),
-        ReportColumn("Preset on 1,260 statistics, last epoch (recorded)"),
-        ReportColumn("Preset on 1,260 statistics, best on test (recorded)"),
+    columns = columns_of(
+        "Model; Here; F1, last epoch; F1, best on test; F1, the lab’s training, best on test; "
+        f"The paper’s code; Within {NEAR}; Preset on 1,260 statistics, last epoch (recorded); "
+        "Preset on 1,260 statistics, best on test (recorded)"
     )
     text = [
         "The preset paper-code trains as the public code does (10 epochs, label smoothing 0.109, no "
@@ -414,24 +388,14 @@ def code_on_statistics(study: Study) -> Section:
         "LayerNorm before it, written again from what it computes and trained alike, and has an F1 of "
         f"{theirs.last.mean():.3f} where ours has {float(np.mean(code.last['bitnet'])):.3f}.",
     ]
-    if known:
-        higher, lower = found["higher"], found["lower"]
-        text.append(
-            f"Against what the code itself reached on log-mel statistics of ESC-10, {len(found['near'])} of "
-            f"{len(rows)} rows are within {NEAR}, "
-            + (f"{named(higher)} higher, " if higher else "none higher, ")
-            + (f"{named(lower)} lower." if lower else "none lower.")
-        )
-        if study.dim != STATISTICS_DIM:
-            text.append(
-                f"That run had {STATISTICS_DIM:,} statistics a clip, these embeddings are others "
-                f"({study.dim:,} numbers), and features are what the distance is made of. " + _recorded()
-            )
-    else:
-        text.append(
-            "The paper's code was run on log-mel statistics of ESC-10 only, so for this dataset there is no "
-            "figure of its own to compare with."
-        )
+    text += _distances(found, len(rows), study.dim) if known else [NO_DISTANCES]
+    note = (
+        f"{runs_of(code)}. {code.leaking} recordings leak. The paper's code seeds nothing and was run "
+        "once, five folds; differences below 0.02 are within its noise. ptq8 has no last epoch: it is "
+        "the float expert of the best one, rounded, and its column best on test is what is compared. "
+        "Recorded: means of 3 seeds × 5 random folds, 400 clips, where ptq8's last epoch is the float "
+        "expert's, rounded."
+    )
     return Section(
         "paper-code",
         "The paper code's training, format by format",
@@ -441,13 +405,32 @@ def code_on_statistics(study: Study) -> Section:
             f"The preset paper-code on {study.name}",
             columns,
             tuple(rows),
-            f"{runs_of(code)}. {code.leaking} recordings leak. The paper's code seeds nothing and was run "
-            "once, five folds; differences below 0.02 are within its noise. ptq8 has no last epoch: it is "
-            "the float expert of the best one, rounded, and its column best on test is what is compared. "
-            "Recorded: means of 3 seeds × 5 random folds, 400 clips, where ptq8's last epoch is the float "
-            "expert's, rounded.",
+            note,
         ),
     )
+
+
+NO_DISTANCES = (
+    "The paper's code was run on log-mel statistics of ESC-10 only, so for this dataset there is no "
+    "figure of its own to compare with."
+)
+
+
+def _distances(found: Mapping[str, Sequence[str]], rows: int, dim: int) -> list[str]:
+    """How far the rows are from what the code itself reached on statistics."""
+    higher, lower = found["higher"], found["lower"]
+    text = [
+        f"Against what the code itself reached on log-mel statistics of ESC-10, {len(found['near'])} of "
+        f"{rows} rows are within {NEAR}, "
+        + (f"{named(higher)} higher, " if higher else "none higher, ")
+        + (f"{named(lower)} lower." if lower else "none lower.")
+    ]
+    if dim != STATISTICS_DIM:
+        text.append(
+            f"That run had {STATISTICS_DIM:,} statistics a clip, these embeddings are others "
+            f"({dim:,} numbers), and features are what the distance is made of. " + _recorded()
+        )
+    return text
 
 
 def _recorded() -> str:

@@ -10,7 +10,7 @@ from qmoe_core.evaluation import scenarios as deployment
 from qmoe_core.evaluation.formats import YARDSTICK as SIXTEEN
 from qmoe_core.evaluation.formats import Format
 from qmoe_core.measure import energy
-from qmoe_core.paper.report.document import ReportColumn, ReportTable, Section, Value
+from qmoe_core.paper.report.document import ReportColumn, ReportTable, Section, Value, columns_of
 from qmoe_core.paper.report.study import (
     MODELS,
     YARDSTICK,
@@ -137,15 +137,9 @@ def emissions(studies: Sequence[Study]) -> Section:
                 plan.yearly_g / plan.training_g if plan.training_g else None,
             )
         )
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        ReportColumn("Training", 4, "g"),
-        ReportColumn("Inference", 3, "µg"),
-        ReportColumn("A day", 2, "g"),
-        ReportColumn("A year", 0, "g"),
-        ReportColumn("Equal after", 0, "inferences"),
-        ReportColumn("Year / training", 0, "×"),
+    columns = columns_of(
+        "Model; Here; Training:4:g; Inference:3:µg; A day:2:g; A year:0:g; Equal after:0:inferences; "
+        "Year / training:0:×"
     )
     plan = plans[YARDSTICK]
     text = (
@@ -177,12 +171,7 @@ def _grids(study: Study, training_kwh: float) -> ReportTable:
     for name, grid in sorted(intensities.items(), key=lambda one: one[1]):
         plan = energy.deployment(training_kwh, used, PER_DAY, grid)
         rows.append((name, grid, 1e3 * plan.training_g, plan.yearly_g / 1e3))
-    columns = (
-        ReportColumn("Grid"),
-        ReportColumn("Intensity", 0, "g/kWh"),
-        ReportColumn("Training", 2, "mg"),
-        ReportColumn("A year", 2, "kg"),
-    )
+    columns = columns_of("Grid; Intensity:0:g/kWh; Training:2:mg; A year:2:kg")
     note = "Mean intensities of a year as codecarbon has them; FP32-Base, a million inferences a day."
     return ReportTable("appendix-a1-grids", "The same on other grids", columns, tuple(rows), note)
 
@@ -199,11 +188,10 @@ def recommendations(studies: Sequence[Study]) -> Section:
         if name in study.costs.energies
     }
     grids = energy.intensities(GRIDS)
-    experiments = sorted((kwh * PAPER_GRID * 1e3, name) for name, kwh in trained.items())
-    cheapest, dearest = experiments[0], experiments[-1]
+    cheapest, *_, dearest = sorted((kwh * PAPER_GRID * 1e3, name) for name, kwh in trained.items())
     best, worst = min(yearly, key=lambda n: yearly[n]), max(yearly, key=lambda n: yearly[n])
     low, high = min(grids.values()), max(grids.values())
-    training_mg = trained[YARDSTICK] * PAPER_GRID * 1e3
+    mg = trained[YARDSTICK] * PAPER_GRID * 1e3
     rows: list[tuple[Value, ...]] = [
         (
             "(1) FP32 or Q16 for prototyping",
@@ -227,17 +215,17 @@ def recommendations(studies: Sequence[Study]) -> Section:
             (
                 f"(4) Trained once, used for {tasks} task{'s' * (tasks > 1)}",
                 "amortises",
-                f"{training_mg / tasks:.4g} mg a task of {training_mg:.4g} mg",
+                f"{mg / tasks:.4g} mg a task of {mg:.4g} mg",
             )
             for tasks in TASKS
         ),
     ]
     columns = (ReportColumn("Recommendation (A.2)"), ReportColumn("The paper"), ReportColumn("Here"))
-    share = 100 * (1 - yearly[best] / yearly[worst])
     text = (
         f"Between {named([best, worst])} the format of the classifier changes the yearly emissions of the "
-        f"whole path by {share:.1f} %: what comes before the classifier decides (claim 38). Where and when "
-        "one trains matters as much as the paper says, and less than what is served afterwards.",
+        f"whole path by {100 * (1 - yearly[best] / yearly[worst]):.1f} %: what comes before the classifier "
+        "decides (claim 38). Where and when one trains matters as much as the paper says, and less than what "
+        "is served afterwards.",
     )
     note = (
         f"{PAPER_GRID:.0f} g/kWh, a million inferences a day; energy {study.costs.source}, {study.costs.how}."

@@ -13,11 +13,11 @@ from qmoe_core.paper.report.costs import Sizes
 from qmoe_core.paper.report.document import (
     Figure,
     Interval,
-    ReportColumn,
     ReportTable,
     Section,
     Spread,
     Value,
+    columns_of,
 )
 from qmoe_core.paper.report.study import (
     MODELS,
@@ -51,27 +51,16 @@ def table_4(studies: Sequence[Study]) -> Section:
                     study.tables.parameters[model.ours] / 1e6,
                     Spread(row["mean_us"], row["std_us"]),
                     row["std_us"] ** 2,
-                    row["p50_us"],
-                    row["p99_us"],
+                    *(row["p50_us"], row["p99_us"]),
                     None if costs.embedding_us is None else costs.embedding_us + row["p50_us"],
                     Interval(row["speedup_vs_fp32"], *row["ci95"]),
                     spread(np.divide(costs.peaks[model.ours], 1e6)),
                     float(study.tables.f1(model.ours).mean()),
                 )
             )
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        *([ReportColumn("Dataset")] if several else []),
-        ReportColumn("Params", 2, "M"),
-        ReportColumn("Latency", 1, "µs"),
-        ReportColumn("Variance", 1, "µs²"),
-        ReportColumn("p50", 1, "µs"),
-        ReportColumn("p99", 1, "µs"),
-        ReportColumn("Path from the waveform", 0, "µs"),
-        ReportColumn("Speedup [95 %]", 2),
-        ReportColumn("RAM", 0, "MB"),
-        ReportColumn("F1-Score"),
+    columns = columns_of(
+        f"Model; Here; {'Dataset; ' if several else ''}Params:2:M; Latency:1:µs; Variance:1:µs²; "
+        "p50:1:µs; p99:1:µs; Path from the waveform:0:µs; Speedup [95 %]:2; RAM:0:MB; F1-Score"
     )
     study = studies[0]
     costs = study.costs
@@ -91,14 +80,25 @@ def table_4(studies: Sequence[Study]) -> Section:
         f"{min(costs.files.values()) / 1e3:.0f} to {max(costs.files.values()) / 1e3:,.0f} kB. The paper's "
         "0.86 to 1.17 GB are those of its training process.",
     )
-    shape = costs.served
     note = (
-        f"{shape}. Latency of the classifier alone: mean ± deviation and variance of single calls, with "
-        "whatever the system interrupted; speed-up: ratio to FP32-Base's median within each round, median "
-        "over rounds, bootstrap interval over rounds. RAM: peak resident size of "
+        f"{costs.served}. Latency of the classifier alone: mean ± deviation and variance of single calls, "
+        "with whatever the system interrupted; speed-up: ratio to FP32-Base's median within each round, "
+        "median over rounds, bootstrap interval over rounds. RAM: peak resident size of "
         f"{len(next(iter(costs.peaks.values())))} fresh process(es). "
         + "; ".join(f"{s.name}: {machine_of(s.costs)}" for s in studies)
     )
+    return Section(
+        "table-4",
+        "Latency and memory (Table 4)",
+        text,
+        ReportTable("table-4", "Table 4, from our runs", columns, tuple(rows), note),
+        printed(4),
+        figures=(_latency_figure(study),),
+    )
+
+
+def _latency_figure(study: Study) -> Figure:
+    costs = study.costs
     marks = []
     for model in sorted(of_all([study]), key=lambda m: costs.rows[m.ours]["p50_us"]):
         row = costs.rows[model.ours]
@@ -107,7 +107,7 @@ def table_4(studies: Sequence[Study]) -> Section:
         marks.append(
             (model.paper, [charts.Mark(row["p50_us"], low, row["p99_us"], 1 if model.is_mixture else 0)])
         )
-    figure = Figure(
+    return Figure(
         "latency",
         charts.intervals(
             marks, "µs a clip: median, 1st to 99th percentile", series=("single", "mixture"), logarithmic=True
@@ -115,21 +115,13 @@ def table_4(studies: Sequence[Study]) -> Section:
         f"Time of one call on {study.name}: median with the 1st and 99th percentile of "
         f"{costs.rows[YARDSTICK]['n']:,} calls. {machine_of(costs)}.",
     )
-    return Section(
-        "table-4",
-        "Latency and memory (Table 4)",
-        text,
-        ReportTable("table-4", "Table 4, from our runs", columns, tuple(rows), note),
-        printed(4),
-        figures=(figure,),
-    )
 
 
 def table_6(studies: Sequence[Study]) -> Section:
     """Carbon of training, least first."""
     study = studies[0]
     costs, code = study.costs, study.code
-    grams_per_second = costs.training_kw / 3600.0 * costs.grid_g_per_kwh
+    rate = 1e6 * costs.training_kw / 3600.0 * costs.grid_g_per_kwh
     emitted: dict[str, Spread] = {}
     rows: list[tuple[Value, ...]] = []
     for model in MODELS:
@@ -139,30 +131,14 @@ def table_6(studies: Sequence[Study]) -> Section:
         source = None if model.is_mixture else EXPERTS[model.experts[0]].derived_from
         if source is not None:  # what it is made from is trained first
             seconds = list(np.add(seconds, code.seconds[source]))
-        co2 = emitted[model.ours] = spread(np.multiply(seconds, 1e6 * grams_per_second))
+        co2 = emitted[model.ours] = spread(np.multiply(seconds, rate))
         f1 = float(code.f1(model.ours).mean())
         rows.append(
-            (
-                model.paper,
-                model.ours,
-                code.parameters[model.ours] / 1e6,
-                co2,
-                1e6 * grams_per_second,
-                spread(seconds),
-                f1,
-            )
+            (model.paper, model.ours, code.parameters[model.ours] / 1e6, co2, rate, spread(seconds), f1)
         )
     order = np.argsort([emitted[str(row[1])].mean for row in rows], kind="stable")
     rows = [rows[i] for i in order]
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        ReportColumn("Params", 2, "M"),
-        ReportColumn("CO2", 1, "µg"),
-        ReportColumn("Rate", 1, "µg/s"),
-        ReportColumn("Training", 2, "s"),
-        ReportColumn("F1"),
-    )
+    columns = columns_of("Model; Here; Params:2:M; CO2:1:µg; Rate:1:µg/s; Training:2:s; F1")
     serving = costs.energies[YARDSTICK]
     training = emitted[YARDSTICK]
     even = training.mean / serving.co2_ug
@@ -224,16 +200,7 @@ def table_7(sizes: Sizes) -> Section:
             differences[model.paper] = size / 1e3 / in_paper - 1.0
         bits = "Mix" if model.is_mixture else str(spec.bits)
         rows.append((model.paper, model.ours, scheme, bits, count, size / 1e3, yardstick / size, in_paper))
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        ReportColumn("Quant."),
-        ReportColumn("Bits"),
-        ReportColumn("Params", 0),
-        ReportColumn("Files", 1, "kB"),
-        ReportColumn("Reduction", 2, "×"),
-        ReportColumn("Paper", 1, "kB"),
-    )
+    columns = columns_of("Model; Here; Quant.; Bits; Params:0; Files:1:kB; Reduction:2:×; Paper:1:kB")
     far = [name for name, gap in differences.items() if abs(gap) > 0.05]
     q4, q8 = sizes.experts["q4"]["bytes"], sizes.experts["q8"]["bytes"]
     bitnet = sizes.experts["bitnet"]["bytes"]

@@ -7,6 +7,7 @@ different experts, and a mixture's time varies with that.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,13 +117,7 @@ class Sizes:
     router_bytes: int
 
 
-def measure(
-    served: Served,
-    effort: Effort,
-    context: Context,
-    *,
-    fresh: bool = False,
-) -> Costs:
+def measure(served: Served, effort: Effort, context: Context, *, fresh: bool = False) -> Costs:
     """Measure, or find, what it costs.
 
     Raises:
@@ -130,12 +125,7 @@ def measure(
         Cancelled: what was measured is kept.
     """
     show, cancelled = context.progress, context.cancelled
-    held: list[Loaded] = []
-
-    def loaded() -> Loaded:
-        if not held:
-            held.append(served.load())
-        return held[0]
+    loaded = functools.cache(served.load)
 
     def kept(what: str, settings: dict[str, Any], make: Callable[[], Measured]):
         if cancelled is not None and cancelled():
@@ -143,38 +133,29 @@ def measure(
         return measured(what, {**settings, "of": served.address}, make, context.store, fresh=fresh)
 
     timed = kept(
-        "latency",
-        {"calls": effort.calls},
-        lambda: _race(loaded(), effort, show("latency"), cancelled),
+        "latency", {"calls": effort.calls}, lambda: _race(loaded(), effort, show("latency"), cancelled)
     )
     rows = {row["name"]: row for row in timed.metadata["rows"]}
     resident = kept(
         "memory", {"processes": effort.processes}, lambda: _peaks(loaded(), effort, show("memory"))
     ).metadata
     power = kept("power", {"country": effort.country}, lambda: _power(loaded(), effort)).metadata
-    grid = power["grid_g_per_kwh"]
-    embedding_us = None
-    if served.embedder is not None:
-        name = served.embedder
+    grid, embedding_us = power["grid_g_per_kwh"], None
+    if name := served.embedder:
         embedding_us = kept("embedding", {"embedder": name}, lambda: _embedding(name)).metadata["p50_us"]
     before = power["serving_kw"] * (embedding_us or 0.0)
     if effort.energy_repetitions:
-        blocks = kept(
-            "energy",
-            {"repetitions": effort.energy_repetitions, "country": effort.country},
-            lambda: _blocks(loaded(), effort, show("energy"), cancelled),
-        ).metadata["blocks"]
-        energies = {
-            name: _energy([before + one for one in found], grid, power["source"])
-            for name, found in blocks.items()
-        }
+        settings = {"repetitions": effort.energy_repetitions, "country": effort.country}
+        blocks = kept("energy", settings, lambda: _blocks(loaded(), effort, show("energy"), cancelled))
+        blocks = blocks.metadata["blocks"]
         how = f"{effort.energy_repetitions} blocks of {energy.MIN_BLOCK_S:g} s each, interleaved"
     else:
-        energies = {
-            name: _energy([before + power["serving_kw"] * row["p50_us"]], grid, power["source"])
-            for name, row in rows.items()
-        }
+        blocks = {name: [power["serving_kw"] * row["p50_us"]] for name, row in rows.items()}
         how = f"median time × the power of one block of {energy.MIN_BLOCK_S:g} s (fp32 expert running)"
+    energies = {
+        name: _energy([before + one for one in found], grid, power["source"])
+        for name, found in blocks.items()
+    }
     if embedding_us is None:
         how += "; of the head alone, since it is not known how the embeddings were computed"
     else:

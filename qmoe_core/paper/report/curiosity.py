@@ -9,9 +9,19 @@ import numpy as np
 from qmoe_core.evaluation.selective import auroc
 from qmoe_core.paper.report import charts
 from qmoe_core.paper.report.accuracy import difference
-from qmoe_core.paper.report.document import Figure, ReportColumn, ReportTable, Section, Spread, Value
+from qmoe_core.paper.report.document import (
+    Figure,
+    Interval,
+    ReportColumn,
+    ReportTable,
+    Section,
+    Spread,
+    Value,
+    columns_of,
+)
 from qmoe_core.paper.report.study import (
     YARDSTICK,
+    Model,
     Study,
     machine_of,
     mean_f1,
@@ -58,18 +68,31 @@ def table_3(studies: Sequence[Study], alpha: float) -> Section:
                 [(s.tables.predicted[model.ours] != s.tables.predicted[plain]).mean() for s in studies]
             )
             pairs.append((model, difference(studies[0].tables, studies[0].tables, model.ours, plain), moved))
-    columns = (
-        ReportColumn("Model"),
-        ReportColumn("Here"),
-        ReportColumn("Type"),
-        ReportColumn("Params", 2, "M"),
-        ReportColumn("F1"),
-        ReportColumn("Latency", 1, "µs"),
-        ReportColumn("Energy", 4, "mJ"),
-        ReportColumn("CO2", 4, "µg"),
-        ReportColumn("F1 per mJ", 1),
+    columns = columns_of(
+        "Model; Here; Type; Params:2:M; F1; Latency:1:µs; Energy:4:mJ; CO2:4:µg; F1 per mJ:1"
     )
     study = studies[0]
+    note = (
+        "F1 as in Table 1. Latency: mean ± deviation of single calls over the dataset's own clips. Energy "
+        f"and CO2 of one inference: {study.costs.source}, {study.costs.how}; grid "
+        f"{study.costs.grid_g_per_kwh:.0f} g/kWh. {machine_of(study.costs)}; {study.costs.served}. "
+        + "; ".join(runs_of(s.tables) for s in studies)
+    )
+    return Section(
+        "table-3",
+        "Mixtures with and without curiosity (Table 3)",
+        _words_of_table_3(study, alpha, rows, pairs),
+        ReportTable("table-3", "Table 3, from our runs", columns, tuple(rows), note),
+        printed(3),
+    )
+
+
+def _words_of_table_3(
+    study: Study,
+    alpha: float,
+    rows: Sequence[tuple[Value, ...]],
+    pairs: Sequence[tuple[Model, Interval, float]],
+) -> tuple[str, str]:
     single = spread(study.tables.f1(YARDSTICK))
     most = max(abs(found.value) for _, found, _ in pairs)
     slowest = max(
@@ -82,7 +105,7 @@ def table_3(studies: Sequence[Study], alpha: float) -> Section:
         if share > 0.0
         else f"changes the label of no clip of {study.name}, and so no F1"
     )
-    text = (
+    return (
         f"Curiosity as printed (Eq. 8, α = {alpha:g}) {changed}: quantized copies of one classifier "
         f"disagree too little for the bonus exp(α·d) to move a routing. It costs up to {slowest:.1f} times "
         "the plain mixture's time (medians), because every expert has to run before it is known which one "
@@ -91,19 +114,6 @@ def table_3(studies: Sequence[Study], alpha: float) -> Section:
         f"{max(r[4].mean for r in rows if isinstance(r[4], Spread)):.3f}, FP32-Base alone "
         f"{single.mean:.3f}±{single.deviation:.3f}. The parameters are all that must be stored: every "
         "expert's and the router's (the paper's are fewer, because it counts an average expert; claim 17).",
-    )
-    note = (
-        "F1 as in Table 1. Latency: mean ± deviation of single calls over the dataset's own clips. Energy "
-        f"and CO2 of one inference: {study.costs.source}, {study.costs.how}; grid "
-        f"{study.costs.grid_g_per_kwh:.0f} g/kWh. {machine_of(study.costs)}; {study.costs.served}. "
-        + "; ".join(runs_of(s.tables) for s in studies)
-    )
-    return Section(
-        "table-3",
-        "Mixtures with and without curiosity (Table 3)",
-        text,
-        ReportTable("table-3", "Table 3, from our runs", columns, tuple(rows), note),
-        printed(3),
     )
 
 
@@ -147,14 +157,7 @@ def curiosity(studies: Sequence[Study], alpha: float) -> Section:
                 )
             )
         values += _values(study)
-    columns = (
-        ReportColumn("Class"),
-        ReportColumn("Dataset"),
-        ReportColumn("Clips", 0),
-        ReportColumn("Disagreement", 4, "nats"),
-        ReportColumn("95th percentile", 4, "nats"),
-        ReportColumn("Errors"),
-    )
+    columns = columns_of("Class; Dataset; Clips:0; Disagreement:4:nats; 95th percentile:4:nats; Errors")
     note = (
         f"Disagreement of {SHOWN}: H(q̄) − mean H(q_i), the mean of d_i = KL(q_i ‖ q̄), of clips that the "
         "experts had not seen. Mean ± deviation over clips and seeds. "

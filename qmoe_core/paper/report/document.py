@@ -64,6 +64,19 @@ class ReportColumn:
         return f"{value:,.{self.digits}f}".replace("-", "−")
 
 
+def columns_of(text: str) -> tuple[ReportColumn, ...]:
+    """Columns from their headings, each with decimals, unit and a `p` for p-values behind colons.
+
+    >>> [column.title for column in columns_of("Model; Latency:1:µs")]
+    ['Model', 'Latency (µs)']
+    """
+    made = []
+    for part in text.split("; "):
+        heading, digits, unit, p = (*part.split(":"), "", "", "")[:4]
+        made.append(ReportColumn(heading, int(digits or 3), unit, p == "p"))
+    return tuple(made)
+
+
 @dataclass(frozen=True)
 class ReportTable:
     """A table.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,7 +20,7 @@ from qmoe_core.evaluation.significance import (
     spearman,
 )
 from qmoe_core.paper import tables as paper
-from qmoe_core.paper.report.document import Interval, ReportColumn, ReportTable, Section, Value
+from qmoe_core.paper.report.document import Interval, ReportColumn, ReportTable, Section, Value, columns_of
 from qmoe_core.paper.report.protocols import Scores
 from qmoe_core.paper.report.study import (
     MODELS,
@@ -154,6 +154,39 @@ def table_5(studies: Sequence[Study]) -> Section:
     times = {(t.a, t.b): t for t in latency_tests(study)}
     steady = steadiness(study)
     steadily = {(t.a, t.b): t for t in steady}
+    rows = _rows_of_table_5(studies, f1, times, steadily)
+    columns = columns_of(
+        "Test; Comparison; Dataset; n:0; Difference; of; p:::p; p corrected:::p; p Holm:::p; "
+        "p Bonferroni:::p; Cohen’s d:2; Paper’s p"
+    )
+    tests = list(f1.values())
+    note = (
+        "F1: paired over folds"
+        + (", seeds averaged within a fold" if study.tables.protocol.startswith("official") else " and seeds")
+        + "; p corrected: Nadeau & Bengio (2003), variance × (1/J + n_test/n_train); Holm and Bonferroni "
+        f"over all comparisons of F1 of a dataset ({len(tests) // len(studies)}), on corrected p. Latency: "
+        "paired over medians of rounds, same race. Variance: p of Brown–Forsythe over single calls, which "
+        "are not quite independent; in its column p corrected stands a paired test of the deviations within "
+        "rounds. Cohen's d of "
+        "the pairs. " + "; ".join(runs_of(s.tables) for s in studies) + f". {machine_of(study.costs)}."
+    )
+    return Section(
+        "table-5",
+        "Which differences are real (Table 5)",
+        _words_of_table_5(studies, tests, steady),
+        ReportTable("table-5", "Table 5, the same tests on our runs", columns, tuple(rows), note),
+        printed(5),
+        large=(_all_f1(tests), _all_latency(list(times.values())), _all_steady(steady, study.name)),
+    )
+
+
+def _rows_of_table_5(
+    studies: Sequence[Study],
+    f1: Mapping[tuple[str, str, str], Tested],
+    times: Mapping[tuple[str, str], Tested],
+    steadily: Mapping[tuple[str, str], Steadiness],
+) -> list[tuple[Value, ...]]:
+    study = studies[0]
     rows: list[tuple[Value, ...]] = []
     for row in paper.table(5).rows:
         group, said = row["group"].printed, row["comparison"].printed
@@ -188,28 +221,20 @@ def table_5(studies: Sequence[Study]) -> Section:
                     test.p_brown_forsythe, test.p_rounds, test.p_holm, None, None, printed_p,
                 )
             )  # fmt: skip
-    columns = (
-        ReportColumn("Test"),
-        ReportColumn("Comparison"),
-        ReportColumn("Dataset"),
-        ReportColumn("n", 0),
-        ReportColumn("Difference"),
-        ReportColumn("of"),
-        ReportColumn("p", p=True),
-        ReportColumn("p corrected", p=True),
-        ReportColumn("p Holm", p=True),
-        ReportColumn("p Bonferroni", p=True),
-        ReportColumn("Cohen’s d", 2),
-        ReportColumn("Paper’s p"),
-    )
-    tests = list(f1.values())
+    return rows
+
+
+def _words_of_table_5(
+    studies: Sequence[Study], tests: Sequence[Tested], steady: Sequence[Steadiness]
+) -> tuple[str, ...]:
+    study = studies[0]
     naive = sum(t.found.p < LEVEL for t in tests)
     corrected = sum(t.found.p_corrected < LEVEL for t in tests)
     after = [t for t in tests if t.p_holm < LEVEL]
     curious = [t for t in steady if t.a == f"{t.b} curious"]
     fewer = [t for t in curious if t.ratio.high < 1.0]
     more = [t for t in curious if t.ratio.low > 1.0]
-    text = (
+    return (
         f"Of {len(tests)} comparisons of F1, {naive} have p < 0.05 in a paired t-test that takes the folds "
         f"for independent, {corrected} with the Nadeau–Bengio variance, and {len(after)} after Holm's "
         "correction"
@@ -226,24 +251,6 @@ def table_5(studies: Sequence[Study]) -> Section:
         "interval decides. What varies on this machine is the system's interruptions, which a slower call "
         "collects more of; routing itself adds little." + was_busy(study.costs),
         _ranks(studies),
-    )
-    note = (
-        "F1: paired over folds"
-        + (", seeds averaged within a fold" if study.tables.protocol.startswith("official") else " and seeds")
-        + "; p corrected: Nadeau & Bengio (2003), variance × (1/J + n_test/n_train); Holm and Bonferroni "
-        f"over all comparisons of F1 of a dataset ({len(tests) // len(studies)}), on corrected p. Latency: "
-        "paired over medians of rounds, same race. Variance: p of Brown–Forsythe over single calls, which "
-        "are not quite independent; in its column p corrected stands a paired test of the deviations within "
-        "rounds. Cohen's d of "
-        "the pairs. " + "; ".join(runs_of(s.tables) for s in studies) + f". {machine_of(study.costs)}."
-    )
-    return Section(
-        "table-5",
-        "Which differences are real (Table 5)",
-        text,
-        ReportTable("table-5", "Table 5, the same tests on our runs", columns, tuple(rows), note),
-        printed(5),
-        large=(_all_f1(tests), _all_latency(list(times.values())), _all_steady(steady, study.name)),
     )
 
 

@@ -119,7 +119,6 @@ def train(
         DatasetError: folds that cannot be made. Cancelled: finished tasks are kept.
     """
     store, tasks = context.store, crossval.tasks_of(subject, trial.experts, trial.config, trial.seeds)
-    joint = trial.config.moe_training == "joint"
     key = {
         "what": "trial",
         "tasks": fingerprint([task.key for task in tasks]),
@@ -139,10 +138,7 @@ def train(
         )
         mixed: list[MixtureResult] = []
         for names in trial.mixtures:
-            if joint:
-                mixed += crossval.train_joint(subject, names, trial.config, trial.seeds, context)
-            else:
-                mixed += crossval.compose(subject, results, names, trial.config, store)
+            mixed += crossval.mixtures(subject, results, names, trial.config, trial.seeds, context)
         last = _last_epochs(tasks, store) if trial.config.evaluation.selection == "best-on-test" else {}
         tensors, metadata = _gather(trial, subject, results, mixed)
         entry = store.put(KIND, key, tensors, {**metadata, "last": last, "dataset": subject.name})

@@ -36,7 +36,7 @@ from qmoe_core.runtime.identity import described
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
 from qmoe_core.training.crossval import Subject
-from qmoe_core.training.run import LARGEST_SEED
+from qmoe_core.training.run import seeds_of
 
 Preset = Literal["lab", "paper-code"]
 PRESETS: tuple[Preset, ...] = ("lab", "paper-code")
@@ -146,15 +146,8 @@ def reproduce(
         raise ConfigError(f"--preset {preset}: accepted is {', '.join(PRESETS)}")
     config = config or Config()
     count = seeds if seeds is not None else 1 if quick else FULL_SEEDS
-    if not 1 <= count <= LARGEST_SEED - config.seed + 1:
-        raise ConfigError(f"--seeds is {count}; accepted is 1 or more, up to seed {LARGEST_SEED}")
-    plan = ReproductionPlan(
-        quick,
-        preset,
-        config,
-        tuple(config.seed + i for i in range(count)),
-        effort or (costs.QUICK if quick else Effort()),
-    )
+    numbers = tuple(seeds_of(config, count))
+    plan = ReproductionPlan(quick, preset, config, numbers, effort or (costs.QUICK if quick else Effort()))
     context = Context(store or Store(), progress=progress, cancelled=cancelled).with_workers(workers)
     if quick and not names:
         studies = [_of_bundle(bundles.load(), plan, context, fresh)]

@@ -18,7 +18,7 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -110,23 +110,15 @@ def save(store: Store, path: Path, progress: Progress | None = None) -> Saved:
     if path.exists() and not _is_backup(path):
         raise StoreError(f"{path}: is there, and no backup of a store; give a file that does not exist yet")
     left_out: list[str] = []
-    files: dict[str, FileRecord] = {}
     things = list(_things(store, left_out))
-    entries = 0
     with _said(path, "written"):
         work = unfinished(path)
         try:
             with work.open("xb") as out:
                 with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-                    for done, (name, copy) in enumerate(things):
-                        if progress:
-                            progress(done, len(things), name)
-                        written = copy(archive)
-                        files |= written
-                        entries += any(part.endswith(f"/{HEADER}") for part in written)
-                    manifest = _BackupManifest(
-                        FORMAT, VERSION, __version__, time.time(), store.address, files
-                    )
+                    entries, files = _copied(archive, things, progress)
+                    now = time.time()
+                    manifest = _BackupManifest(FORMAT, VERSION, __version__, now, store.address, files)
                     archive.writestr(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
                 out.flush()
                 os.fsync(out.fileno())
@@ -136,6 +128,20 @@ def save(store: Store, path: Path, progress: Progress | None = None) -> Saved:
     if progress:
         progress(len(things), len(things), "written")
     return Saved(path, entries, len(files), sum(one.size for one in files.values()), tuple(left_out))
+
+
+def _copied(
+    archive: zipfile.ZipFile, things: Sequence[tuple[str, _Copy]], progress: Progress | None
+) -> tuple[int, dict[str, FileRecord]]:
+    """Copy all things into an archive; how many were entries, and every file."""
+    entries, files = 0, {}
+    for done, (name, copy) in enumerate(things):
+        if progress:
+            progress(done, len(things), name)
+        written = copy(archive)
+        files |= written
+        entries += any(part.endswith(f"/{HEADER}") for part in written)
+    return entries, files
 
 
 def restore(store: Store, path: Path, progress: Progress | None = None) -> Restored:

@@ -15,6 +15,7 @@ from qmoe_core import bundles, cli
 from qmoe_core import config as configuration
 from qmoe_core.datasets import splits
 from qmoe_core.errors import Cancelled, ConfigError
+from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import latency
 from qmoe_core.paper.report import protocols, reproduce, writing
 from qmoe_core.paper.report.study import MIXTURES, MODELS
@@ -195,7 +196,7 @@ def test_a_cancelled_run_writes_nothing_and_goes_on_later(reproduced, tmp_path, 
     reproduce.reproduce(out, **arguments)
     assert (out / writing.PAGE).is_file()
     sound = [task for task in trained if "official" in task]
-    assert len(sound) == len(set(sound)) == 9 * 5
+    assert len(sound) == len(set(sound)) == len(NAMES) * 5
 
 
 def test_only_a_report_is_replaced(reproduced, tmp_path, monkeypatch) -> None:
