@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.charts import palette
 from dashboard.session import hearing, state, switch
-from dashboard.views import widgets, words
+from dashboard.views import uploads, widgets, words
 from dashboard.views.listen import (
     take_away,
     the_answer,
@@ -38,7 +38,10 @@ def listen() -> None:
     sounds = choose_sounds(controls)
     if not sounds:
         st.html(f'<p class="qm-awaited">{AWAITED}</p>')
-    judged = [one for sound in sounds if (one := judge(sound, bundle, controls))]
+    every = [judge(sound, bundle, controls) for sound in sounds]
+    if len(sounds) > 1:
+        uploads.table(sounds, [one and one.result for one in every])
+    judged = [one for one in every if one]
     if not judged:
         return
     chosen = choose_sound(judged)

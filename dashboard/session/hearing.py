@@ -6,14 +6,15 @@ light and follows every control. The caches are bounded, and a session's own: th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, cast
 
 import numpy as np
 import streamlit as st
@@ -21,13 +22,14 @@ import streamlit as st
 from dashboard.components.microphone import Recording
 from dashboard.session import public
 from qmoe_core import serve
-from qmoe_core.audio import decode, mel, synth
+from qmoe_core.audio import decode, mel, recorded, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.serve import Observation
 
 ENVELOPE_SLICES = 900
+FINE = 64
 RECORDED = "recorded here"
 """Where a recording comes from, in words for the page."""
 
@@ -41,7 +43,7 @@ class Sound:
     name: str
     origin: str
     """Where it comes from, in words for the page."""
-    load: Callable[[], decode.Clip]
+    load: Callable[[], decode.Clip | decode.Recording]
     playable: Any
     """What `st.audio` takes."""
 
@@ -95,14 +97,19 @@ def from_upload(file: Any) -> Sound:
         key=_content_key(file.file_id, file),
         name=name,
         origin="uploaded",
-        load=lambda: _load(file, name),
+        load=partial(opened, file, name),
         playable=file,
     )
 
 
-def _load(source: Any, name: str) -> decode.Clip:
-    longest_s = None if public.LIMITS is None else public.LIMITS.duration_s
-    return decode.load(source, name=name, longest_s=longest_s)
+def opened(source: Any, name: str) -> decode.Recording:
+    """A recording that a person gave, as bytes or a file, to be read; of visitors, one that is not too long.
+
+    Raises:
+        AudioError: it cannot be read, or is too long.
+    """
+    longest_s = float("inf") if public.LIMITS is None else public.LIMITS.duration_s
+    return decode.open_recording(source, name=name, longest_s=longest_s)
 
 
 def from_recording(recording: Recording) -> Sound:
@@ -111,7 +118,7 @@ def from_recording(recording: Recording) -> Sound:
         key=hashlib.sha256(recording.wav).hexdigest(),
         name=recording.name,
         origin=RECORDED,
-        load=lambda: _load(recording.wav, recording.name),
+        load=partial(opened, recording.wav, recording.name),
         playable=recording.wav,
     )
 
@@ -127,7 +134,9 @@ def hear(sound: Sound, bundle: Bundle) -> Heard:
     Raises:
         AudioError: it cannot be decoded, or is not fit to be judged.
     """
-    heard = _hear(sound.key, bundle.digest, sound, bundle)
+    # A name may tell when the recording began.
+    key = f"{sound.key}:{recorded.in_name(sound.name)}"
+    heard = _hear(key, bundle.digest, sound, bundle)
     # The same content may come under two names, and the cache knows one.
     return replace(heard, observation=replace(heard.observation, file=sound.name))
 
@@ -135,24 +144,72 @@ def hear(sound: Sound, bundle: Bundle) -> Heard:
 @st.cache_data(max_entries=64, max_size="256 MB", scope="session", show_spinner=False)
 def _hear(key: str, digest: str, _sound: Sound, _bundle: Bundle) -> Heard:
     start = time.perf_counter()
-    clip = _sound.load()
-    decoded = time.perf_counter()
-    observation = serve.observe(clip, _bundle, run_all=True)  # the page shows every expert
-    observed = time.perf_counter()
+    with contextlib.ExitStack() as held:
+        clip = _sound.load()
+        if isinstance(clip, decode.Recording):
+            held.enter_context(clip)
+        drawn = _Drawn(clip)
+        observation = serve.observe(
+            cast(decode.Readable, drawn), _bundle, run_all=True
+        )  # the page shows every expert
     return Heard(
-        envelope=envelope(clip.samples),
-        spectrogram=np.rint(np.clip(mel.log_mel(clip.samples), -127, 127)).astype(np.int8),
+        envelope=envelope(np.concatenate([*drawn.extremes, drawn.rest])),
+        spectrogram=np.concatenate([*drawn.levels, whole_db(drawn.stream.finish())], axis=1),
         observation=observation,
         channels=clip.source_channels,
-        decode_s=decoded - start,
-        observe_s=observed - decoded,
+        decode_s=drawn.seconds,
+        observe_s=time.perf_counter() - start - drawn.seconds,
     )
+
+
+class _Drawn:
+    """A recording of any length that is drawn while it is read; see `decode.Readable`.
+
+    Attributes:
+        extremes: lowest and highest of every `FINE` samples, one after the other; levels: columns of the
+            spectrogram, whole dB; seconds: spent on decoding and drawing.
+    """
+
+    def __init__(self, clip: decode.Readable) -> None:
+        self._clip = clip
+        self.extremes: list[np.ndarray] = []
+        self.rest = np.empty(0, dtype=np.float32)
+        self.levels: list[np.ndarray] = []
+        self.stream = mel.LogMelStream()
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clip, name)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        blocks = self._clip.blocks()
+        while True:
+            start = time.perf_counter()
+            block = next(blocks, None)
+            if block is not None:
+                self._draw(block)
+            self.seconds += time.perf_counter() - start
+            if block is None:
+                return
+            yield block
+
+    def _draw(self, block: np.ndarray) -> None:
+        self.levels.append(whole_db(self.stream.push(block)))
+        samples = np.concatenate([self.rest, block])
+        whole = len(samples) // FINE * FINE
+        groups, self.rest = samples[:whole].reshape(-1, FINE), samples[whole:]
+        self.extremes.append(np.stack([groups.min(axis=1), groups.max(axis=1)], axis=1).ravel())
+
+
+def whole_db(levels: np.ndarray) -> np.ndarray:
+    """Levels in dB, rounded to int8."""
+    return np.rint(np.clip(levels, -127, 127)).astype(np.int8)
 
 
 def judge(sound: Sound, heard: Heard, bundle: Bundle, settings: Settings) -> Classification:
     """Mix what was heard; only this runs when a control moves."""
     result = _judge(sound.key, bundle.digest, settings, heard.observation, bundle)
-    return replace(result, file=sound.name)
+    return replace(result, file=sound.name, recorded=heard.observation.recorded)
 
 
 @st.cache_data(max_entries=256, max_size="64 MB", scope="session", show_spinner=False)

@@ -14,7 +14,7 @@ from dashboard.components import microphone
 from dashboard.session import hearing, linked, public
 from dashboard.session.hearing import Heard, Sound
 from dashboard.session.state import Controls
-from dashboard.views import widgets, words
+from dashboard.views import uploads, widgets, words
 from qmoe_core import numbers
 from qmoe_core.audio import containers, synth
 from qmoe_core.audio.decode import WINDOW_S
@@ -72,7 +72,7 @@ def choose_sounds(controls: Controls) -> list[Sound]:
         recording = st.session_state.get("recording")
         return [hearing.from_recording(recording)] if recording else []
     if source == "Upload":
-        return [hearing.from_upload(file) for file in files]
+        return uploads.sounds(files)
     return [hearing.from_gallery(controls.sound)]
 
 
@@ -81,10 +81,10 @@ def uploaded() -> Sequence[Any]:
     memory = st.session_state
     if linked.entered("listen.files"):  # the widget is empty again; what it held is in the session
         memory.earlier_files = [*memory.get("earlier_files", []), *memory.get("given_files", [])]
-    longest = "an hour" if public.LIMITS is None else f"{public.LIMITS.duration_s / 60:g} minutes"
+    longest = "" if public.LIMITS is None else f" up to {public.LIMITS.duration_s / 60:g} minutes"
     memory.given_files = st.file_uploader(
-        f"WAV, FLAC, Ogg, MP3, or what phones record (M4A, WebM, …); any length up to {longest}",
-        type=sorted(suffix[1:] for suffix in containers.SUFFIXES),
+        f"WAV, FLAC, Ogg, MP3, what phones record (M4A, WebM, …), or a folder as ZIP; any length{longest}",
+        type=["zip", *sorted(suffix[1:] for suffix in containers.SUFFIXES)],
         accept_multiple_files=True,
         key="files",
     )
@@ -152,7 +152,7 @@ def choose_sound(judged: Sequence[Judged]) -> Judged:
     many = len(judged) > 7
     with st.container(height=260 if many else "content", border=many):
         title = f"{words.capital(numbers.number(len(judged)))} files"
-        return judged[st.radio(title, range(len(judged)), format_func=line)]
+        return judged[st.radio(title, range(len(judged)), format_func=line, key=uploads.OPENED)]
 
 
 def choose_part(judged: Judged) -> Shown:

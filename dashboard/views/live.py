@@ -17,11 +17,12 @@ from dashboard.session.state import LIMITS
 from dashboard.views import widgets, words
 from qmoe_core import numbers
 from qmoe_core.audio.decode import WINDOW_S
+from qmoe_core.audio.fitness import MIN_BANDWIDTH_HZ
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
 from qmoe_core.live import log as logs
 from qmoe_core.live import sources
-from qmoe_core.live.detections import CLIPPING, GAP, SILENCE, Rules
+from qmoe_core.live.detections import CLIPPING, GAP, NARROW, SILENCE, Rules
 from qmoe_core.live.pipeline import LiveView
 
 DRAWN_EVERY_S = 0.25
@@ -38,6 +39,7 @@ UNHEARD = {
     GAP: "Some of the last five seconds did not arrive.",
     SILENCE: "It is silent.",
     CLIPPING: "It is too loud: the microphone clips.",
+    NARROW: f"Its band is too narrow: below {MIN_BANDWIDTH_HZ / 1000:g} kHz nothing is accepted.",
 }
 BROWSER, HOST = "This browser", "The machine that runs the lab"
 

@@ -174,9 +174,10 @@ def nothing_above(hz: float) -> str:
     """What a narrow band means, as part of a sentence: the same words for files and microphones.
 
     >>> nothing_above(4_000.0)
-    'there is nothing above 4.0 kHz and the classifier learned from sounds up to 11 kHz'
+    'there is nothing above 4 kHz and the classifier learned from sounds up to 11 kHz'
     """
-    return f"there is nothing above {hz / 1000:.1f} kHz and the classifier learned from sounds up to 11 kHz"
+    khz = round(hz / 1000, 1)
+    return f"there is nothing above {khz:g} kHz and the classifier learned from sounds up to 11 kHz"
 
 
 def prepare(samples: np.ndarray) -> np.ndarray:

@@ -80,6 +80,45 @@ def log_mel(waveform: np.ndarray, n_mels: int = 128) -> np.ndarray:
     return to_db(mel_power(waveform, n_mels))
 
 
+class LogMelStream:
+    """`log_mel` of a waveform that comes in blocks: the columns of all pushes and of the end together.
+
+    >>> stream, waveform = LogMelStream(), np.linspace(-1, 1, 10_000, dtype=np.float32)
+    >>> columns = [stream.push(waveform[:3_000]), stream.push(waveform[3_000:]), stream.finish()]
+    >>> bool(np.array_equal(np.concatenate(columns, axis=1), log_mel(waveform)))
+    True
+    """
+
+    def __init__(self, n_mels: int = 128) -> None:
+        self.n_mels = n_mels
+        self._held = np.empty(0, dtype=np.float32)
+        self._samples = self._frames = 0
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Takes samples [n]; gives the columns that are certain, float32 [n_mels, T]."""
+        before, self._samples = self._samples, self._samples + len(samples)
+        self._held = np.concatenate([self._held, samples])
+        if self._samples <= N_FFT:  # too few for a frame, and for their reflection
+            return np.empty((self.n_mels, 0), dtype=np.float32)
+        if before <= N_FFT:
+            self._held = np.pad(self._held, (N_FFT // 2, 0), mode="reflect")
+        return self._columns(1 + (len(self._held) - N_FFT) // HOP)
+
+    def finish(self) -> np.ndarray:
+        """The waveform is over: gives the last columns."""
+        if self._samples <= N_FFT:
+            return log_mel(self._held, self.n_mels)
+        self._held = np.pad(self._held, (0, N_FFT // 2), mode="reflect")
+        return self._columns(frame_count(self._samples) - self._frames)
+
+    def _columns(self, frames: int) -> np.ndarray:
+        starts = HOP * np.arange(frames)
+        power = mel_power_of_frames(self._held, starts, _window(), *_filter_edges(self.n_mels), self.n_mels)
+        self._held = self._held[HOP * frames :]
+        self._frames += frames
+        return to_db(power)
+
+
 @lru_cache(maxsize=1)
 def _window() -> np.ndarray:
     """Periodic Hann, float32 [2048]."""

@@ -21,11 +21,12 @@ from qmoe_core.errors import ConfigError
 GAP = "gap"
 SILENCE = "silence"
 CLIPPING = "clipping"
+NARROW = "narrow band"
 CHANGING = "neither half says so"
 BELOW_THRESHOLD = "below class threshold"
 ABOVE_ABSTAIN_LINE = "above abstain line"
 TOO_SHORT = "too short"
-REASONS = (GAP, SILENCE, CLIPPING, CHANGING, BELOW_THRESHOLD, ABOVE_ABSTAIN_LINE, TOO_SHORT)
+REASONS = (GAP, SILENCE, CLIPPING, NARROW, CHANGING, BELOW_THRESHOLD, ABOVE_ABSTAIN_LINE, TOO_SHORT)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class JudgedWindow:
         decision: of the experts, the router and the mixture.
         halves: what was said of each audible half; empty where nobody asked.
         peak, rms: of the waveform, 1 is full scale; clipped: share of samples at full scale.
+        narrow: whether its band is too narrow to be judged (see `fitness.Fitness.too_narrow`).
         missing_s: seconds of it that never arrived.
         embed_s, experts_s: what the embedder took, and experts and mixture.
         waited_s: from its last sample's arrival to the answer.
@@ -97,6 +99,7 @@ class JudgedWindow:
     rms: float
     clipped: float
     halves: tuple[str, ...] = ()
+    narrow: bool = False
     missing_s: float = 0.0
     embed_s: float = 0.0
     experts_s: float = 0.0
@@ -254,7 +257,7 @@ class Tracker:
         if not reason and rules.abstain is not None and epistemic > rules.abstain:
             reason = ABOVE_ABSTAIN_LINE
         middle = float(np.mean([w.middle_s for w in self._recent]))
-        key = ("" if reason in (GAP, SILENCE, CLIPPING) else label, reason)
+        key = ("" if reason in (GAP, SILENCE, CLIPPING, NARROW) else label, reason)
 
         first = self._last is None
         self._last = judged
@@ -312,4 +315,6 @@ def _unheard(judged: JudgedWindow, rules: Rules) -> str:
         return GAP
     if judged.peak < rules.silence:
         return SILENCE
-    return CLIPPING if judged.clipped > rules.clipped else ""
+    if judged.clipped > rules.clipped:
+        return CLIPPING
+    return NARROW if judged.narrow else ""

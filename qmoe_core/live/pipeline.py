@@ -310,6 +310,7 @@ class Pipeline:
             rms=float(np.sqrt(np.mean(np.square(waveform)))),
             clipped=float(np.mean(magnitude >= FULL_SCALE)),
             halves=halves,
+            narrow=fitness.measure(waveform, SAMPLE_RATE).too_narrow,
             missing_s=missing / stream.rate,
             embed_s=t1 - t0,
             experts_s=t2 - t1,

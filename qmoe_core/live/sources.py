@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from qmoe_core.audio import fitness
 from qmoe_core.errors import UserError
 from qmoe_core.live.ring import Ring
 from qmoe_core.live.timeline import Timeline, uptime
@@ -23,8 +24,6 @@ KEPT_S = 30.0
 """Seconds that a ring keeps for a reader that is late."""
 MIN_RATE_HZ, MAX_RATE_HZ = 3_000, 192_000
 """Of a microphone: what browsers and sound cards can do."""
-NARROW_HZ = 16_000
-"""Below this rate a microphone leaves out what most sounds are told by: a headset in telephone mode."""
 VANISHED_S = 3.0
 """A host microphone that has not called for so long is gone."""
 MAX_NOTES = 50
@@ -91,11 +90,11 @@ class Source(Protocol):
 
 def narrow_band(rate: int) -> str:
     """A warning where a microphone's rate is too low for the sounds to be told apart; else empty."""
-    if rate >= NARROW_HZ:
+    if rate / 2 >= fitness.MIN_BANDWIDTH_HZ:
         return ""
     return (
-        f"This microphone gives {rate / 1000:g} kHz (a headset in telephone mode?): nothing above "
-        f"{rate / 2000:g} kHz is heard, and the experts learned from more."
+        f"This microphone gives {rate / 1000:g} kHz (a headset in telephone mode?): "
+        f"{fitness.nothing_above(rate / 2)}; nothing is accepted."
     )
 
 

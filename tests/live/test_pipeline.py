@@ -9,6 +9,7 @@ import pytest
 
 from qmoe_core import serve
 from qmoe_core.audio import decode, mel, synth
+from qmoe_core.audio.fitness import NothingToJudge
 from qmoe_core.bundles import Bundle
 from qmoe_core.embedders.logmel_stats import LogMelStats
 from qmoe_core.errors import StoreError
@@ -185,6 +186,19 @@ def test_an_hour_asleep(bundle: Bundle) -> None:
     assert found[-1].end == pytest.approx(DAY + 10 + 3600 + 10, abs=0.3)
     assert all(e.end_s < 10.1 or e.start_s > 3600 for e in found)
     assert {e.reason for e in found} == {"", GAP}
+
+
+def test_a_narrow_band_is_refused_as_a_file_would_be(bundle: Bundle) -> None:
+    hiss = 0.1 * np.random.default_rng(0).standard_normal(6 * 8_000).astype(np.float32)
+    with pytest.raises(NothingToJudge, match="there is nothing above 4 kHz and the classifier learned"):
+        serve.classify(decode.from_samples(hiss, 8_000), bundle)
+    source = HeldSource("telephone", 8_000)
+    assert "there is nothing above 4 kHz and the classifier learned" in source.state.sentence
+    pipeline = Pipeline(source, bundle)
+    source.stream.ring.write(hiss)
+    pipeline.step()
+    (entry,) = pipeline.finish()
+    assert (entry.accepted, entry.reason) == (False, "narrow band")
 
 
 def test_digital_silence_is_no_sound(bundle: Bundle) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.components import microphone
 from dashboard.components.microphone import Recording
 from dashboard.session import hearing
+from dashboard.views import uploads
 from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, synth
 from qmoe_core.errors import BundleError
@@ -150,6 +154,48 @@ def test_several_files_are_listed_with_their_answers(visit: Visit, heard_as: Hea
     assert verdict(app)[0].startswith(heard_as("rain"))
     choice.set_value(1).run()
     assert verdict(app)[0].startswith(heard_as("rooster"))
+
+
+def zipped(**files: bytes) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("__", "/") + ".WAV", data)
+    return held.getvalue()
+
+
+def test_a_folder_as_zip_is_a_table_with_a_row_for_each_file(visit: Visit, heard_as: HeardAs) -> None:
+    good = {"a__20240501_201500": wav("rain"), "b__deep__x": wav("rooster")}
+    season = zipped(**good, b__bad=b"no sound", **{".hidden__x": wav("rain")})
+    app = upload(visit(), ("season.zip", season), ("one.wav", wav("rain")))
+    rows = app.dataframe[0].value
+    assert rows["file"].tolist() == ["20240501_201500.WAV", "bad.WAV", "x.WAV", "one.wav"]
+    rain, rooster = heard_as("rain"), heard_as("rooster")
+    assert rows["answer"].tolist() == [rain.lower(), "not judged: see above", rooster.lower(), rain.lower()]
+    assert rows["recorded"].tolist() == ["2024-05-01 20:15:00", "", "", ""]
+    assert [error.value.partition(" ")[0].replace("\\", "") for error in app.error] == ["bad.WAV"]
+    app.radio(key=uploads.OPENED).set_value(1).run()
+    assert verdict(app)[0].startswith(rooster)
+
+
+def test_a_row_opens_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    state: dict[str, Any] = {"files_table": {"selection": {"rows": [2], "columns": []}}}
+    monkeypatch.setattr(uploads.st, "session_state", state)
+    uploads._open([True, False, True])
+    assert state[uploads.OPENED] == 1
+    state["files_table"]["selection"]["rows"] = [1]  # could not be judged
+    uploads._open([True, False, True])
+    assert state[uploads.OPENED] == 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"PK", zipped(), zipped(x=wav("rain"))[:-30]], ids=["none", "empty", "torn"]
+)
+def test_archives_that_cannot_be_unpacked_are_said(visit: Visit, data: bytes) -> None:
+    app = upload(visit(), ("season.zip", data))
+    assert not app.exception
+    (warning,) = app.warning
+    assert re.search("cannot be unpacked|holds no recordings", warning.value.replace("\\", ""))
 
 
 def test_a_long_recording_has_a_result_for_each_window(visit: Visit, heard_as: HeardAs) -> None:
