@@ -254,9 +254,7 @@ def test_people_read_a_sentence_and_a_table(qmoe, sounds, tiny_run):
     label, probability = document["prediction"]["label"], document["prediction"]["probability"]
     lines = ended.out.splitlines()
     assert lines[0] == f"rain.wav: {label}, {probability:.0%}"
-    assert (
-        f"experts that ran say {label}; uncertainty {document['uncertainty']['total']:.3f} nats" in lines[1]
-    )
+    assert f"experts say {label}; uncertainty {document['uncertainty']['total']:.3f} nats" in lines[1]
     assert [line.split()[0] for line in lines[3:6]] == MIXTURE
     assert [line.split()[0] for line in lines[3:6] if line.endswith("yes")] == [
         expert["name"] for expert in document["experts"] if expert["selected"]

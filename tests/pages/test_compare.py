@@ -23,6 +23,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import calibration, contenders, ood, runs, selective
 from qmoe_core.evaluation.contenders import Contender
 from qmoe_core.evaluation.selective import Auroc
+from qmoe_core.experts.spec import NAMES
 from qmoe_core.numbers import decimals
 from qmoe_core.runtime.store import Store, default_root
 
@@ -187,9 +188,9 @@ def test_a_single_expert_cannot_disagree(compare: Open) -> None:
 def test_held_out_classes_that_ship(compare: Open) -> None:
     app = compare(view="abstaining")
     assert app.selectbox(key="compare.held").options[0] == "each of 5 sets in turn"
-    assert "80 strange and 320 known clips" in text(app)
+    assert "80 clips of unknown and 320 of known classes" in text(app)
     app.selectbox(key="compare.held").set_value("dog+rooster").run()
-    assert "never heard dog and rooster" in text(app)
+    assert "were not trained on dog and rooster" in text(app)
     assert link_of(app)["held"] == "dog+rooster"
 
 
@@ -209,7 +210,7 @@ def test_one_clip(compare: Open, bundle: Bundle) -> None:
     assert bundle.dataset is not None
     name, label = bundle.dataset.clips[0].name, bundle.classes[bundle.dataset.labels[0]]
     app = compare(view="clip", clip=name, show="q4,popcount,q4+popcount")
-    said = {row[0]: row for row in rows(app, "What each says")}
+    said = {row[0]: row for row in rows(app, "Predictions of each")}
     q4 = bundle.dataset.outputs.of(("q4",)).logits[0, 0].argmax()
     assert said["q4"][1] == bundle.classes[q4].replace("_", " ")
     assert said["q4"][3] == ("yes" if bundle.classes[q4] == label else "no")
@@ -220,9 +221,9 @@ def test_one_clip(compare: Open, bundle: Bundle) -> None:
 def test_the_sound_heard_on_listen(compare: Open) -> None:
     app = compare(view="clip", clip="heard on Listen")
     assert "n = 1 sound, Dog" in text(app)
-    assert [row[0] for row in rows(app, "What each says")] == ["q16", "q4", "popcount"]
+    assert [row[0] for row in rows(app, "Predictions of each")] == ["q16", "q4", "popcount"]
     del app.session_state["example"]
-    assert "Nothing was heard on Listen" in text(app.run())
+    assert "No sound was judged on Listen" in text(app.run())
 
 
 def test_only_mixtures_of_the_sound_heard_on_listen(compare: Open) -> None:
@@ -246,7 +247,7 @@ def test_a_link_to_a_clip_of_another_bundle(compare: Open, tiny_bundle: Path, bu
     assert bundle.dataset is not None
     app = compare(bundle="tiny", view="clip", clip=bundle.dataset.clips[0].name)
     assert "accepted is heard on Listen, 1-hiss1-A-2.wav" in warnings(app)
-    assert rows(app, "What each says")
+    assert rows(app, "Predictions of each")
 
 
 def test_a_newer_bundle_and_a_removed_one(compare: Open, tiny_bundle: Path) -> None:
@@ -279,7 +280,7 @@ def test_runs_of_the_store(compare: Open, tiny_run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("QMOE_STORE", str(tiny_run.store.root))
     found = rows(compare(view="runs", runs="all"), "All runs, the best first")
     own = {row[0]: row for row in found if row[1] == "store"}
-    assert set(own) == {"fp32", "q1", "q2", "q4", "q8", "q16", "bitnet", "ptq8", "popcount"}
+    assert set(own) == set(NAMES)
     f1 = next(row.f1_mean for row in tiny_run.report.rows if row.name == "q4")
     assert own["q4"][6] == f"{f1:.3f}"
 

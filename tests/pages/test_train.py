@@ -218,7 +218,7 @@ def test_a_folder_that_is_none(page: Open, tmp_path: Path) -> None:
 def test_a_folder_without_audio(page: Open, tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "notes.txt").write_text("meow")
-    assert "or a folder per class with wav, flac, ogg or mp3 files" in text(page(data=str(tmp_path)))
+    assert "or a folder per class with recordings" in text(page(data=str(tmp_path)))
 
 
 def test_a_folder_whose_audio_cannot_be_read(page: Open, tmp_path: Path) -> None:

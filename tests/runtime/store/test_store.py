@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import StoreError
 from qmoe_core.runtime import store as store_module
+from qmoe_core.runtime import system
 from qmoe_core.runtime.store import Store, default_root, folder
 from qmoe_core.runtime.store import entry as entry_module
 
@@ -537,7 +538,7 @@ def test_what_cannot_be_written_is_said_in_a_sentence(
 
 def test_what_cannot_be_read_is_said_in_a_sentence(store: Store, monkeypatch) -> None:
     put(store)
-    monkeypatch.setattr(Path, "read_bytes", failing(errno.EIO))
+    monkeypatch.setattr(system, "content", failing(errno.EIO))
     for read in (store.list, store.verify, lambda: store.get("experts", KEY)):
         with pytest.raises(StoreError, match="cannot be read"):
             read()
