@@ -75,7 +75,8 @@ def settled(page: Page, title: str) -> None:
     """The page of this title is drawn, without an exception or an error."""
     entered(page, title)
     page.wait_for_function(
-        """() => document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")"""
+        """() => document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
+            && !document.querySelector('[data-stale="true"]')"""
     )
     assert not page.locator("[data-testid=stException]").count(), page.inner_text("[data-testid=stMain]")
     wrong = page.locator("[data-testid=stAlertContentError], [data-testid=stAlertContentWarning]")

@@ -251,6 +251,9 @@ def test_answers_from_literals() -> None:
         "memory": "q1",
         "stable": "q1",
         "energy": "q1",
+        "mixture-accuracy": None,
+        "mixture-balanced": None,
+        "mixture-stable": None,
     }
     assert found["latency"].reason == "popcount: F1 0.860 (95.6 % of 16-bit), 7 µs (p50), 119 kB."
     assert found["latency"].verdict == "The paper picks Q1-Base or Q8-Base; here q1: F1 0.895, 12 µs (p50)."

@@ -17,7 +17,7 @@ from dashboard.session.measured import Kept
 from dashboard.views import job_panel
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.scenarios import SCENARIOS
-from qmoe_core.measure import bench
+from qmoe_core.measure import bench, size
 from qmoe_core.measure.energy import deployment
 from qmoe_core.measure.peers import TORCH_FP32
 from qmoe_core.runtime import jobs
@@ -141,7 +141,7 @@ def test_memory_and_sizes(kept: None) -> None:
     assert "The experts are 4 % of the peak" in said
     assert ">2,749.5<" in said
     assert "its Table 7" not in said
-    bench.keep(bench.run_size(experts=("fp32", "q4")), Store())
+    bench.keep(bench.run_size(size.PAPER_SHAPE, ("fp32", "q4")), Store())
     said = text(visit(view="memory"))
     assert "its Table 7, kB" in said
     assert ">687.1<" in said

@@ -88,13 +88,13 @@ def test_uploads_are_still_there_after_another_page(visit: Visit, heard_as: Hear
     app = upload(visit(), ("rain.wav", wav("rain")))
     app.switch_page("../pages/method.py").run()
     app.switch_page("../pages/listen.py").run()
-    assert heard_as("rain") in text(app)
+    assert verdict(app)[0].startswith(heard_as("rain"))
     assert "Still here: rain.wav." in text(app)
     upload(app, ("rooster.wav", wav("rooster")))
     assert app.radio[0].label == "Two files"
     next(button for button in app.button if button.label == "Remove").click().run()
     assert not app.radio
-    assert heard_as("rooster") in text(app)
+    assert verdict(app)[0].startswith(heard_as("rooster"))
 
 
 def test_a_bad_upload_is_explained_and_the_good_one_is_judged(visit: Visit, heard_as: HeardAs) -> None:
