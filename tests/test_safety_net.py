@@ -113,8 +113,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     session = f"of {id(names)}"  # the caches are a session's own
     monkeypatch.setattr("streamlit.runtime.caching.cache_data_api.get_session_id_or_throw", lambda: session)
-    monkeypatch.setattr(hearing.decode, "load", load)
-    monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle, run_all: clip.name)
+    monkeypatch.setattr(hearing.decode, "open_recording", load)
+    monkeypatch.setattr(hearing.serve, "observe", lambda clip, bundle, run_all: len([*clip.blocks()]))
     return names
 
 

@@ -35,7 +35,6 @@ from qmoe_core.paper.report import protocols, reproduce, ternary, writing
 from qmoe_core.paper.report.costs import Effort
 from qmoe_core.paper.report.document import ReportDocument
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import run as training
 from tests import tiny
 
 KEPT = {"store", "bundle", "carried.qmoe", "report"}
@@ -76,13 +75,13 @@ class Home:
         return Store(self.root / "store")
 
     def train(self, *, write: bool) -> list[list[float]]:
-        report = training.train(
+        report = tiny.train(
             self.data,
             experts=EXPERTS,
-            mixtures=[("bitnet", "q4")],
+            mixtures=(("bitnet", "q4"),),
             config=config.load(settings=tiny.SETTINGS),
             workers=1,
-            bundle=self.root / "bundle" if write else None,
+            bundle=str(self.root / "bundle") if write else None,
             store=self.store,
         )
         return [list(row.f1_folds) for row in report.rows]

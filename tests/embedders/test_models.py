@@ -166,8 +166,8 @@ def test_a_network_in_a_format_is_made_listed_and_an_embedder(
     both = whole.embed(waveform)[0], rounded.embed(waveform)[0]
     assert np.corrcoef(*both)[0, 1] > 0.9
     assert not np.array_equal(*both)
-    with pytest.raises(UserError, match="ds-cnn:q4 is not on this machine: qmoe models quantize ds-cnn --f"):
-        embedders.create("ds-cnn:q4")
+    with pytest.raises(UserError, match="mn04:q4 is not on this machine: qmoe models quantize mn04 --f"):
+        embedders.create("mn04:q4")
     with pytest.raises(UserError, match=r"ds-cnn\.q2\.safetensors holds the network of ds-cnn, not of mn04"):
         models.network("mn04:q2", two["path"])
     assert cli.main(["models", "quantize", "ds-cnn", "--formats", "fp16"]) == 2

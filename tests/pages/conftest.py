@@ -25,9 +25,9 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="session")
 def dog(bundle: Bundle) -> Classification:
-    """A gallery sound, judged with the bundle's own settings."""
+    """A gallery sound, judged by every expert, with the bundle's own settings."""
     clip = decode.from_samples(synth.render("dog-bark"), decode.SAMPLE_RATE, name="dog.wav")
-    return serve.classify(clip, bundle)
+    return serve.decide(serve.observe(clip, bundle, run_all=True), bundle, bundle.settings())
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ def test_a_headset_in_telephone_mode(page: AppTest, host: type[Host]) -> None:
     page.segmented_control(key="live_source").set_value("The machine that runs the lab").run()
     page.session_state["live"].start_host("Line", 8000)
     page.run()
-    assert "nothing above 4 kHz is heard" in text(page)
+    assert "there is nothing above 4 kHz" in text(page)
 
 
 def test_a_microphone_that_cannot_be_opened(

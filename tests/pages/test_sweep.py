@@ -144,7 +144,8 @@ def test_what_alpha_does_in_words(bundle: Bundle, swept: AlphaSweep) -> None:
     verdict = sweeping.verdict(swept, flips, index)
     assert verdict.headline == f"α = 100 sends {len(flips)} of 400 clips elsewhere"
     effects = [flip.effect for flip in flips if flip.effect != "same label"]
-    assert f"{effects.count('mended')} mended" in verdict.sentence.replace("two", "2").replace("one", "1")
+    said = verdict.sentence.replace("two", "2").replace("one", "1")
+    assert f"{effects.count('corrected')} corrected" in said
     same = [replace(flip, label=(0, 0)) for flip in flips]
     assert "every label stays" in sweeping.verdict(swept, same, index).sentence
 
