@@ -92,7 +92,8 @@ class PrintedCell:
     def read(cls, printed: str) -> PrintedCell:
         """A cell from its text.
 
-        >>> Cell.read("0.819±0.020").deviation, Cell.read("15.65×").value, Cell.read("Mix").value
+        >>> read = PrintedCell.read
+        >>> read("0.819±0.020").deviation, read("15.65×").value, read("Mix").value
         (0.02, 15.65, None)
         """
         match = _NUMBER.fullmatch(printed)

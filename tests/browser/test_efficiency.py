@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from qmoe_core import bundles
+from qmoe_core.evaluation.scenarios import SCENARIOS
 from qmoe_core.measure import bench
 from qmoe_core.runtime import jobs
 from tests import reports
@@ -66,7 +67,7 @@ def test_choosing_a_scenario(lab: Lab, browse: Browse) -> None:
         page.get_by_role("button", name="Scenarios").click()
     with Path(started.value.path()).open(encoding="utf-8", newline="") as file:
         chosen = [row["id"] for row in csv.DictReader(file)]
-    assert chosen == ["latency", "balanced", "accuracy", "memory", "stable", "energy"]
+    assert chosen == [scenario.id for scenario in SCENARIOS]
 
 
 def test_a_phone_scrolls_only_down(lab: Lab, browse: Browse) -> None:
