@@ -221,7 +221,7 @@ def run(
         progress: is told of rounds that are done.
 
     Returns:
-        Where it was measured, and a row for each path: design.md's `bench path`.
+        Where it was measured, and a row for each path, as `qmoe bench path --json` prints it.
 
     Raises:
         ConfigError: an embedder that does not exist, or n below 50.

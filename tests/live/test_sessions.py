@@ -128,9 +128,10 @@ def test_a_hidden_tab_makes_room_for_a_page_that_is_looked_at(registry: Registry
     assert hidden.pipeline.source.closed == 1  # type: ignore[attr-defined]
 
 
-def test_nobody_takes_all_places(registry: Registry) -> None:
+def test_nobody_takes_all_places(registry: Registry, clock: Clock) -> None:
     first, second, stranger = session("a"), session("a"), session("b")
     registry.touch(first, most=2)
+    clock.now = 1.0
     registry.touch(second, most=2)
     with pytest.raises(UserError, match="2 live sessions run from your network"):
         registry.touch(session("a"), most=2)

@@ -44,9 +44,9 @@ class ReportColumn:
     def text(self, value: Value) -> str:
         """A cell as it is printed.
 
-        >>> Column("F1").text(Spread(0.8194, 0.0201)), Column("n", 0).text(1200.0)
+        >>> ReportColumn("F1").text(Spread(0.8194, 0.0201)), ReportColumn("n", 0).text(1200.0)
         ('0.819±0.020', '1,200')
-        >>> Column("p", p=True).text(0.0001)
+        >>> ReportColumn("p", p=True).text(0.0001)
         '<0.001'
         """
         if value is None or value != value:
