@@ -54,7 +54,6 @@ COSTS: dict[Cost, str] = {
 
 Values = Mapping[str, float]
 T = TypeVar("T")
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -141,36 +140,6 @@ class Claim:
 def ruling(holds: bool, ours: str, yes: str, no: str) -> Ruling:
     """The ruling of a plain condition, with the reason for either outcome."""
     return Ruling("holds" if holds else "does-not-hold", ours, yes if holds else no)
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """A share in per cent, with a space that does not break.
-
-    >>> percent(0.984, 1)
-    '98.4\\xa0%'
-    """
-    return f"{100.0 * share:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
-
-
-def scientific(value: float) -> str:
-    """A number of any size, with one digit.
-
-    >>> scientific(8.3e-12), scientific(0.0)
-    ('8·10⁻¹²', '0')
-    """
-    if value == 0.0:
-        return "0"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign and three decimals.
-
-    >>> signed(-0.0123), signed(0.02)
-    ('−0.012', '+0.020')
-    """
-    return f"{value:+.3f}".replace("-", "−")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qmoe_core.evaluation.significance import bootstrap_interval
+from qmoe_core.numbers import percent
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
@@ -14,7 +15,6 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
 )
 from qmoe_core.paper.tables import table
@@ -65,10 +65,10 @@ def _judge_embeddings(v: Values) -> Ruling:
     ours = (
         f"EfficientNet-B3 gives {v['efficientnet_b3']:,.0f} numbers, MobileNetV3-small "
         f"{v['mobilenetv3_small_100']:,.0f}. Through two runs of an unseeded linear layer, as on two "
-        f"sets, {percent(v['runs_agree'])} of our clips keep the same nearest neighbour (95 %: "
-        f"{percent(v['runs_agree_low'])}–{percent(v['runs_agree_high'])}); the neighbour has the clip’s "
-        f"class on {percent(v['neighbour_right'])} before and {percent(v['neighbour_right_projected'])} "
-        "after it."
+        f"sets, {percent(v['runs_agree'], 0)} of our clips keep the same nearest neighbour (95 %: "
+        f"{percent(v['runs_agree_low'], 0)}–{percent(v['runs_agree_high'], 0)}); the neighbour has the "
+        f"clip’s class on {percent(v['neighbour_right'], 0)} before and "
+        f"{percent(v['neighbour_right_projected'], 0)} after it."
     )
     return ruling(
         v["efficientnet_b3"] == v["claimed"],

@@ -10,6 +10,7 @@ from qmoe_core import engine
 from qmoe_core.audio.decode import WINDOW_SAMPLES
 from qmoe_core.evaluation.significance import bootstrap_interval
 from qmoe_core.measure import bench, energy, size
+from qmoe_core.numbers import percent, scientific
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     Claim,
@@ -19,9 +20,7 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
-    scientific,
 )
 from qmoe_core.paper.tables import DATASETS, full_name, table
 from qmoe_core.runtime.system import processor
@@ -79,7 +78,7 @@ def _tracked(m: Materials) -> Figures:
 def _judge_tracked(v: Values) -> Ruling:
     ours = (
         f"Timed as the code does, validating one fold takes {v['whole_ms']:,.0f} ms, of which "
-        f"{percent(v['share'])} (95 %: {percent(v['share_low'])}–{percent(v['share_high'])}) is "
+        f"{percent(v['share'], 0)} (95 %: {percent(v['share_low'], 0)}–{percent(v['share_high'], 0)}) is "
         f"inference; one inference takes {v['inference_ms']:.4f} ms, the paper prints "
         f"{v['printed_ms']:,.0f} ms."
     )
@@ -205,7 +204,7 @@ def _judge_correlated(v: Values) -> Ruling:
     ours = (
         f"r = {v['r']:.4f} over Table 3, whose CO2 is its energy times one number (it varies by "
         f"{percent(v['ratio_spread'], 1)}). Duration alone explains {percent(v['time_share'], 1)} of the "
-        f"CO2 in Table 6, and a constant for the memory is {percent(v['ram_share'])} of the energy that "
+        f"CO2 in Table 6, and a constant for the memory is {percent(v['ram_share'], 0)} of the energy that "
         "the tracker reports here."
     )
     return ruling(
@@ -247,9 +246,9 @@ def _saving(_: Materials) -> Figures:
 
 def _judge_saving(v: Values) -> Ruling:
     ours = (
-        f"{percent(v['esc50'])} on ESC-50 ({percent(v['esc50_low'])}–{percent(v['esc50_high'])} with "
-        f"rounding), {percent(v['quinn'])} on Quinn and {percent(v['urban8k'])} on UrbanSound8K; 8-bit takes "
-        f"{percent(v['inverse'])} more than 4-bit on ESC-50."
+        f"{percent(v['esc50'], 0)} on ESC-50 ({percent(v['esc50_low'], 0)}–{percent(v['esc50_high'], 0)} "
+        f"with rounding), {percent(v['quinn'], 0)} on Quinn and {percent(v['urban8k'], 0)} on UrbanSound8K; "
+        f"8-bit takes {percent(v['inverse'], 0)} more than 4-bit on ESC-50."
     )
     return ruling(
         v["esc50_low"] <= v["claimed"] <= v["esc50_high"],

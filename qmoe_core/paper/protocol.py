@@ -16,6 +16,7 @@ from qmoe_core.config import Protocol
 from qmoe_core.datasets import splits
 from qmoe_core.datasets.splits import Fold
 from qmoe_core.evaluation.significance import bootstrap_interval
+from qmoe_core.numbers import signed
 from qmoe_core.paper import reference, short
 from qmoe_core.paper.claim import (
     COMMIT,
@@ -27,7 +28,6 @@ from qmoe_core.paper.claim import (
     Series,
     Values,
     ruling,
-    signed,
 )
 from qmoe_core.paper.tables import table
 from qmoe_core.training.crossval import KIND

@@ -13,6 +13,7 @@ from qmoe_core.evaluation.formats import weight_grid
 from qmoe_core.evaluation.significance import bootstrap_interval, resample_groups
 from qmoe_core.measure import latency, peers, size
 from qmoe_core.measure.latency import Contestant
+from qmoe_core.numbers import percent, signed
 from qmoe_core.paper import reference, short
 from qmoe_core.paper.claim import (
     COMMIT,
@@ -23,9 +24,7 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
-    signed,
 )
 from qmoe_core.paper.tables import MODELS, table
 from qmoe_core.runtime.system import processor
@@ -194,9 +193,9 @@ def _two_bits(m: Materials) -> Figures:
 def _judge_two_bits(v: Values) -> Ruling:
     ours = (
         f"At k = 1 Eq. 2 divides by {v['divisor']:.0f}. At k = 2 its grid is −2, −1, 0, 1 with "
-        f"{percent(v['zeros'])} of our weights at 0 and {percent(v['lowest'], 1)} at −2 "
-        f"({v['entropy']:.2f} bits of 2); BitNet’s three levels have {percent(v['zeros_ternary'])} zeros. In "
-        f"Table 2 one bit is better ({v['f1_1']:.3f}) than two ({v['f1_2']:.3f})."
+        f"{percent(v['zeros'], 0)} of our weights at 0 and {percent(v['lowest'], 1)} at −2 "
+        f"({v['entropy']:.2f} bits of 2); BitNet’s three levels have {percent(v['zeros_ternary'], 0)} zeros. "
+        f"In Table 2 one bit is better ({v['f1_1']:.3f}) than two ({v['f1_2']:.3f})."
     )
     return ruling(
         v["divisor"] != 0.0 and v["f1_2"] >= v["f1_1"],

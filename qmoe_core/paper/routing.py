@@ -13,6 +13,7 @@ import numpy as np
 
 from qmoe_core.evaluation.significance import resample_groups
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep
+from qmoe_core.numbers import percent, scientific
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
     COMMIT,
@@ -23,9 +24,7 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
-    scientific,
 )
 from qmoe_core.paper.tables import MODELS, table
 from qmoe_core.routing import mixing
@@ -125,9 +124,9 @@ def _judge_interim(v: Values) -> Ruling:
     ours = (
         f"Over {v['values_of_alpha']:.0f} values of α the scalar version changes a routing probability by "
         f"at most {scientific(v['scalar_change'])} (rounding) and the leading expert on "
-        f"{percent(v['scalar_moved'])} of the clips; its fix equals a temperature of 1/(1+α) to "
+        f"{percent(v['scalar_moved'], 0)} of the clips; its fix equals a temperature of 1/(1+α) to "
         f"{scientific(v['tempered_against_temperature'])} and changes the leading expert on "
-        f"{percent(v['tempered_moved'])}."
+        f"{percent(v['tempered_moved'], 0)}."
     )
     return ruling(
         max(v["scalar_moved"], v["tempered_moved"]) > 0.0,
@@ -253,7 +252,7 @@ def _judge_eq7(v: Values) -> Ruling:
         f"{v['rank_correlation']:.2f}), but three copies of one expert keep an entropy of "
         f"{v['copies_entropy']:.2f} nats with a disagreement of {v['copies_disagreement']:.0f}. On the "
         f"{v['disputed']:.0f} clips that only some experts get right, the most deviant is right on "
-        f"{percent(v['deviant_right'])}, an expert on average on {percent(v['others_right'])}."
+        f"{percent(v['deviant_right'], 0)}, an expert on average on {percent(v['others_right'], 0)}."
     )
     return ruling(
         v["share"] > 0.5 and v["copies_entropy"] < 1e-3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qmoe_core.evaluation.significance import bonferroni, holm
+from qmoe_core.numbers import percent
 from qmoe_core.paper.claim import (
     Claim,
     ClaimFigure,
@@ -13,7 +14,6 @@ from qmoe_core.paper.claim import (
     Ruling,
     Series,
     Values,
-    percent,
     ruling,
 )
 from qmoe_core.paper.tables import DATASETS, MODELS, full_name, table
@@ -79,9 +79,9 @@ def _judge_latency_spread(v: Values) -> Ruling:
     keys = ("of_deviation", "of_variance", "within", "within_variance")
     fits = any(abs(v["claimed"] - v[key]) < 0.015 for key in keys)
     ours = (
-        f"230 → 29 ms is {percent(v['of_deviation'])} less deviation and {percent(v['of_variance'], 1)} "
+        f"230 → 29 ms is {percent(v['of_deviation'], 0)} less deviation and {percent(v['of_variance'], 1)} "
         f"less variance. Table 5 prints the 82 % for Q8/16-PTQ-C against FP32-Base, whose deviations within "
-        f"datasets (Table 4) differ by {percent(v['within'])}. A test that pools the three datasets of a "
+        f"datasets (Table 4) differ by {percent(v['within'], 0)}. A test that pools the three datasets of a "
         f"model counts the differences between datasets as well: Q8-Base’s {v['q8_within']:.1f} ms within "
         f"them become {v['q8_pooled']:.0f} ms (Table 2)."
     )
@@ -91,7 +91,7 @@ def _judge_latency_spread(v: Values) -> Ruling:
         "The percentage belongs to the figures beside it.",
         "82 % is not the reduction of the two deviations beside it, and within datasets the two models of "
         "Table 5 hardly differ. What was tested there is the spread of three datasets put together; Q8-Base, "
-        f"a single model without routing, gets {percent(v['q8_claimed'])} by the same test.",
+        f"a single model without routing, gets {percent(v['q8_claimed'], 0)} by the same test.",
     )
 
 
@@ -128,8 +128,8 @@ def _like_for_like(_: Materials) -> Figures:
 def _judge_like_for_like(v: Values) -> Ruling:
     ours = (
         f"The two models have {v['experts_before']:.0f} and {v['experts_after']:.0f} experts. Between "
-        f"mixtures of the same experts the deviation falls by {percent(v['least'])} to "
-        f"{percent(v['most'])} ({v['pairs']:.0f} pairs)."
+        f"mixtures of the same experts the deviation falls by {percent(v['least'], 0)} to "
+        f"{percent(v['most'], 0)} ({v['pairs']:.0f} pairs)."
     )
     return ruling(
         v["same_experts"] == 1.0,
@@ -345,9 +345,10 @@ def _emission_overhead(_: Materials) -> Figures:
 
 def _judge_emission_overhead(v: Values) -> Ruling:
     ours = (
-        f"The mean of the four mixtures with curiosity is {percent(v['of_means'])} above that of the three "
-        f"without. Of the {v['pairs']:.0f} mixtures printed in both kinds the change is between "
-        f"{percent(v['least'])} and {percent(v['most'])}; their means differ by {percent(v['of_pairs'])}."
+        f"The mean of the four mixtures with curiosity is {percent(v['of_means'], 0)} above that of the "
+        f"three without. Of the {v['pairs']:.0f} mixtures printed in both kinds the change is between "
+        f"{percent(v['least'], 0)} and {percent(v['most'], 0)}; their means differ by "
+        f"{percent(v['of_pairs'], 0)}."
     )
     return ruling(
         v["least"] > 0.0 and abs(v["of_pairs"] - v["claimed"]) < 0.02,

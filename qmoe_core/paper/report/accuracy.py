@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qmoe_core.evaluation.significance import resample_groups
+from qmoe_core.numbers import listed, signed
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report import charts
 from qmoe_core.paper.report.document import (
@@ -28,11 +29,9 @@ from qmoe_core.paper.report.study import (
     has,
     machine_of,
     mean_f1,
-    named,
     of_all,
     printed,
     runs_of,
-    signed,
     spread,
 )
 
@@ -116,7 +115,7 @@ def table_1(studies: Sequence[Study]) -> Section:
     )
     spread_paper = np.ptp([said[m.paper] for m, _ in ours])
     text = (
-        f"Over {named([study.name for study in studies])}, {best.paper} has the highest weighted F1 "
+        f"Over {listed([study.name for study in studies])}, {best.paper} has the highest weighted F1 "
         f"({top.mean:.3f}±{top.deviation:.3f}) and {last.paper} the lowest "
         f"({bottom.mean:.3f}±{bottom.deviation:.3f}). {len(near)} of {len(models)} models lie within one "
         f"deviation between folds ({yardstick.deviation:.3f}) of FP32-Base ({yardstick.mean:.3f}), and for "
@@ -422,8 +421,8 @@ def _distances(found: Mapping[str, Sequence[str]], rows: int, dim: int) -> list[
     text = [
         f"Against what the code itself reached on log-mel statistics of ESC-10, {len(found['near'])} of "
         f"{rows} rows are within {NEAR}, "
-        + (f"{named(higher)} higher, " if higher else "none higher, ")
-        + (f"{named(lower)} lower." if lower else "none lower.")
+        + (f"{listed(higher)} higher, " if higher else "none higher, ")
+        + (f"{listed(lower)} lower." if lower else "none lower.")
     ]
     if dim != STATISTICS_DIM:
         text.append(
@@ -439,7 +438,7 @@ def _recorded() -> str:
     def far(column: int) -> str:
         """Those that are not near the code."""
         reached = {**CODE_ON_STATISTICS, CODE_TERNARY: CODE_ON_STATISTICS["bitnet"]}
-        return named(
+        return listed(
             [name for name, f1 in PRESET_ON_STATISTICS.items() if abs(f1[column] - reached[name]) > NEAR]
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from qmoe_core.evaluation import scenarios as deployment
 from qmoe_core.evaluation.formats import YARDSTICK as SIXTEEN
 from qmoe_core.evaluation.formats import Format
 from qmoe_core.measure import energy
+from qmoe_core.numbers import listed
 from qmoe_core.paper.report.document import ReportColumn, ReportTable, Section, Value, columns_of
 from qmoe_core.paper.report.study import (
     MODELS,
@@ -19,7 +21,6 @@ from qmoe_core.paper.report.study import (
     bits_of,
     has,
     machine_of,
-    named,
     of_all,
 )
 
@@ -53,12 +54,7 @@ def scenarios(studies: Sequence[Study]) -> Section:
                 answer.verdict,
             )
         )
-    columns = tuple(
-        map(
-            ReportColumn,
-            ("Scenario", "Source", "The paper picks", "Here", "Because", "The paper’s pick here"),
-        )
-    )
+    columns = columns_of("Scenario; Source; The paper picks; Here; Because; The paper’s pick here")
     rules = "; ".join(f"{answer.scenario.title}: {answer.scenario.rule}" for answer in answers)
     text = (
         f"The paper recommends a model for each of {len(rows)} situations, four in §5.3 (among mixtures) and "
@@ -81,9 +77,7 @@ def formats_of(study: Study) -> list[Format]:
     """Every model of a study as what `evaluation.scenarios` chooses among."""
     made = [_format(study, model) for model in of_all([study])]
     of_16bit = next((one.f1 for one in made if one.name == SIXTEEN), None)
-    return [
-        Format(**{**one.__dict__, "share_of_16bit": one.f1 / of_16bit if of_16bit else None}) for one in made
-    ]
+    return [replace(one, share_of_16bit=one.f1 / of_16bit if of_16bit else None) for one in made]
 
 
 def _format(study: Study, model: Model) -> Format:
@@ -103,10 +97,15 @@ def _format(study: Study, model: Model) -> Format:
         p95_us=row["p95_us"],
         p99_us=row["p99_us"],
         std_us=row["std_us"],
-        energy_mj=float(np.mean(used.millijoules)),
+        energy_mj=_used(study, model.ours),
         energy_source=used.source,
         co2_ug=used.co2_ug,
     )
+
+
+def _used(study: Study, name: str) -> float:
+    """Mean energy of one inference, mJ."""
+    return float(np.mean(study.costs.energies[name].millijoules))
 
 
 def _trained(study: Study) -> dict[str, float]:
@@ -123,7 +122,7 @@ def emissions(studies: Sequence[Study]) -> Section:
     rows: list[tuple[Value, ...]] = []
     plans = {}
     for model in models:
-        used = float(np.mean(study.costs.energies[model.ours].millijoules))
+        used = _used(study, model.ours)
         plan = plans[model.ours] = energy.deployment(trained[model.ours], used, PER_DAY, PAPER_GRID)
         rows.append(
             (
@@ -165,7 +164,7 @@ def emissions(studies: Sequence[Study]) -> Section:
 
 def _grids(study: Study, training_kwh: float) -> ReportTable:
     """FP32-Base's emissions on the grids of several countries."""
-    used = float(np.mean(study.costs.energies[YARDSTICK].millijoules))
+    used = _used(study, YARDSTICK)
     intensities = {"the paper’s": PAPER_GRID, **energy.intensities(GRIDS)}
     rows = []
     for name, grid in sorted(intensities.items(), key=lambda one: one[1]):
@@ -181,9 +180,7 @@ def recommendations(studies: Sequence[Study]) -> Section:
     study = studies[0]
     trained = _trained(study)
     yearly = {
-        name: energy.deployment(
-            0.0, float(np.mean(study.costs.energies[name].millijoules)), PER_DAY, PAPER_GRID
-        ).yearly_g
+        name: energy.deployment(0.0, _used(study, name), PER_DAY, PAPER_GRID).yearly_g
         for name in UPKEEP
         if name in study.costs.energies
     }
@@ -222,7 +219,7 @@ def recommendations(studies: Sequence[Study]) -> Section:
     ]
     columns = (ReportColumn("Recommendation (A.2)"), ReportColumn("The paper"), ReportColumn("Here"))
     text = (
-        f"Between {named([best, worst])} the format of the classifier changes the yearly emissions of the "
+        f"Between {listed([best, worst])} the format of the classifier changes the yearly emissions of the "
         f"whole path by {100 * (1 - yearly[best] / yearly[worst]):.1f} %: what comes before the classifier "
         "decides (claim 38). Where and when one trains matters as much as the paper says, and less than what "
         "is served afterwards.",

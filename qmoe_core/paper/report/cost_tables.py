@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.numbers import listed
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report import charts
 from qmoe_core.paper.report.costs import Sizes
@@ -24,7 +25,6 @@ from qmoe_core.paper.report.study import (
     YARDSTICK,
     Study,
     machine_of,
-    named,
     of_all,
     printed,
     runs_of,
@@ -160,7 +160,7 @@ def table_6(studies: Sequence[Study]) -> Section:
         "CO2 of training one fold: its seconds × the power of a process that trains "
         f"({1e3 * costs.training_kw:.1f} W, {costs.source}) × {costs.grid_g_per_kwh:.0f} g/kWh. "
         f"{runs_of(code)}, preset paper-code, n = {len(next(iter(code.seconds.values())))} folds. "
-        f"Trained with one thread a task on {named(code.processors)}; power and grid are of "
+        f"Trained with one thread a task on {listed(code.processors)}; power and grid are of "
         f"{machine_of(costs)}. The paper's column headed µg is in mg (claim 21)."
     )
     return Section(
@@ -209,7 +209,7 @@ def table_7(sizes: Sizes) -> Section:
         f"{sizes.experts['q16']['bytes'] / q4:.2f} times smaller than 16 bits; the ternary one is "
         f"{q8 / bitnet:.2f} times smaller than 8 bits, not 16 (claim 18). {len(differences) - len(far)} of "
         f"{len(differences)} sizes are within 5 % of the paper's"
-        + (f"; {named(far)} differ more." if far else "."),
+        + (f"; {listed(far)} differ more." if far else "."),
         "A mixture's files are all of its experts and the router. The paper's 5.67 MB for a mixture stands "
         "for a model with 1,415,687 parameters, which is less than two experts have.",
     )

@@ -19,6 +19,7 @@ from qmoe_core.evaluation.significance import (
     paired,
     spearman,
 )
+from qmoe_core.numbers import signed
 from qmoe_core.paper import tables as paper
 from qmoe_core.paper.report.document import Interval, ReportColumn, ReportTable, Section, Value, columns_of
 from qmoe_core.paper.report.protocols import Scores
@@ -31,7 +32,6 @@ from qmoe_core.paper.report.study import (
     of_all,
     printed,
     runs_of,
-    signed,
     was_busy,
 )
 

@@ -16,6 +16,7 @@ from qmoe_core.engine import from_tensors
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import environment
+from qmoe_core.numbers import listed, signed
 from qmoe_core.paper.report import (
     accuracy,
     appendix,
@@ -30,7 +31,11 @@ from qmoe_core.paper.report import (
 from qmoe_core.paper.report.costs import Effort, Loaded, Served
 from qmoe_core.paper.report.document import ReportDocument, Section
 from qmoe_core.paper.report.protocols import Trial
-from qmoe_core.paper.report.study import MIXTURES, YARDSTICK, Study, named, signed
+from qmoe_core.paper.report.study import (
+    MIXTURES,
+    YARDSTICK,
+    Study,
+)
 from qmoe_core.runtime.executor import Context, Progress, silent
 from qmoe_core.runtime.identity import described
 from qmoe_core.runtime.store import Store
@@ -53,7 +58,7 @@ LEFT_OUT = (
     "one seed instead of three",
     "the sound figures are the shipped bundle's out-of-fold outputs, its mixtures sharing the bundle's one "
     "router",
-    f"the leaky protocol for {named(IN_BOTH)} alone, without mixtures",
+    f"the leaky protocol for {listed(IN_BOTH)} alone, without mixtures",
     "the two parts of the leak",
     "mixtures trained jointly with their experts, as the paper's code does",
     "half as many timed calls, one process for each peak of memory",
@@ -156,7 +161,7 @@ def reproduce(
             _of_dataset(name, embedder, weights, plan, context, fresh) for name in names or (FULL_DATASET,)
         ]
     if len({study.name for study in studies}) < len(studies):
-        raise ConfigError(f"--dataset: {named([s.name for s in studies])}: a dataset is given twice")
+        raise ConfigError(f"--dataset: {listed([s.name for s in studies])}: a dataset is given twice")
     report = assemble(studies, plan, costs.sizes(NAMES, context.store, fresh=fresh))
     writing.write(report, folder)
     return report
@@ -283,7 +288,7 @@ def assemble(studies: Sequence[Study], plan: ReproductionPlan, sizes: costs.Size
         appendix.emissions(studies),
         appendix.recommendations(studies),
     ]
-    where = named([study.name for study in studies])
+    where = listed([study.name for study in studies])
     return ReportDocument(
         f"The paper’s tables, from our runs on {where}",
         tuple(_summary(studies)),
@@ -325,7 +330,7 @@ def _methods(studies: Sequence[Study], plan: ReproductionPlan) -> Section:
     config = study.tables
     expert = plan.config.expert
     text = [
-        f"Embeddings are {named(sorted({f'{s.embedder} ({s.dim:,} numbers a clip)' for s in studies}))}; a "
+        f"Embeddings are {listed(sorted({f'{s.embedder} ({s.dim:,} numbers a clip)' for s in studies}))}; a "
         f"multilayer perceptron ({'–'.join(map(str, expert.hidden))}, LayerNorm, ReLU, dropout "
         f"{expert.dropout}) is trained in every numeric format with class-weighted cross-entropy and AdamW. "
         + "; ".join(
@@ -335,7 +340,7 @@ def _methods(studies: Sequence[Study], plan: ReproductionPlan) -> Section:
         )
         + ".",
         f"The tables are of {config.protocol} (preset {plan.preset}), seed(s) "
-        f"{named([str(s) for s in plan.seeds])}. With inner validation the epoch is chosen on a part of the "
+        f"{listed([str(s) for s in plan.seeds])}. With inner validation the epoch is chosen on a part of the "
         "training clips, the expert is trained again on all of them, and the test fold is looked at once.",
         f"Times are of one thread on {study.costs.environment['processor']}, "
         f"{study.costs.environment['cores']} cores"

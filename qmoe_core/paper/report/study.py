@@ -116,20 +116,6 @@ def printed(number: int) -> ReportTable:
     return ReportTable(f"table-{number}-paper", f"Table {number}, the paper's", columns, rows, note)
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """A difference, with its sign.
-
-    >>> signed(0.0451), signed(-0.5, 1)
-    ('+0.045', '−0.5')
-    """
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def named(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def runs_of(scores: Scores) -> str:
     """Where F1 comes from, for a note: protocol and n."""
     folds = len(np.unique(scores.folds))
