@@ -23,6 +23,7 @@ from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.routing.uncertainty import softmax
 from tests import tiny
+from tests.engine.networks import quantized
 
 
 def heard(path: Path, waveforms: np.ndarray) -> dict[str, np.ndarray]:
@@ -60,9 +61,15 @@ def test_every_expert_says_the_same(everything, gallery):
     np.testing.assert_allclose(found["probabilities"], mixed.probabilities, atol=5e-3)
 
 
+@pytest.mark.parametrize("layer_format", ["float", "int8"])
 @pytest.mark.parametrize(("name", "module"), [("ds-cnn", networks.DsCnn), ("mn04", networks.Mn04)])
-def test_a_learned_embedder_gives_the_same(name: str, module: type[nn.Module], tmp_path: Path, gallery):
-    embedder = LearnedEmbedder(name, models.ARCHITECTURES[name](tiny.untrained(module())))
+def test_a_learned_embedder_gives_the_same(
+    name: str, module: type[nn.Module], layer_format: str, tmp_path: Path, gallery: np.ndarray
+):
+    network = models.ARCHITECTURES[name](tiny.untrained(module()))
+    if layer_format != "float":
+        network = quantized(network, layer_format)
+    embedder = LearnedEmbedder(name, network)
     waveforms = np.stack([decode.resample(x, decode.SAMPLE_RATE, embedder.sample_rate) for x in gallery[:3]])
     g = graph.Graph()
     graph.learned(g, embedder, "waveform")
