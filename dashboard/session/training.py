@@ -127,9 +127,9 @@ def rows(asked: Request) -> list[str]:
         return []
     if isinstance(asked, HoldOut):
         return list(crossval.with_sources(asked.experts))
-    mixtures = run.mixtures_of(asked.experts, asked.mixtures, asked.bundle is not None)
+    needed, mixtures = run.experts_of(asked)
     joint = ["+".join(names) for names in mixtures] if asked.config.moe_training == "joint" else []
-    return [*crossval.with_sources(run.needed_by(asked.experts, mixtures)), *joint]
+    return [*crossval.with_sources(run.heads_of(needed)), *joint]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """A bundle: trained, packed, servable. The unit a page loads and a board carries.
 
 A folder: `bundle.json` (what it is, how it came about, and size and SHA-256 of every other file),
-`experts/NAME.safetensors` (bit-packed), `router.safetensors` (router and scaler) and, when the data
-allows it, `dataset.safetensors`: the training set's embeddings with the predictions that each clip got
-from experts that had not seen it (out of fold), which is what every honest figure of the lab rests on.
+`experts/NAME.safetensors` (heads, bit-packed), `embedders/NAME.safetensors` (networks that this program runs
+itself), `router.safetensors` (router and scalers) and, when the data allows it, `dataset.safetensors`: the
+training set's embeddings with the predictions that each clip got from experts that had not seen it (out of
+fold), which is what every honest figure of the lab rests on.
+
+Experts may stand behind different embedders, the cheapest first: the router takes the embeddings of that one.
 
 `qmoe export` makes one file of it, to be carried: a ZIP of the same files, uncompressed. It is read in
 place, never unpacked.
@@ -19,7 +22,7 @@ import shutil
 import stat
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,7 +38,7 @@ from qmoe_core import engine
 from qmoe_core.config import Config
 from qmoe_core.decision import Decision
 from qmoe_core.errors import BundleError, ConfigError
-from qmoe_core.experts.spec import parse_names
+from qmoe_core.experts.spec import CHEAPEST_FIRST, head_of, parse_names
 from qmoe_core.routing import distilled, mixing
 from qmoe_core.routing.mixing import Mixed, Outputs, Settings
 from qmoe_core.routing.router import Router
@@ -44,7 +47,7 @@ from qmoe_core.runtime import system
 from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.store import unfinished
 
-VERSION = 1
+VERSION = 2
 DEFAULT_NAME = "esc10-ds-cnn"
 SHIPPED_BEFORE = {"esc10-logmel-stats": "qmoe train esc10 --bundle esc10-logmel-stats"}
 """Bundles that came with earlier versions, and how each is made again."""
@@ -90,21 +93,54 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weighted F1 of each expert and mixture: mean and deviation over folds × seeds."""
 
 
+class EmbedderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An embedder as a bundle names it.
+
+    Attributes:
+        name: to give to `embedders.create`; id: of the numbers that it gave; dim: how many, D.
+    """
+
+    name: str
+    id: str
+    dim: int
+
+    @property
+    def file(self) -> str:
+        """Where its network is, in a bundle that carries it."""
+        return f"embedders/{self.id.replace(':', '.')}.safetensors"
+
+
+def expert_file(name: str) -> str:
+    """Where an expert's head is."""
+    return f"experts/{name.replace(':', '.')}.safetensors"
+
+
 class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     version: int
     name: str
     title: str
     classes: list[str]
-    experts: list[str]
+    embedders: list[EmbedderRecord]
+    experts: dict[str, str]
+    """The name of each, and that of its embedder."""
     mixture: list[str]
-    embedder: str
-    embedder_id: str
-    dim: int
     config: Config
     provenance: Provenance
     clips: list[ClipRecord]
     files: dict[str, _File]
+
+    @property
+    def embedder(self) -> str:
+        return self.embedders[0].name
+
+    @property
+    def embedder_id(self) -> str:
+        return self.embedders[0].id
+
+    @property
+    def dim(self) -> int:
+        return self.embedders[0].dim
 
 
 @dataclass(frozen=True)
@@ -113,16 +149,27 @@ class BundleDataset:
 
     Attributes:
         clips: names and sources.
-        embeddings: float16 [n, D].
+        embedded: float16 [n, D] of each embedder.
         labels: int64 [n]; folds: int64 [n], 0 where the dataset has none.
         outputs: what the experts and routers of the fold that left a clip out said of it.
     """
 
     clips: tuple[ClipRecord, ...]
-    embeddings: np.ndarray
+    embedded: tuple[np.ndarray, ...]
     labels: np.ndarray
     folds: np.ndarray
     outputs: Outputs
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """Those of the first embedder."""
+        return self.embedded[0]
+
+
+Scaler = tuple[np.ndarray, np.ndarray]
+"""Mean and standard deviation of an embedder's numbers, float32 [D] each."""
+Embed = Callable[[str, np.ndarray], np.ndarray]
+"""An embedder's name and the indices of B clips → their embeddings [B, D]."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +179,8 @@ class Bundle:
     path: Path
     manifest: _Manifest
     router: Router
-    mean: np.ndarray
-    std: np.ndarray
+    scalers: tuple[Scaler, ...]
+    """Of each embedder."""
     _experts: dict[str, engine.PackedExpert] = field(default_factory=dict, repr=False)
     _heads: dict[tuple[object, ...], distilled.Head] = field(default_factory=dict, repr=False)
     _interests: dict[Settings, float] = field(default_factory=dict, repr=False)
@@ -156,9 +203,18 @@ class Bundle:
         return tuple(self.manifest.experts)
 
     @property
+    def embedders(self) -> tuple[EmbedderRecord, ...]:
+        """The cheapest first."""
+        return tuple(self.manifest.embedders)
+
+    @property
     def embedder(self) -> str:
-        """Name to give to `embedders.create`."""
+        """The name of the first, to give to `embedders.create`."""
         return self.manifest.embedder
+
+    def behind(self, expert: str) -> int:
+        """The index of an expert's embedder."""
+        return [one.name for one in self.embedders].index(self.manifest.experts[expert])
 
     @property
     def config(self) -> Config:
@@ -176,14 +232,23 @@ class Bundle:
     def settings(self, **changes: Any) -> Settings:
         """The bundle's own way to mix, with changes such as `alpha=1.0`.
 
+        A cascade asks experts in the order of what their whole paths cost.
+
         Raises:
             ConfigError: a value that is not accepted.
         """
-        return replace(Settings.of(self.config.router, tuple(self.manifest.mixture)), **changes)
+        made = replace(Settings.of(self.config.router, tuple(self.manifest.mixture)), **changes)
+        if made.curiosity != "cascade" or not {*made.experts} <= {*self.experts}:
+            return made
+        return replace(made, experts=tuple(sorted(made.experts, key=self._cost)))
 
-    def standardise(self, embeddings: np.ndarray) -> np.ndarray:
-        """What experts and router take: (z − mean) / std, float32 [B, D]."""
-        return (embeddings.astype(np.float32) - self.mean) / self.std
+    def _cost(self, expert: str) -> tuple[int, int]:
+        return self.behind(expert), CHEAPEST_FIRST.index(head_of(expert))
+
+    def standardise(self, embeddings: np.ndarray, embedder: int = 0) -> np.ndarray:
+        """What the heads behind an embedder, and the router behind the first, take: float32 [B, D]."""
+        mean, std = self.scalers[embedder]
+        return (embeddings.astype(np.float32) - mean) / std
 
     def expert(self, name: str) -> engine.PackedExpert:
         """An expert, ready to serve.
@@ -204,33 +269,48 @@ class Bundle:
         """
         if name not in self.experts:
             raise BundleError(f"bundle {self.name}: no expert '{name}'; there are {', '.join(self.experts)}")
-        file = f"experts/{name}.safetensors"
+        file = expert_file(name)
         weights = engine.loads(self.read(file), self.path / file)
-        if weights.dim != self.manifest.dim or weights.classes != len(self.classes):
+        dim = self.embedders[self.behind(name)].dim
+        if weights.dim != dim or weights.classes != len(self.classes):
             raise BundleError(
                 f"{self.path / file}: takes {weights.dim} numbers and gives {weights.classes} classes, "
-                f"but the bundle has {self.manifest.dim} and {len(self.classes)}"
+                f"but the bundle has {dim} and {len(self.classes)}"
             )
         return weights
 
     def expert_bytes(self, name: str) -> int:
-        """Bytes of an expert's file."""
-        return self.manifest.files[f"experts/{name}.safetensors"].bytes
+        """Bytes of an expert's head."""
+        return self.manifest.files[expert_file(name)].bytes
 
-    def outputs(self, embeddings: np.ndarray, *, mc_samples: int | None = None) -> Outputs:
-        """Logits of the router, and of each expert that will be asked for, of embeddings, float32 [B, D].
+    def outputs(self, *embedded: np.ndarray, mc_samples: int | None = None) -> Outputs:
+        """Logits of the router, and of each expert that will be asked for, of B clips.
 
         Args:
-            embeddings: as the embedder gives them (not standardised).
+            embedded: float32 [B, D] of each embedder, as it gives them (not standardised).
             mc_samples: MC-dropout passes; the bundle's own number when None.
         """
-        z = self.standardise(embeddings)
+        at = {one.name: i for i, one in enumerate(self.embedders)}
+        return self.lazy_outputs(
+            len(embedded[0]), lambda name, clips: embedded[at[name]][clips], mc_samples=mc_samples
+        )
+
+    def lazy_outputs(self, count: int, embed: Embed, *, mc_samples: int | None = None) -> Outputs:
+        """The same of clips that are embedded where an expert behind the embedder is asked.
+
+        Args:
+            count: of the clips, B; embed: called for the first embedder with all of them.
+        """
         samples = self.config.router.mc_samples if mc_samples is None else mc_samples
+
+        def standardised(embedder: int, clips: np.ndarray) -> np.ndarray:
+            return self.standardise(embed(self.embedders[embedder].name, clips), embedder)
+
         return Outputs.lazy(
             self.experts,
             len(self.classes),
-            self.router.forward(z, samples),
-            lambda name, clips: self.expert(name).logits(z[clips]),
+            self.router.forward(standardised(0, np.arange(count)), samples),
+            lambda name, clips: self.expert(name).logits(standardised(self.behind(name), clips)),
         )
 
     def mix(self, outputs: Outputs, settings: Settings) -> Mixed:
@@ -272,8 +352,9 @@ class Bundle:
         path = self.path / DATASET_FILE
         tensors = _tensors(self.read(DATASET_FILE), path)
         n, experts, classes = len(self.manifest.clips), len(self.experts), len(self.classes)
+        embeddings = {_indexed("embeddings", i): (n, one.dim) for i, one in enumerate(self.embedders)}
         shapes = {
-            "embeddings": (n, self.manifest.dim),
+            **embeddings,
             "labels": (n,),
             "folds": (n,),
             "oof_logits": (n, experts, classes),
@@ -286,7 +367,7 @@ class Bundle:
             raise BundleError(f"{path}: a label is not one of the {classes} classes")
         return BundleDataset(
             clips=tuple(self.manifest.clips),
-            embeddings=tensors["embeddings"],
+            embedded=tuple(tensors[name] for name in embeddings),
             labels=tensors["labels"].astype(np.int64),
             folds=tensors["folds"].astype(np.int64),
             outputs=Outputs(
@@ -474,15 +555,19 @@ def load(name: str | Path | None = None) -> Bundle:
     path = find(name)
     manifest = _read_manifest(path)
     tensors = _tensors(_read_checked(path, ROUTER_FILE, manifest.files.get(ROUTER_FILE)), path / ROUTER_FILE)
-    for key in ("mean", "std"):
-        _expect(path / ROUTER_FILE, tensors, key, (manifest.dim,))
-    if not (tensors["std"] > LEAST_STD).all():
-        raise BundleError(f"{path / ROUTER_FILE}: a standard deviation is not above zero")
-    if not (np.abs(tensors["mean"]) <= LARGEST_MEAN).all():
-        raise BundleError(f"{path / ROUTER_FILE}: a mean is beyond ±{LARGEST_MEAN:,.0f}")
+    scalers = []
+    for i, embedder in enumerate(manifest.embedders):
+        for key in ("mean", "std"):
+            _expect(path / ROUTER_FILE, tensors, _indexed(key, i), (embedder.dim,))
+        mean, std = tensors.pop(_indexed("mean", i)), tensors.pop(_indexed("std", i))
+        if not (std > LEAST_STD).all():
+            raise BundleError(f"{path / ROUTER_FILE}: a standard deviation is not above zero")
+        if not (np.abs(mean) <= LARGEST_MEAN).all():
+            raise BundleError(f"{path / ROUTER_FILE}: a mean is beyond ±{LARGEST_MEAN:,.0f}")
+        scalers.append((mean, std))
     try:
         router = Router.from_tensors(
-            {k: v for k, v in tensors.items() if k not in ("mean", "std")},
+            tensors,
             tuple(manifest.experts),
             manifest.config.router.dropout,
             manifest.config.seed,
@@ -491,7 +576,12 @@ def load(name: str | Path | None = None) -> Bundle:
         raise BundleError(f"{path / ROUTER_FILE}: {error}") from None
     if router.dim != manifest.dim:
         raise BundleError(f"{path / ROUTER_FILE}: the router takes {router.dim} numbers, not {manifest.dim}")
-    return Bundle(path, manifest, router, tensors["mean"], tensors["std"])
+    return Bundle(path, manifest, router, tuple(scalers))
+
+
+def _indexed(tensor: str, embedder: int) -> str:
+    """The name of an embedder's tensor: that of the first is as in version 1."""
+    return f"{tensor}.{embedder}" if embedder else tensor
 
 
 def save(
@@ -500,17 +590,22 @@ def save(
     title: str,
     classes: tuple[str, ...],
     mixture: tuple[str, ...],
-    embedder: str,
-    embedder_id: str,
+    embedders: Sequence[EmbedderRecord],
+    networks: Mapping[str, bytes],
+    behind: Mapping[str, str],
     config: Config,
     provenance: Provenance,
     experts: Mapping[str, engine.ExpertWeights],
     router: Router,
-    mean: np.ndarray,
-    std: np.ndarray,
+    scalers: Sequence[Scaler],
     dataset: BundleDataset | None,
 ) -> Path:
     """Write a bundle: complete, or not at all. A bundle that is there is replaced.
+
+    Args:
+        embedders: the cheapest first; networks: the files of those that are carried, by name.
+        behind: the name of each expert's embedder.
+        scalers: of each embedder.
 
     Returns:
         The folder.
@@ -534,12 +629,19 @@ def save(
             _flush(path)
 
         for name, weights in experts.items():
-            add(f"experts/{name}.safetensors", lambda path, w=weights: engine.save(w, path))
-        tensors = router.to_tensors() | {"mean": mean, "std": std}
+            add(expert_file(name), lambda path, w=weights: engine.save(w, path))
+        for embedder in embedders:
+            if embedder.name in networks:
+                add(embedder.file, lambda path, e=embedder: path.write_bytes(networks[e.name]))
+        tensors = router.to_tensors()
+        for i, (mean, std) in enumerate(scalers):
+            tensors |= {_indexed("mean", i): mean, _indexed("std", i): std}
         add(ROUTER_FILE, lambda path: path.write_bytes(safetensors.numpy.save(tensors)))
         if dataset is not None:
             arrays = {
-                "embeddings": dataset.embeddings.astype(np.float16),
+                _indexed("embeddings", i): embeddings.astype(np.float16)
+                for i, embeddings in enumerate(dataset.embedded)
+            } | {
                 "labels": dataset.labels.astype(np.int16),
                 "folds": dataset.folds.astype(np.int16),
                 "oof_logits": dataset.outputs.logits.astype(np.float32),
@@ -553,11 +655,9 @@ def save(
             name=folder.name,
             title=title,
             classes=list(classes),
-            experts=list(experts),
+            embedders=list(embedders),
+            experts={name: behind[name] for name in experts},
             mixture=list(mixture),
-            embedder=embedder,
-            embedder_id=embedder_id,
-            dim=len(mean),
             config=config,
             provenance=provenance,
             clips=list(dataset.clips) if dataset else [],
@@ -590,12 +690,13 @@ def _read_manifest(folder: Path) -> _Manifest:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
-        version = msgspec.json.decode(raw, type=dict).get("version")
+        found = msgspec.json.decode(raw, type=dict[str, Any])
+        version = found.get("version")
         if isinstance(version, int) and version > VERSION:
             raise BundleError(
                 f"{path}: written by a newer qmoe (bundle version {version}, this one reads {VERSION})"
             )
-        manifest = msgspec.json.decode(raw, type=_Manifest)
+        manifest = msgspec.convert(_upgraded(found) if version == 1 else found, _Manifest)
     except msgspec.ValidationError as error:
         if "unknown field" in str(error):  # what it means is not known either, so it is not passed over
             raise BundleError(
@@ -609,7 +710,8 @@ def _read_manifest(folder: Path) -> _Manifest:
             f"{path}: not a bundle this program reads (format {manifest.format} {manifest.version})"
         )
     came_from = manifest.provenance
-    shown = [manifest.name, manifest.title, manifest.embedder, manifest.embedder_id, *manifest.classes]
+    shown = [manifest.name, manifest.title, *manifest.classes, *manifest.experts.values()]
+    shown += [text for embedder in manifest.embedders for text in (embedder.name, embedder.id)]
     shown += [text for text in msgspec.structs.astuple(came_from) if isinstance(text, str)]
     shown += [*came_from.f1]
     shown += [text for clip in manifest.clips for text in (clip.name, clip.source)]
@@ -629,13 +731,38 @@ def _read_manifest(folder: Path) -> _Manifest:
         parse_names(manifest.mixture, setting="mixture")
     except ConfigError as error:
         raise BundleError(f"{path}: {error}") from None
-    if [*experts] != manifest.experts or not set(manifest.mixture) <= set(experts):
+    if experts != tuple(manifest.experts) or not set(manifest.mixture) <= set(experts):
         raise BundleError(f"{path}: the mixture names experts that the bundle does not have")
+    embedders = [embedder.name for embedder in manifest.embedders]
+    if (
+        not embedders
+        or len({*embedders}) < len(embedders)
+        or not {*manifest.experts.values()} <= {*embedders}
+    ):
+        raise BundleError(f"{path}: an expert has an embedder that the bundle does not have, or has twice")
     # Names become paths: none but those that a bundle has.
-    known = {ROUTER_FILE, DATASET_FILE, *(f"experts/{name}.safetensors" for name in experts)}
+    known = {ROUTER_FILE, DATASET_FILE, *(expert_file(name) for name in experts)}
+    known |= {one.file for one in manifest.embedders if system.is_plain_name(one.file.rpartition("/")[2])}
     for name in manifest.files.keys() - known:
         raise BundleError(f"{path}: lists {name!r}, which is no file of a bundle")
     return manifest
+
+
+def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
+    """A description of version 1, which has one embedder, as one of this version."""
+    old = msgspec.convert({name: found.pop(name, None) for name in _Version1.__struct_fields__}, _Version1)
+    embedder = {"name": old.embedder, "id": old.embedder_id, "dim": old.dim}
+    experts = dict.fromkeys(old.experts, old.embedder)
+    return found | {"version": VERSION, "embedders": [embedder], "experts": experts}
+
+
+class _Version1(msgspec.Struct):
+    """What version 1 says otherwise."""
+
+    embedder: str
+    embedder_id: str
+    dim: int
+    experts: list[str]
 
 
 class _Bounded:

@@ -7,7 +7,7 @@ expert's logits of every clip, from the fold that did not train on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from qmoe_core import __version__, bundles
-from qmoe_core.bundles import BundleDataset, ClipRecord, Provenance
+from qmoe_core.bundles import BundleDataset, ClipRecord, EmbedderRecord, Provenance
 from qmoe_core.config import Config, to_dict
 from qmoe_core.datasets.manifest import Manifest
-from qmoe_core.engine import ExpertWeights, from_tensors, to_tensors
+from qmoe_core.embedders.learned import LearnedEmbedder
+from qmoe_core.engine import ExpertWeights, from_tensors, network_storage, to_tensors
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.routing.mixing import Outputs
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import described, identity
 from qmoe_core.runtime.store import Store
 from qmoe_core.training.crossval import FoldResult, MixtureResult, Subject, compose, with_sources
+from qmoe_core.training.paths import Part
 
 KIND = "final-experts"
 
@@ -95,9 +97,7 @@ def make(
     *,
     title: str,
     manifest: Manifest,
-    subject: Subject,
-    embedder: str,
-    results: Sequence[FoldResult],
+    parts: Sequence[Part],
     mixtures: Sequence[MixtureResult],
     experts: Sequence[str],
     mixture: Sequence[str],
@@ -110,9 +110,8 @@ def make(
     Args:
         folder: where to; its name is the bundle's.
         title: what pages call it.
-        results, mixtures: the cross-validated run, with the experts that others are made from; the first
-            seed's predictions become the out-of-fold ones.
-        experts: what the bundle holds; mixture: which of them are mixed by default.
+        parts, mixtures: the cross-validated run; the first seed's predictions become the out-of-fold ones.
+        experts: what the bundle holds, in order; mixture: which of them are mixed by default.
 
     Returns:
         The folder.
@@ -123,28 +122,18 @@ def make(
     from qmoe_core.training.fit import Scaler
     from qmoe_core.training.routers import fit_router
 
-    names = tuple(experts)
-    epochs = {
-        name: round(float(np.median([r.epochs for r in results if r.expert == name])))
-        for name in {result.expert for result in results}
-    }
-    tasks = [
-        FinalTask(subject, name, epochs[name], epochs.get(EXPERTS[name].derived_from or "", 0), config)
-        for name in with_sources(names)
-    ]
-    trained = {
-        tasks[index].expert: weights
-        for wave in (False, True)
-        for index, weights in _wave(tasks, wave, context)
-    }
-    first = [result for result in results if result.split.seed == seeds[0]]
-    outputs = _out_of_fold(subject, first, names, config, context.store)
-    scaler = Scaler.of(subject.embeddings)
+    names, first = tuple(experts), parts[0].subject
+    trained = {name: weights for part in parts for name, weights in _final(part, config, context)}
+    results = [result for part in parts for result in part.named]
+    outputs = _out_of_fold(
+        first, [result for result in results if result.split.seed == seeds[0]], names, config, context.store
+    )
+    scalers = [Scaler.of(part.subject.embeddings) for part in parts]
     router = fit_router(
         names,
-        scaler(subject.embeddings),
+        scalers[0](first.embeddings),
         outputs.logits,
-        subject.labels,
+        first.labels,
         config,
         seed=config.seed,
     )
@@ -156,15 +145,20 @@ def make(
     return bundles.save(
         folder,
         title=title,
-        classes=subject.classes,
+        classes=first.classes,
         mixture=tuple(mixture),
-        embedder=embedder,
-        embedder_id=subject.embedder_id,
+        embedders=[EmbedderRecord(one.name, one.id, one.dim) for one in (part.embedder for part in parts)],
+        networks={
+            part.embedder.name: network_storage.dumps(part.embedder.network)
+            for part in parts
+            if isinstance(part.embedder, LearnedEmbedder)
+        },
+        behind={name: part.embedder.name for part in parts for name in part.heads},
         config=config,
         provenance=Provenance(
             dataset=manifest.name,
-            dataset_fingerprint=subject.fingerprint,
-            clips=len(subject.labels),
+            dataset_fingerprint=first.fingerprint,
+            clips=len(first.labels),
             protocol=config.evaluation.protocol,
             selection=config.evaluation.selection,
             seeds=list(seeds),
@@ -176,19 +170,37 @@ def make(
         ),
         experts={name: trained[name] for name in names},
         router=router,
-        mean=scaler.mean,
-        std=scaler.std,
+        scalers=[(scaler.mean, scaler.std) for scaler in scalers],
         dataset=BundleDataset(
             clips=tuple(
                 ClipRecord(name, source)
                 for name, source in zip(manifest.names, manifest.sources, strict=True)
             ),
-            embeddings=subject.embeddings,
-            labels=subject.labels,
-            folds=np.zeros_like(subject.labels) if subject.folds is None else subject.folds,
+            embedded=tuple(part.subject.embeddings for part in parts),
+            labels=first.labels,
+            folds=np.zeros_like(first.labels) if first.folds is None else first.folds,
             outputs=outputs,
         ),
     )
+
+
+def _final(part: Part, config: Config, context: Context) -> Iterator[tuple[str, ExpertWeights]]:
+    """The experts behind one embedder, trained on all clips for the median of their epochs."""
+    epochs = {
+        head: round(float(np.median([r.epochs for r in part.results if r.expert == head])))
+        for head in {result.expert for result in part.results}
+    }
+    tasks = [
+        FinalTask(part.subject, head, epochs[head], epochs.get(EXPERTS[head].derived_from or "", 0), config)
+        for head in with_sources(tuple(part.heads.values()))
+    ]
+    trained = {
+        tasks[index].expert: weights
+        for wave in (False, True)
+        for index, weights in _wave(tasks, wave, context)
+    }
+    for name, head in part.heads.items():
+        yield name, trained[head]
 
 
 def _wave(tasks: list[FinalTask], derived: bool, context: Context) -> list[tuple[int, ExpertWeights]]:

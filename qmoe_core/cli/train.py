@@ -85,9 +85,17 @@ def _noted(manifest: Manifest) -> Manifest:
     example="qmoe train esc10 --experts q4,q8 --moe bitnet,q4,q8 --seeds 3",
 )
 @click.argument("dataset", metavar="DATASET")
-@click.option("--embedder", default="logmel-stats", show_default=True, help="as for qmoe embed")
+@click.option(
+    "--embedder",
+    multiple=True,
+    default=("logmel-stats",),
+    show_default=True,
+    help="as for qmoe embed; repeated, experts stand behind each",
+)
 @click.option("--weights", help="safetensors file for a timm model, or random")
-@click.option("--experts", help="such as q4,q8,bitnet (default: all)")
+@click.option(
+    "--experts", help="such as q4,q8,bitnet (default: all); fp32+q4 is a float ds-cnn or mn04 under 4 bits"
+)
 @click.option("--moe", multiple=True, metavar="EXPERTS", help="a mixture; may be repeated")
 @click.option("--protocol", help="official, random or grouped")
 @click.option("--selection", help="inner-validation or best-on-test")
@@ -122,6 +130,8 @@ def train(arguments: Arguments) -> int:
     request = request_of(
         Train,
         arguments,
+        embedder=arguments.embedder[0],
+        further=tuple(arguments.embedder[1:]),
         mixtures=tuple(parse_names(text, setting="--moe") for text in arguments.moe),
         config=configuration.load(arguments.config, settings),
     )

@@ -24,7 +24,8 @@ import numpy as np
 
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.embedders import learned, logmel_stats, models, picture_stats
-from qmoe_core.errors import UserError
+from qmoe_core.engine import network_storage
+from qmoe_core.errors import BundleError, UserError
 
 if TYPE_CHECKING:
     from qmoe_core.datasets.manifest import Manifest, Ready
@@ -154,6 +155,26 @@ def create(name: str, *, weights: str | Path | None = None, seed: int = 0) -> Em
             f"There is no embedder {model}; {', '.join(OWN)} and the models of timm are accepted.{hint}"
         )
     return timm_backbone.TimmBackbone(model, **given)
+
+
+def cost(embedder: Embedder) -> float:
+    """What embedders are put in order by: bytes of weights; 0 for statistics, infinite for models of timm."""
+    if isinstance(embedder, learned.LearnedEmbedder):
+        return float(len(network_storage.dumps(embedder.network)))
+    statistics = isinstance(embedder, logmel_stats.LogMelStats | picture_stats.PictureStats)
+    return 0.0 if statistics else float("inf")
+
+
+def carried(name: str, network: bytes, file: str) -> Embedder:
+    """The embedder whose network came with a bundle.
+
+    Raises:
+        BundleError: no file of a network, or of one whose front end is not known.
+    """
+    made = network_storage.loads(network, file)
+    if made.name not in models.ARCHITECTURES:
+        raise BundleError(f"{file}: holds the network of {made.name}, which has no front end here")
+    return learned.LearnedEmbedder(name, made)
 
 
 def _variant(text: str) -> dict[str, Any]:

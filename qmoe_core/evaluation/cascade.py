@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qmoe_core import serve
-from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_SAMPLES
+from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.evaluation.classification import weighted_f1
@@ -258,13 +258,15 @@ def _equal_accuracy(
 
 def full_name(loaded: Sequence[Bundle], bundle: Bundle, expert: str) -> str:
     """An expert's name among those of several bundles: of all but the first, `EMBEDDER.EXPERT`."""
-    return expert if bundle is loaded[0] else f"{bundle.embedder.partition('@')[0]}.{expert}"
+    if bundle is loaded[0] or "." in expert:
+        return expert
+    return f"{bundle.embedder.partition('@')[0]}.{expert}"
 
 
 def default_experts(loaded: Sequence[Bundle]) -> tuple[str, ...]:
     """The experts of a cascade when none are named: the mixture of one bundle, or q8 of each of several."""
     if len(loaded) == 1:
-        return loaded[0].settings().experts
+        return loaded[0].settings(curiosity="cascade").experts
     return tuple(
         full_name(loaded, bundle, "q8" if "q8" in bundle.experts else bundle.experts[0]) for bundle in loaded
     )
@@ -310,14 +312,14 @@ def costs(loaded: Sequence[Bundle]) -> PathCosts:
     """Measure what every embedder and every head takes for a clip here; medians."""
     us, embedder_of = {}, {}
     for bundle in loaded:
-        embedder = serve.embedder_of(bundle)
-        seconds = WINDOW_SAMPLES / SAMPLE_RATE
-        noise = np.random.default_rng(0).normal(0.0, 0.1, (1, round(seconds * embedder.sample_rate)))
-        us[bundle.embedder] = _median_us(partial(embedder.embed, noise.astype(np.float32)), CALLS)
-        z = np.zeros((1, bundle.manifest.dim), np.float32)
+        for one in bundle.embedders:
+            embedder = serve.embedder_of(bundle, one.name)
+            noise = np.random.default_rng(0).normal(0.0, 0.1, (1, round(WINDOW_S * embedder.sample_rate)))
+            us[one.name] = _median_us(partial(embedder.embed, noise.astype(np.float32)), CALLS)
         for name in bundle.experts:
-            full = full_name(loaded, bundle, name)
-            embedder_of[full] = bundle.embedder
+            full, one = full_name(loaded, bundle, name), bundle.embedders[bundle.behind(name)]
+            embedder_of[full] = one.name
+            z = np.zeros((1, one.dim), np.float32)
             us[full] = _median_us(partial(bundle.expert(name).logits, z), 10 * CALLS)
     return PathCosts(embedder_of, us)
 

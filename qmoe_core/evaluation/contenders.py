@@ -17,11 +17,10 @@ from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.decision import Decision
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import calibration, classification, selective
+from qmoe_core.experts.spec import members
 from qmoe_core.routing.mixing import Mixed, Outputs, Settings
 
-_NAME = re.compile(
-    r"(?P<experts>[a-z0-9]+(?:\+[a-z0-9]+)*)(?:@(?P<alpha>[0-9.]{1,8}))?(?:/(?P<k>[0-9]{1,2}))?"
-)
+_NAME = re.compile(r"(?P<experts>[\w.:-]+(?:\+[\w.:-]+)*)(?:@(?P<alpha>[0-9.]{1,8}))?(?:/(?P<k>[0-9]{1,2}))?")
 MOST = 12
 """Contenders at once."""
 
@@ -68,8 +67,8 @@ def parse(name: str, bundle: Bundle) -> Contender | None:
     found = _NAME.fullmatch(name)
     if not found:
         return None
-    experts = tuple(dict.fromkeys(found["experts"].split("+")))
-    if not set(experts) <= set(bundle.experts):
+    experts = tuple(dict.fromkeys(members(found["experts"], bundle.experts)))
+    if not experts:
         return None
     curiosity = "none" if found["alpha"] is None or len(experts) == 1 else "disagreement"
     try:
@@ -100,7 +99,7 @@ def first(bundle: Bundle) -> list[str]:
     """What is compared when nobody has chosen: a fine, a coarse and the coarsest format, and the mixture."""
     offered = standard(bundle)
     wanted = [name for name in ("q16", "q4", "popcount") if name in offered]
-    mixtures = [name for name in offered if "+" in name]
+    mixtures = [name for name in offered if name not in bundle.experts]
     return [*(wanted or list(bundle.experts[:3])), *mixtures[-1:]]
 
 

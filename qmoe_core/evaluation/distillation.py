@@ -291,16 +291,16 @@ def measure(bundle: Bundle, ways: Sequence[Settings], *, n: int) -> list[Latency
     Args:
         ways: top-k mixtures of one set of experts; n: timed calls of each.
     """
-    clips = sweep.judged(bundle).embeddings
+    clips = list(zip(*(z[:, None] for z in sweep.judged(bundle).embedded), strict=True))
     contestants, runs = [], []
     for number, way in enumerate(ways):
         samples = way.mc_samples if way.curiosity == "router-mc" else 0
 
-        def call(embedding: np.ndarray, way: Settings = way, samples: int = samples) -> mixing.Mixed:
-            return bundle.mix(bundle.outputs(embedding, mc_samples=samples), way)
+        def call(clip: tuple[np.ndarray, ...], way: Settings = way, samples: int = samples) -> mixing.Mixed:
+            return bundle.mix(bundle.outputs(*clip, mc_samples=samples), way)
 
-        runs.append(float(np.mean([call(clip).runs for clip in clips[:, None]])))
-        turn = itertools.cycle(clips[:, None])
+        runs.append(float(np.mean([call(clip).runs for clip in clips])))
+        turn = itertools.cycle(clips)
         contestants.append(Contestant(str(number), "mixture", lambda call=call, turn=turn: call(next(turn))))
     times = latency.race(contestants, n=n)
     made = []

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from qmoe_core.bundles import ROUTER_FILE, Bundle
+from qmoe_core.bundles import ROUTER_FILE, Bundle, expert_file
 from qmoe_core.engine import LEVELS
 from qmoe_core.errors import BundleError
 from qmoe_core.evaluation.classification import weighted_f1
-from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.experts.spec import EXPERTS, members
 from qmoe_core.measure.bench import BenchReport
 from qmoe_core.routing.uncertainty import entropy
 
@@ -76,11 +76,11 @@ def formats(
     folds = _fold_f1(bundle)
     made = []
     for name, figures in f1.items():
-        members = name.removesuffix(" curious").split("+")
-        if not set(members) <= set(bundle.experts):
+        mixed = members(name, bundle.experts)
+        if not mixed:
             continue  # not carried
-        single = name in EXPERTS
-        files = [f"experts/{member}.safetensors" for member in members] + ([] if single else [ROUTER_FILE])
+        single = len(mixed) == 1
+        files = [expert_file(member) for member in mixed] + ([] if single else [ROUTER_FILE])
         made.append(
             Format(
                 name=name,

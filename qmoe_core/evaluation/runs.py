@@ -10,7 +10,7 @@ from qmoe_core.bundles import Bundle, bundling
 from qmoe_core.config import fingerprint, to_dict
 from qmoe_core.evaluation import contenders
 from qmoe_core.evaluation.formats import formats
-from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.experts.spec import EXPERTS, members
 from qmoe_core.measure.bench import BenchReport
 from qmoe_core.runtime.store import Store, StoreEntry
 from qmoe_core.training import crossval
@@ -76,7 +76,7 @@ def of_bundle(bundle: Bundle, latency: BenchReport | None) -> list[Run]:
 
 def _judged(bundle: Bundle, name: str) -> dict[str, float]:
     alpha = bundle.settings().alpha if name.endswith(" curious") else None
-    experts = name.removesuffix(" curious").split("+")
+    experts = members(name, bundle.experts)
     found = contenders.parse(contenders.named(experts, alpha, bundle.settings().top_k), bundle)
     if found is None or bundle.dataset is None:
         return {}

@@ -2,12 +2,17 @@
 
 A row of `_SPECS` is an expert: its name, how its weights are stored, how they are learned, and the words for
 it. A symmetric format of k bits needs nothing but its row: see "How to add a format" in docs/architecture.md.
+
+An expert is a whole path, an embedder and a head, each in a format. Its name is its head's, with the
+embedder's format before a + where that is another (`fp32+q4`: a float network under a 4-bit head), and the
+embedder before a dot where a bundle has several (`logmel-stats.q4`).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -128,7 +133,27 @@ _SPECS = (
     ),
 )
 
-EXPERTS: dict[str, ExpertSpec] = {spec.name: spec for spec in _SPECS}
+
+class _ByName(dict[str, ExpertSpec]):
+    """By the name of a format, or of a whole expert: then the format of its head."""
+
+    def __missing__(self, name: str) -> ExpertSpec:
+        head = head_of(name)
+        if head == name:
+            raise KeyError(name)
+        return self[head]
+
+
+def head_of(expert: str) -> str:
+    """The format of an expert's head.
+
+    >>> head_of("ds-cnn.fp32+q4")
+    'q4'
+    """
+    return re.split("[.+]", expert)[-1]
+
+
+EXPERTS: dict[str, ExpertSpec] = _ByName({spec.name: spec for spec in _SPECS})
 NAMES: tuple[str, ...] = tuple(EXPERTS)
 LEVELS: dict[str, LevelRange] = {spec.format: spec.levels for spec in _SPECS if spec.levels}
 """The levels of each integer form, by its name in files."""
@@ -144,6 +169,26 @@ CHEAPEST_FIRST: tuple[str, ...] = tuple(sorted(NAMES, key=lambda name: _cost(EXP
 activations have more than one bit."""
 
 
+_EMBEDDER = re.compile(r"[\w:.-]{0,100}")
+
+
+def members(name: str, experts: Collection[str]) -> tuple[str, ...]:
+    """The experts whose names a mixture's name joins with +, or the expert of that name; none if one lacks.
+
+    >>> members("fp32+q4+q8", ["fp32+q4", "q8"])
+    ('fp32+q4', 'q8')
+    """
+    name = name.removesuffix(" curious")
+    if name in experts:
+        return (name,)
+    parts = name.split("+")
+    for i in range(1, len(parts)):
+        first, others = "+".join(parts[:i]), members("+".join(parts[i:]), experts)
+        if first in experts and others:
+            return first, *others
+    return ()
+
+
 def parse_names(text: str | Iterable[str], *, setting: str = "experts") -> tuple[str, ...]:
     """Expert names from a comma-separated list, in the order given.
 
@@ -157,8 +202,8 @@ def parse_names(text: str | Iterable[str], *, setting: str = "experts") -> tuple
     Raises:
         ConfigError: no name, an unknown one, or one twice.
 
-    >>> parse_names("bitnet, q4,q8")
-    ('bitnet', 'q4', 'q8')
+    >>> parse_names("bitnet, q4,fp32+q8,logmel-stats.q1")
+    ('bitnet', 'q4', 'fp32+q8', 'logmel-stats.q1')
     """
     parts = text.split(",") if isinstance(text, str) else list(text)
     names = tuple(part.strip().lower() for part in parts if part.strip())
@@ -167,7 +212,8 @@ def parse_names(text: str | Iterable[str], *, setting: str = "experts") -> tuple
     if not names:
         raise ConfigError(f"{setting}: no expert named; choose from {', '.join(NAMES)}, or all")
     for name in names:
-        if name not in EXPERTS:
+        formats = name.rpartition(".")[2].split("+")
+        if not _EMBEDDER.fullmatch(name.rpartition(".")[0]) or len(formats) > 2 or not {*formats} <= {*NAMES}:
             close = difflib.get_close_matches(name, NAMES, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{setting}: there is no expert '{name}'; choose from {', '.join(NAMES)}{hint}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +112,8 @@ class Pipeline:
         self.settings = settings or bundle.settings()
         self.log = log or Log()
         self.hop_s = hop_s
-        self._embedder = serve.embedder_of(bundle)
+        for one in bundle.embedders:
+            serve.embedder_of(bundle, one.name)
         self._tracker = Tracker(rules or Rules())
         self._lock = threading.Lock()  # of what `view` reads
         self._answered = threading.Condition(self._lock)
@@ -291,14 +293,17 @@ class Pipeline:
         start_s = self._first_s + first / SAMPLE_RATE
         end_s = start_s + WINDOW_S
         settings = self.settings
-        t0 = time.perf_counter()
-        heard = self._at_the_embedders_rate(stream, start_s, waveform)
-        embeddings = self._embed(heard[None])
-        t1 = time.perf_counter()
-        outputs = self.bundle.outputs(embeddings, mc_samples=settings.mc_samples)
+        started = time.perf_counter()
+
+        def at_rate(rate: int) -> np.ndarray:
+            return self._at_rate(stream, start_s, waveform, rate)
+
+        embedded = serve.Embedded(self.bundle)
+        embedded.add(lambda rate: fitness.prepare(at_rate(rate)))
+        outputs = embedded.outputs(settings.mc_samples)
         decision = self.bundle.decide(outputs.at(0), settings, start_s, end_s)
-        t2 = time.perf_counter()
-        halves = self._halves(heard, settings) if self.rules.halves else ()
+        took = time.perf_counter() - started
+        halves = self._halves(at_rate, settings) if self.rules.halves else ()
         magnitude = np.abs(waveform)
         missing = stream.ring.missing(round(start_s * stream.rate), round(end_s * stream.rate))
         judged = JudgedWindow(
@@ -312,33 +317,34 @@ class Pipeline:
             halves=halves,
             narrow=fitness.measure(waveform, SAMPLE_RATE).too_narrow,
             missing_s=missing / stream.rate,
-            embed_s=t1 - t0,
-            experts_s=t2 - t1,
+            embed_s=embedded.seconds,
+            experts_s=took - embedded.seconds,
             waited_s=time.perf_counter() - arrived,
             stale=stale,
         )
         return judged, waveform
 
-    def _halves(self, waveform: np.ndarray, settings: Settings) -> tuple[str, ...]:
+    def _halves(self, at_rate: Callable[[int], np.ndarray], settings: Settings) -> tuple[str, ...]:
         """What the mixture says of each half of a window, repeated to fill it; a silent half says nothing."""
-        n = len(waveform)
-        filled = [np.resize(half, n) for half in (waveform[: n // 2], waveform[n // 2 :])]
-        audible = np.stack([half for half in filled if np.abs(half).max() >= self.rules.silence] or filled)
-        outputs = self.bundle.outputs(self._embed(audible), mc_samples=settings.mc_samples)
-        probabilities = self.bundle.mix(outputs, settings).probabilities
+
+        def half(i: int, rate: int) -> np.ndarray:
+            waveform = at_rate(rate)
+            middle = len(waveform) // 2
+            return np.resize(waveform[middle:] if i else waveform[:middle], len(waveform))
+
+        audible = [i for i in (0, 1) if np.abs(half(i, SAMPLE_RATE)).max() >= self.rules.silence] or [0, 1]
+        embedded = serve.Embedded(self.bundle)
+        for i in audible:
+            embedded.add(lambda rate, i=i: fitness.prepare(half(i, rate)))
+        probabilities = self.bundle.mix(embedded.outputs(settings.mc_samples), settings).probabilities
         return tuple(self.bundle.classes[best] for best in probabilities.argmax(axis=-1))
 
-    def _embed(self, windows: np.ndarray) -> np.ndarray:
-        """Windows float32 [B, n] at the embedder's sample rate to embeddings [B, D]."""
-        return self._embedder.embed(np.stack([fitness.prepare(window) for window in windows]))
-
-    def _at_the_embedders_rate(self, stream: Stream, start_s: float, waveform: np.ndarray) -> np.ndarray:
-        """The window [5 · rate] for an embedder of another sample rate than the history's, from the source.
+    def _at_rate(self, stream: Stream, start_s: float, waveform: np.ndarray, rate: int) -> np.ndarray:
+        """The window [5 · rate] at an embedder's sample rate; another than the history's from the source.
 
         Args:
             start_s: when the window begins; waveform: it, float32 [110250] at 22,050 Hz.
         """
-        rate = self._embedder.sample_rate
         if rate == SAMPLE_RATE:
             return waveform
         first = round(start_s * stream.rate)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qmoe_core.errors import BundleError
-from qmoe_core.experts.spec import CHEAPEST_FIRST
+from qmoe_core.experts.spec import CHEAPEST_FIRST, head_of
 from qmoe_core.routing.uncertainty import TINY
 from qmoe_core.runtime import machine_code
 
@@ -41,12 +41,12 @@ GROUPS = 5
 
 
 def cheapest(experts: tuple[str, ...]) -> str:
-    """The expert of the least latency.
+    """The expert with the fastest head.
 
     >>> cheapest(("q8", "bitnet", "q4"))
     'bitnet'
     """
-    return min(experts, key=CHEAPEST_FIRST.index)
+    return min(experts, key=lambda name: CHEAPEST_FIRST.index(head_of(name)))
 
 
 @machine_code.broadcasting("(c)->(),(),()")

@@ -56,12 +56,7 @@ class Settings:
     ask_above: float = 0.1
 
     def __post_init__(self) -> None:
-        # Those of further embedders are `EMBEDDER.EXPERT`.
-        parse_names(
-            {name.rpartition(".")[2]: None for name in self.experts}, setting="experts in the mixture"
-        )
-        if len(set(self.experts)) != len(self.experts):
-            raise ConfigError(f"experts in the mixture: an expert is named twice in {','.join(self.experts)}")
+        parse_names(self.experts, setting="experts in the mixture")
         if not 0.0 <= self.alpha <= MAX_ALPHA:
             raise ConfigError(f"alpha is {self.alpha:g}; accepted is 0 to {MAX_ALPHA:g}")
         if self.top_k < 1:

@@ -81,6 +81,7 @@ class Train(_OnDataset, frozen=True, kw_only=True, tag="train"):
     """Train and evaluate.
 
     Attributes:
+        further: embedders beside `embedder`; see `training.paths.resolve`.
         mixtures: lists of experts; where a bundle is written and none is given, bitnet, q4 and q8 as far as
             they are among the experts.
         seeds: how many, counted from `config.seed`.
@@ -88,10 +89,16 @@ class Train(_OnDataset, frozen=True, kw_only=True, tag="train"):
         scheduler: see `dask_cluster.connected`.
     """
 
+    further: tuple[str, ...] = ()
     mixtures: tuple[tuple[str, ...], ...] = ()
     seeds: int = 1
     bundle: str | None = None
     scheduler: str | None = None
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        """All that are asked for."""
+        return (self.embedder, *self.further)
 
     def __str__(self) -> str:
         what = "all experts" if set(self.experts) == set(NAMES) else ", ".join(self.experts)
@@ -100,9 +107,11 @@ class Train(_OnDataset, frozen=True, kw_only=True, tag="train"):
     def checked(self) -> Self:
         from qmoe_core import bundles
         from qmoe_core.runtime import dask_cluster
+        from qmoe_core.training import run
 
         for names in self.mixtures:
             parse_names(names, setting="mixture")
+        run.experts_of(self)
         if self.bundle is not None:
             bundles.destination(self.bundle)
         if self.scheduler is not None:

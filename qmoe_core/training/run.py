@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ from qmoe_core.config import Config
 from qmoe_core.datasets import splits
 from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import ConfigError
+from qmoe_core.experts.spec import head_of
+from qmoe_core.numbers import listed
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.requests import DEFAULT_MIXTURE, Train
-from qmoe_core.training import crossval
+from qmoe_core.training import crossval, paths
 
 LARGEST_SEED = 2**32 - 1
 
@@ -65,13 +67,9 @@ def mixtures_of(
 ) -> list[tuple[str, ...]]:
     """The mixtures asked for; a bundle needs one, by default bitnet, q4 and q8 as far as they are there."""
     if bundle and not mixtures:
-        return [tuple(name for name in DEFAULT_MIXTURE if name in experts) or tuple(experts)]
+        usual = [name for name in experts if head_of(name) in DEFAULT_MIXTURE]
+        return [tuple(sorted(usual, key=lambda name: DEFAULT_MIXTURE.index(head_of(name)))) or tuple(experts)]
     return [tuple(names) for names in mixtures]
-
-
-def needed_by(experts: Sequence[str], mixtures: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Every expert that is asked for, alone or in a mixture, once."""
-    return tuple(dict.fromkeys([*experts, *(name for names in mixtures for name in names)]))
 
 
 def seeds_of(config: Config, count: int) -> list[int]:
@@ -85,21 +83,66 @@ def seeds_of(config: Config, count: int) -> list[int]:
     return [config.seed + i for i in range(count)]
 
 
+def experts_of(request: Train) -> tuple[dict[str, paths.ExpertPath], list[tuple[str, ...]]]:
+    """Every expert that a request trains, by its name, and its mixtures.
+
+    Raises:
+        ConfigError: an expert whose embedder is not asked for; a joint training of several embedders.
+    """
+    alone = {path.name: path for path in paths.resolve(request.embedders, request.experts)}
+    asked = [
+        tuple(path.name for path in paths.resolve(request.embedders, names, every=False))
+        for names in request.mixtures
+    ]
+    mixtures = mixtures_of(tuple(alone), asked, request.bundle is not None)
+    mixed = paths.resolve(request.embedders, (name for names in mixtures for name in names), every=False)
+    needed = alone | {path.name: path for path in mixed}
+    if request.config.moe_training == "joint" and len({path.embedder for path in needed.values()}) > 1:
+        raise ConfigError("moe_training joint takes experts behind one embedder; accepted here is compose")
+    if taken := {"+".join(names) for names in mixtures if len(names) > 1} & needed.keys():
+        raise ConfigError(f"{min(taken)} is the name of an expert, and cannot be a mixture's beside it")
+    return needed, mixtures
+
+
+def heads_of(needed: Mapping[str, paths.ExpertPath], embedder: str | None = None) -> tuple[str, ...]:
+    """The heads that are trained, behind all embedders or one."""
+    return tuple(dict.fromkeys(one.head for one in needed.values() if embedder in (None, one.embedder)))
+
+
+def _parts(
+    request: Train,
+    manifest: datasets.Manifest,
+    needed: dict[str, paths.ExpertPath],
+    seeds: Sequence[int],
+    context: Context,
+) -> list[paths.Part]:
+    """Embed the dataset with every embedder and train the heads behind it; the cheapest embedder first."""
+    parts = []
+    for name in dict.fromkeys(path.embedder for path in needed.values()):
+        one = embedders.for_dataset(manifest, name, weights=request.weights)
+        subject = crossval.Subject.of(manifest, one.id, embed_dataset(manifest, one, context))
+        heads = {path.name: path.head for path in needed.values() if path.embedder == name}
+        trained = crossval.with_sources(heads_of(needed, name))
+        results = crossval.train_experts(subject, trained, request.config, seeds, context)
+        parts.append(paths.Part(one, subject, heads, results))
+    parts.sort(key=lambda part: embedders.cost(part.embedder))
+    return parts
+
+
 def train(request: Train, context: Context) -> TrainingReport:
     """Train and evaluate; the context's observer gets epochs and folds.
 
     Raises:
         UserError: the request cannot work. Cancelled: finished tasks are kept.
     """
-    started, config, experts = time.perf_counter(), request.config, request.experts
+    started, config = time.perf_counter(), request.config
     numbers = seeds_of(config, request.seeds)
     folder = None if request.bundle is None else bundles.destination(request.bundle)
     manifest = datasets.open_dataset(request.dataset)
-    made = embedders.for_dataset(manifest, request.embedder, weights=request.weights)
-    subject = crossval.Subject.of(manifest, made.id, embed_dataset(manifest, made, context))
-    mixtures = mixtures_of(experts, request.mixtures, folder is not None)
-    needed = needed_by(experts, mixtures)
-    results = crossval.train_experts(subject, crossval.with_sources(needed), config, numbers, context)
+    needed, mixtures = experts_of(request)
+    parts = _parts(request, manifest, needed, numbers, context)
+    subject = parts[0].subject
+    results = [result for part in parts for result in part.named]
     of_expert = {name: [result for result in results if result.expert == name] for name in needed}
     rows = [_row(name, of[0].parameters, [result.f1 for result in of]) for name, of in of_expert.items()]
 
@@ -114,13 +157,12 @@ def train(request: Train, context: Context) -> TrainingReport:
     compose_seconds = time.perf_counter() - composing
 
     if folder is not None:
+        source = "imported embeddings" if manifest.ready else listed(request.embedders)
         bundling.make(
             folder,
-            title=f"{manifest.name}, {'imported embeddings' if manifest.ready else request.embedder}",
+            title=f"{manifest.name}, {source}",
             manifest=manifest,
-            subject=subject,
-            embedder=made.name,
-            results=results,
+            parts=parts,
             mixtures=mixed,
             experts=needed,
             mixture=mixtures[0],
@@ -129,16 +171,17 @@ def train(request: Train, context: Context) -> TrainingReport:
             context=context,
         )
     folds = [split.fold for split in crossval.splits_of(subject, config, numbers[:1])]
-    found = sum(result.cached for result in results)
+    tasks = [result for part in parts for result in part.results]
+    found = sum(result.cached for result in tasks)
     return TrainingReport(
         dataset=manifest.name,
-        embedder=made.id,
+        embedder=", ".join(part.embedder.id for part in parts),
         protocol=config.evaluation.protocol,
         selection=config.evaluation.selection,
         seeds=request.seeds,
         seconds=time.perf_counter() - started,
         compose_seconds=compose_seconds,
-        trained=len(results) - found,
+        trained=len(tasks) - found,
         found=found,
         leaking_sources=splits.leaking_sources(folds, subject.sources),
         bundle=str(folder) if folder else None,

@@ -15,7 +15,7 @@ from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
 from qmoe_core.bundles.export.card import CARD, card
 from qmoe_core.errors import BundleError
-from qmoe_core.experts.spec import parse_names
+from qmoe_core.experts.spec import members, parse_names
 from qmoe_core.routing.router import Router
 from qmoe_core.runtime.store import unfinished
 
@@ -84,21 +84,21 @@ def chosen_experts(bundle: Bundle, experts: Sequence[str]) -> tuple[str, ...]:
 
 def _with_experts(bundle: Bundle, chosen: tuple[str, ...], folder: Path) -> Path:
     """The bundle with some of its experts, as a folder."""
-    f1 = {
-        name: figures
-        for name, figures in bundle.provenance.f1.items()
-        if set(name.removesuffix(" curious").split("+")) <= set(chosen)
-    }
+    f1 = {name: figures for name, figures in bundle.provenance.f1.items() if members(name, chosen)}
     index = [bundle.experts.index(name) for name in chosen]
     router = bundle.router
     data = bundle.dataset
+    places = sorted({0, *(bundle.behind(name) for name in chosen)})  # the router takes the first
+    embedders = [bundle.embedders[place] for place in places]
+    carried = {one.name: bundle.read(one.file) for one in embedders if one.file in bundle.manifest.files}
     return bundles.save(
         folder,
         title=bundle.title,
         classes=bundle.classes,
         mixture=tuple(name for name in bundle.manifest.mixture if name in chosen),
-        embedder=bundle.embedder,
-        embedder_id=bundle.manifest.embedder_id,
+        embedders=embedders,
+        networks=carried,
+        behind=bundle.manifest.experts,
         config=bundle.config,
         provenance=msgspec.structs.replace(bundle.provenance, f1=f1),
         experts={name: bundle.weights(name) for name in chosen},
@@ -109,7 +109,12 @@ def _with_experts(bundle: Bundle, chosen: tuple[str, ...], folder: Path) -> Path
             router.dropout,
             router.seed,
         ),
-        mean=bundle.mean,
-        std=bundle.std,
-        dataset=None if data is None else replace(data, outputs=data.outputs.of(chosen)),
+        scalers=[bundle.scalers[place] for place in places],
+        dataset=None
+        if data is None
+        else replace(
+            data,
+            embedded=tuple(data.embedded[place] for place in places),
+            outputs=data.outputs.of(chosen),
+        ),
     )

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from qmoe_core.bundles import Bundle
+from qmoe_core.experts.spec import members
 from qmoe_core.measure import latency
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.routing.mixing import Settings
@@ -42,7 +43,7 @@ def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
     came_from = bundle.provenance
     settings = bundle.settings() if graph is None else graph.settings
     experts = bundle.experts if graph is None else tuple(graph.expert_bytes)
-    mixtures = [name for name in came_from.f1 if "+" in name and set(_members(name)) <= set(experts)]
+    mixtures = [name for name in came_from.f1 if len(members(name, experts)) > 1]
     kernel = bundle.expert(experts[0]).kernel
     times = ", ".join(f"{name} {us:.1f} µs" for name, us in _p50_us(bundle, experts).items())
     lines = [
@@ -51,8 +52,7 @@ def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
         f"A sound classifier in {_counted(len(experts), 'numeric format')}, with a router that picks among "
         f"them. It tells {len(bundle.classes)} classes apart: {', '.join(map(_plain, bundle.classes))}.",
         "",
-        "- Takes 5 s of sound, mono, 22,050 Hz, through the front end "
-        f"{_plain(bundle.manifest.embedder_id)}.",
+        f"- Takes 5 s of sound, mono, through {_embedders(bundle)}.",
         f"- Trained on {_plain(came_from.dataset)}, {came_from.clips:,} clips.",
         f"- Judged out of fold: {_plain(came_from.protocol)} folds, epochs chosen by "
         f"{_plain(came_from.selection)}, seeds {', '.join(map(str, came_from.seeds))}.",
@@ -79,8 +79,15 @@ def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _members(mixture: str) -> list[str]:
-    return mixture.removesuffix(" curious").split("+")
+def _embedders(bundle: Bundle) -> str:
+    """Each with its bytes, and the experts behind it where there are several."""
+    said = []
+    for i, one in enumerate(bundle.embedders):
+        record = bundle.manifest.files.get(one.file)
+        text = _plain(one.id) + (f" ({record.bytes:,} bytes)" if record else "")
+        behind = [name for name in bundle.experts if bundle.behind(name) == i]
+        said.append(text if len(bundle.embedders) == 1 else f"{text} for {', '.join(behind) or 'the router'}")
+    return "; ".join(said)
 
 
 def _row(bundle: Bundle, name: str, graph: AsGraph | None) -> str:
@@ -104,10 +111,10 @@ def _plain(text: str) -> str:
 
 
 def _p50_us(bundle: Bundle, experts: tuple[str, ...]) -> dict[str, float]:
-    x = np.random.default_rng(0).standard_normal(bundle.manifest.dim).astype(np.float32)
     contestants = []
     for name in experts:
         expert = bundle.expert(name)
+        x = np.random.default_rng(0).standard_normal(expert.dim).astype(np.float32)
         out = np.empty(expert.classes, np.float32)
         contestants.append(
             Contestant(name, "expert", partial(expert.logits_into, x, expert.workspace(), out), "")

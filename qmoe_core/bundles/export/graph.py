@@ -23,7 +23,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from qmoe_core import embedders
+from qmoe_core import embedders, serve
 from qmoe_core.audio import mel
 from qmoe_core.audio.decode import WINDOW_S, WINDOW_SAMPLES
 from qmoe_core.bundles import Bundle
@@ -89,16 +89,17 @@ def export_onnx(
         raise ConfigError(
             f"curiosity {settings.curiosity} cannot be a graph; accepted is disagreement or none"
         )
-    embedder = _embedder_of(bundle)
-    model, expert_bytes = _model(bundle, embedder, settings, chosen)
-    window = round(WINDOW_S * embedder.sample_rate)
+    used = _embedders(bundle, chosen)
+    rate = used[0].sample_rate
+    model, expert_bytes = _model(bundle, used, settings, chosen)
+    window = round(WINDOW_S * rate)
     properties = {
         "title": bundle.title,
         "classes": _json(bundle.classes),
         "experts": _json(chosen),
         "mixture": _json(settings.experts),
-        "front_end": bundle.manifest.embedder_id,
-        "sample_rate_hz": str(embedder.sample_rate),
+        "front_end": ", ".join(one.id for one in used.values()),
+        "sample_rate_hz": str(rate),
         "alpha": f"{settings.alpha:g}",
         "top_k": str(settings.top_k),
         "curiosity": settings.curiosity,
@@ -203,47 +204,58 @@ class Graph:
 
 
 def _embedder(g: Graph, embedder: embedders.Embedder, waveform: str) -> str:
-    """[B, n] at the embedder's sample rate → `embedding` [B, D]."""
+    """[B, n] at the embedder's sample rate → [B, D]."""
     if isinstance(embedder, LearnedEmbedder):
         return learned(g, embedder, waveform)
     assert isinstance(embedder, LogMelStats)
     return _statistics(g, embedder, waveform)
 
 
-def _embedder_of(bundle: Bundle) -> embedders.Embedder:
-    """The bundle's embedder.
+def _embedders(bundle: Bundle, experts: tuple[str, ...]) -> dict[int, embedders.Embedder]:
+    """The router's embedder and those of some experts, by their place in the bundle.
 
     Raises:
-        BundleError: it is another version, or nothing that can be a graph.
+        BundleError: one is another version, or nothing that can be a graph, or of another sample rate.
     """
-    embedder = embedders.create(bundle.embedder)
-    if embedder.id != bundle.manifest.embedder_id or not isinstance(embedder, LogMelStats | LearnedEmbedder):
-        raise BundleError(
-            f"bundle {bundle.name}: its front end is {bundle.manifest.embedder_id}, and only "
-            f"{', '.join(embedders.OWN)} of this version can be a graph"
-        )
-    return embedder
+    used = {}
+    for place in sorted({0, *(bundle.behind(name) for name in experts)}):
+        one = used[place] = serve.embedder_of(bundle, bundle.embedders[place].name)
+        if not isinstance(one, LogMelStats | LearnedEmbedder):
+            raise BundleError(
+                f"bundle {bundle.name}: its front end is {one.id}, and only "
+                f"{', '.join(embedders.OWN)} can be a graph"
+            )
+        if one.sample_rate != used[0].sample_rate:
+            raise BundleError(
+                f"bundle {bundle.name}: {one.id} takes sound of {one.sample_rate:,} Hz and {used[0].id} of "
+                f"{used[0].sample_rate:,}, and a graph takes one; leave one's experts out with --experts"
+            )
+    return used
 
 
 def _model(
-    bundle: Bundle, embedder: embedders.Embedder, settings: Settings, experts: tuple[str, ...]
+    bundle: Bundle, used: dict[int, embedders.Embedder], settings: Settings, experts: tuple[str, ...]
 ) -> tuple[Any, dict[str, int]]:
     """The graph, and bytes of the constants of each expert in it."""
     from onnx import TensorProto, helper
 
     g = Graph()
-    embedding = _embedder(g, embedder, "waveform")
-    z = g.node("Div", g.node("Sub", embedding, g.constant(bundle.mean)), g.constant(bundle.std))
+    z = {}
+    for place, embedder in used.items():
+        embedding, (mean, std) = _embedder(g, embedder, "waveform"), bundle.scalers[place]
+        if place == 0:
+            embedding = g.node("Identity", embedding, to="embedding")
+        z[place] = g.node("Div", g.node("Sub", embedding, g.constant(mean)), g.constant(std))
     each, sizes = [], {}
     for name in experts:
         before = g.bytes
-        logits = expert_nodes(g, bundle.weights(name), z)
+        logits = expert_nodes(g, bundle.weights(name), z[bundle.behind(name)])
         sizes[name] = g.bytes - before
         each.append(g.node("Unsqueeze", g.node("Softmax", logits, axis=-1), g.integers(1)))
     g.node("Concat", *each, axis=1, to="expert_probabilities")
     mixed = [experts.index(name) for name in settings.experts]
     q = g.node("Gather", "expert_probabilities", g.integers(*mixed), axis=1)
-    _mixture(g, bundle, settings, z, q)
+    _mixture(g, bundle, settings, z[0], q)
 
     def value(name: str, *shape: int | str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
@@ -252,13 +264,13 @@ def _model(
     graph = helper.make_graph(
         g.nodes,
         bundle.name,
-        [value("waveform", round(WINDOW_S * embedder.sample_rate))],
+        [value("waveform", round(WINDOW_S * used[0].sample_rate))],
         [
             value("probabilities", classes),
             value("expert_probabilities", len(experts), classes),
             value("routing", len(mixed)),
             value("epistemic"),
-            value("embedding", embedder.dim),
+            value("embedding", used[0].dim),
         ],
         list(g.constants.values()),
     )
@@ -290,7 +302,7 @@ def _statistics(g: Graph, embedder: LogMelStats, waveform: str) -> str:
         _deviation(g, change),
         _modulation(g, level, p, frames),
     ]
-    return g.node("Concat", *parts, axis=1, to="embedding")
+    return g.node("Concat", *parts, axis=1)
 
 
 def _deviation(g: Graph, rows: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def learned(g: Graph, embedder: LearnedEmbedder, waveform: str) -> str:
-    """[B, n] at the embedder's sample rate → `embedding` [B, D]."""
+    """[B, n] at the embedder's sample rate → [B, D]."""
     network = embedder.network
     levels = _kaldi_levels(g, waveform) if network.name == "mn04" else _relative_levels(g, waveform)
     return network_nodes(g, network, g.node("Unsqueeze", levels, g.integers(1)))
@@ -72,7 +72,7 @@ def _kaldi_levels(g: Graph, waveform: str) -> str:
 
 
 def network_nodes(g: Graph, network: Network, x: str) -> str:
-    """[B, 1, bands, frames] → `embedding` [B, D].
+    """[B, 1, bands, frames] → [B, D].
 
     In a quantized network every tensor holds the whole numbers q − zero as float32, whose sums of products
     are exact up to 2²⁴; weights are kept as the integers that they are.
@@ -84,9 +84,9 @@ def network_nodes(g: Graph, network: Network, x: str) -> str:
         x, levels = _block(g, block, x, levels)
     mean = _mean(g, x, levels, keep=False)
     if network.pool == "mean":
-        return g.node("Identity", mean, to="embedding")
+        return mean
     largest = _worth(g, g.node("ReduceMax", x, g.integers(2, 3), keepdims=0), levels)
-    return g.node("Concat", mean, largest, axis=1, to="embedding")
+    return g.node("Concat", mean, largest, axis=1)
 
 
 def _block(g: Graph, block: Block, x: str, levels: Levels | None) -> tuple[str, Levels | None]:

@@ -62,8 +62,14 @@ def plan(request: Train | HoldOut, store: Store | None = None) -> Plan:
     store = store or Store()
     request = request.checked()
     subject, manifest = request.subject()
-    embedder = embedders.for_dataset(manifest, request.embedder, weights=request.weights)
-    keys = _keys(request, request.trained_on(replace(subject, embedder_id=embedder.id)))
+    keys: dict[str, list[str]] = {}
+    embedded = []
+    for name, heads, joint in _asked(request):
+        embedder = embedders.for_dataset(manifest, name, weights=request.weights)
+        embedded.append(_embedded(manifest, embedder, store))
+        part = request.trained_on(replace(subject, embedder_id=embedder.id))
+        for expert, made in _keys(request, part, heads, joint).items():
+            keys.setdefault(expert, []).extend(made)
     there, took = set(), {}
     for entry in (*store.list(crossval.KIND), *store.list(crossval.JOINT_KIND)):
         there.add(entry.key)
@@ -73,22 +79,33 @@ def plan(request: Train | HoldOut, store: Store | None = None) -> Plan:
     elsewhere = isinstance(request, Train) and request.scheduler is not None
     return Plan(
         clips=len(manifest),
-        embedded=_embedded(manifest, embedder, store),
+        embedded=min(embedded),
         rows=rows,
         seconds=None if elsewhere else _estimate(rows, took, request.workers),
     )
 
 
-def _keys(request: Train | HoldOut, subject: crossval.Subject) -> dict[str, list[str]]:
-    """The store's keys of what is trained, by expert or jointly trained mixture."""
-    config, names, seeds, joint = request.config, request.experts, 1, []
-    if isinstance(request, Train):
-        mixtures = run.mixtures_of(request.experts, request.mixtures, request.bundle is not None)
-        names, seeds = run.needed_by(request.experts, mixtures), request.seeds
-        joint = mixtures if config.moe_training == "joint" else []
+def _asked(request: Train | HoldOut) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Each embedder with the heads behind it, and the mixtures that are trained jointly."""
+    if isinstance(request, HoldOut):
+        return [(request.embedder, request.experts, [])]
+    needed, mixtures = run.experts_of(request)
+    joint = mixtures if request.config.moe_training == "joint" else []
+    names = dict.fromkeys(path.embedder for path in needed.values())
+    return [(name, run.heads_of(needed, name), joint) for name in names]
+
+
+def _keys(
+    request: Train | HoldOut,
+    subject: crossval.Subject,
+    heads: Sequence[str],
+    joint: Sequence[tuple[str, ...]],
+) -> dict[str, list[str]]:
+    """The store's keys of what is trained behind an embedder, by head or jointly trained mixture."""
+    config, seeds = request.config, request.seeds if isinstance(request, Train) else 1
     numbers = [config.seed + i for i in range(seeds)]
     keys: dict[str, list[str]] = {}
-    for task in crossval.tasks_of(subject, names, config, numbers):
+    for task in crossval.tasks_of(subject, heads, config, numbers):
         keys.setdefault(task.expert, []).append(fingerprint(task.key))
     for members in joint:
         tasks = crossval.joint_tasks_of(subject, members, config, numbers)

@@ -72,7 +72,7 @@ def test_a_learned_embedder_gives_the_same(
     embedder = LearnedEmbedder(name, network)
     waveforms = np.stack([decode.resample(x, decode.SAMPLE_RATE, embedder.sample_rate) for x in gallery[:3]])
     g = graph.Graph()
-    graph.learned(g, embedder, "waveform")
+    g.node("Identity", graph.learned(g, embedder, "waveform"), to="embedding")
     kind = onnx.TensorProto.FLOAT
     given = onnx.helper.make_tensor_value_info("waveform", kind, ["batch", waveforms.shape[1]])
     found = onnx.helper.make_tensor_value_info("embedding", kind, ["batch", embedder.dim])
