@@ -87,7 +87,7 @@ def _splat(typing_context: Any, number: Any) -> Any:
 
 
 def _interleaved(half: int) -> Callable:
-    """Of the lower (0) or upper (4) halves of two vectors: a number of the first, one of the second, and so on."""
+    """Of the lower (0) or upper (4) halves of two vectors: one number of each in turn."""
     order = [half + n // 2 + WIDTH * (n % 2) for n in range(WIDTH)]
 
     def interleave(typing_context: Any, x: Any, y: Any) -> Any:
