@@ -92,7 +92,9 @@ def _interleaved(half: int) -> Callable:
 
     def interleave(typing_context: Any, x: Any, y: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
-            return builder.shuffle_vector(*values, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order))
+            return builder.shuffle_vector(
+                values[0], values[1], ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order)
+            )
 
         return _lanes(_lanes, _lanes), generate
 
