@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dashboard.charts.base import axis_title, bars, dots, figure, names_axis, round_values, rule
 from dashboard.charts.palette import Theme
-from qmoe_core.evaluation.boards import Fit
+from qmoe_core.evaluation.boards import OnBoard
 from qmoe_core.measure.machines import PARTS, PathTime
 
 
@@ -48,7 +48,7 @@ def stages(paths: Sequence[tuple[str, PathTime]], theme: Theme) -> go.Figure:
     )
 
 
-def board(fits: Sequence[Fit], flash_bytes: float | None, theme: Theme) -> go.Figure:
+def board(fits: Sequence[OnBoard], flash_bytes: float | None, theme: Theme) -> go.Figure:
     """Mean F1 of each path against its bytes; grey does not fit; the chosen one is circled and named.
 
     Args:

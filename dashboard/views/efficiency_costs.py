@@ -92,7 +92,7 @@ VARIANCE_COLUMNS = (
 
 def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
     """Times of the whole path; of the head alone distributions, speed-ups and tests."""
-    the_path(bundle)
+    the_path(bundle, measure=False)
     st.subheader("The head alone, from embedding to decision", anchor=False)
     st.toggle(
         "With cold caches",

@@ -18,7 +18,7 @@ from qmoe_core.bundles import Bundle
 from qmoe_core.embedders import logmel_stats
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation import boards
-from qmoe_core.evaluation.boards import Board, Fit
+from qmoe_core.evaluation.boards import Board, OnBoard
 from qmoe_core.measure import machines
 from qmoe_core.measure.bench import BenchReport
 from qmoe_core.numbers import NBSP, decimals, three
@@ -39,8 +39,12 @@ def times(bundle: Bundle, report: BenchReport) -> list[tuple[str, machines.PathT
     return [(name, time) for name, time in found if time is not None]
 
 
-def the_path(bundle: Bundle) -> None:
-    """What each part of this bundle's paths takes: here, or on the reference machine."""
+def the_path(bundle: Bundle, *, measure: bool = True) -> None:
+    """What each part of this bundle's paths takes: here, or on the reference machine.
+
+    Args:
+        measure: offer to measure it here.
+    """
     st.subheader("From waveform to decision", anchor=False)
     kept = measured.latest("path", bundle)
     report = kept.report if kept else machines.reference()
@@ -69,8 +73,9 @@ def the_path(bundle: Bundle) -> None:
         )
     else:
         widgets.empty(f"Paths of {bundle.embedder} are not timed by qmoe bench path; only heads are.")
-    request = Bench(measure="path", n=QUICK_N, embedders=("ds-cnn", logmel_stats.NAME))
-    measured.panel([("Measure whole paths here: about a minute", request)])
+    if measure:
+        request = Bench(measure="path", n=QUICK_N, embedders=("ds-cnn", logmel_stats.NAME))
+        measured.panel([("Measure whole paths here: about a minute", request)])
 
 
 # --- A board --------------------------------------------------------------------------------------
@@ -171,7 +176,7 @@ def _medians(report: BenchReport) -> dict[str, float]:
     return {row["name"]: row["p50_us"] for row in report.rows}
 
 
-def the_answer(best: Fit, fitting: int) -> None:
+def the_answer(best: OnBoard, fitting: int) -> None:
     """The best path in a sentence, and its file."""
     path = best.path
     scores = numbers.listed(
@@ -211,7 +216,7 @@ FIT_COLUMNS = (
 )
 
 
-def the_fits(found: Sequence[Fit]) -> None:
+def the_fits(found: Sequence[OnBoard]) -> None:
     """Every path with its figures, and why it does not fit."""
     sets = list(found[0].path.f1)
     rows = []

@@ -92,7 +92,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Fit:
+class OnBoard:
     """A path on a board: its time there, and every reason why it does not fit."""
 
     path: Path
@@ -107,7 +107,7 @@ def shipped() -> tuple[Path, ...]:
     return tuple(msgspec.json.decode((bundles.shipped() / FOLDER / FIGURES).read_bytes(), type=list[Path]))
 
 
-def fits(paths: Sequence[Path], board: Board, report: BenchReport) -> list[Fit]:
+def fits(paths: Sequence[Path], board: Board, report: BenchReport) -> list[OnBoard]:
     """Every path whose time is known, the best first: those that fit before those that do not, then by mean
     F1 over the data sets, then by size.
 
@@ -119,7 +119,7 @@ def fits(paths: Sequence[Path], board: Board, report: BenchReport) -> list[Fit]:
         time = machines.path_time(report, path.embedder, path.head)
         if time is not None:
             us = time.us / board.speed
-            found.append(Fit(path, time, us, tuple(_misses(path, us, board))))
+            found.append(OnBoard(path, time, us, tuple(_misses(path, us, board))))
     return sorted(found, key=lambda fit: (len(fit.misses) > 0, -round(fit.path.mean_f1, 3), fit.path.bytes))
 
 

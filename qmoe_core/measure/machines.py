@@ -19,37 +19,37 @@ from qmoe_core.measure.bench import BenchReport
 from qmoe_core.runtime.store import unfinished
 
 REFERENCE = "reference-path.json"
-"""Ships in `data/`: measured by `make path` on the machine that it names."""
+"""Ships in `data/`: measured by `make paths` on the machine that it names."""
 MAX_BYTES = 1 << 20
 PARTS = ("front end", "embedder", "head")
 
 
-class _Stages(msgspec.Struct):
+class _PartTimes(msgspec.Struct):
     front_end_us: float | None = None
     embedder_us: float | None = None
     head_us: float | None = None
 
 
-class _Row(msgspec.Struct):
+class _PathRow(msgspec.Struct):
     name: str
     embedder: str
     kind: str
     n: int
     p50_us: float
-    stages: _Stages
+    stages: _PartTimes
 
 
-class _Environment(msgspec.Struct):
+class _Where(msgspec.Struct):
     processor: str
     cores: int
     vector_extensions: list[str]
     threads: int
 
 
-class _Report(msgspec.Struct):
+class _ResultFile(msgspec.Struct):
     what: str
-    environment: _Environment
-    rows: list[_Row]
+    environment: _Where
+    rows: list[_PathRow]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read(data: bytes, name: str) -> BenchReport:
     if len(data) > MAX_BYTES:
         raise UserError(f"{name}: {wanted}, of at most {MAX_BYTES:,} bytes")
     try:
-        checked = msgspec.json.decode(data, type=_Report)
+        checked = msgspec.json.decode(data, type=_ResultFile)
         document: Any = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{name}: {wanted} ({error})") from None

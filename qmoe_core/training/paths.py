@@ -40,7 +40,8 @@ def sweep(
         names: data sets; files are trained on the first.
         made_of: embedders, networks of ours in formats, such as `ds-cnn:q4`.
         experts: formats of the heads.
-        folder: gets the figures, and the files of paths that no smaller one equals in mean F1.
+        folder: gets the figures, and the files of paths that no smaller one equals in mean F1; such files of an
+            earlier sweep are removed.
 
     Raises:
         UserError: a data set or embedder that cannot be had, or that has no network.
@@ -80,6 +81,8 @@ def sweep(
         named.append(msgspec.structs.replace(path, file=f"{path.name}.path" if worth else ""))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        for before in folder.glob("*.path"):
+            before.unlink()
         for path in named:
             if path.file:
                 (folder / path.file).write_bytes(files[path.name])
