@@ -22,7 +22,7 @@ UNFADED = """
 *, *::before, *::after { animation: none !important; transition: none !important; }
 [data-stale="true"] { opacity: 1 !important; }
 """
-"""Streamlit fades what is drawn again, at moments that no test can know; half-faded text has less contrast."""
+"""Streamlit fades what is drawn again, at moments that no test knows; half-faded text has less contrast."""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
