@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from streamlit.runtime import media_file_manager
-from streamlit.runtime.media_file_manager import MediaFileKind, MediaFileManager
+from streamlit.runtime.media_file_manager import MediaFileManager
+from streamlit.runtime.media_file_storage import MediaFileKind
 
 LINGER_S = 30.0
 KEPT = "kept: "
