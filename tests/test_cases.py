@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,9 +108,8 @@ def test_every_case_is_looked_at(cases: Path, judged: Judged) -> None:
     assert line == "qmoe: gone.wav does not exist in the current folder."
 
 
-def _noted(notes: Iterable[str], expected: list[str]) -> bool:
-    notes = list(notes)
-    return len(notes) == len(expected) and all(part in note for part, note in zip(expected, notes, strict=True))
+def _noted(notes: list[str], expected: list[str]) -> bool:
+    return len(notes) == len(expected) and all(map(str.__contains__, notes, expected))
 
 
 @pytest.mark.parametrize("name", HISS)
