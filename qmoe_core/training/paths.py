@@ -40,8 +40,8 @@ def sweep(
         names: data sets; files are trained on the first.
         made_of: embedders, networks of ours in formats, such as `ds-cnn:q4`.
         experts: formats of the heads.
-        folder: gets the figures, and the files of paths that no smaller one equals in mean F1; such files of an
-            earlier sweep are removed.
+        folder: gets the figures, and the files of paths that no smaller one equals in mean F1; such files
+            of an earlier sweep are removed.
 
     Raises:
         UserError: a data set or embedder that cannot be had, or that has no network.
