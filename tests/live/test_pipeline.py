@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from qmoe_core import serve
+from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, mel, synth
 from qmoe_core.audio.fitness import NothingToJudge
 from qmoe_core.bundles import Bundle
