@@ -78,7 +78,7 @@ def test_the_other_strategies_are_what_they_are(found: Comparison) -> None:
 
 
 def test_figures_are_those_of_the_mixture(found: Comparison) -> None:
-    shipped = bundles.load()
+    shipped = bundles.load(FROZEN / bundles.DEFAULT_NAME)
     data = shipped.dataset
     assert data is not None
     way = shipped.settings(curiosity="distilled", cheap="q1", alpha=100.0)

@@ -23,9 +23,19 @@ from tests.tiny import FROZEN
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 
 
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder data/ with the bundle and the results on it that stay as they are."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for path in bundles.shipped().iterdir():
+        kept = FROZEN / path.name
+        (folder / path.name).symlink_to(kept if kept.exists() else path)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmoe_core.bundles.shipped", lambda: FROZEN)
+def _frozen(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmoe_core.bundles.shipped", lambda: shipped)
 
 
 @pytest.fixture(scope="session")
