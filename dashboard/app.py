@@ -21,6 +21,7 @@ PAGES = [
     ("live.py", "Live"),
     ("compare.py", "Compare"),
     ("dataset.py", "Dataset"),
+    ("sounds.py", "Your sounds"),
     ("train.py", "Train"),
     ("sweep.py", "Sweep"),
     ("formats.py", "Formats"),
@@ -34,7 +35,9 @@ st.set_page_config(page_title="qmoe lab", page_icon=str(Path(__file__).with_name
 theme = widgets.theme()
 widgets.style(theme)
 pages = [
-    st.Page(widgets.PAGES / file, title=title, url_path=title.lower() if i else "home", default=i == 0)
+    st.Page(
+        widgets.PAGES / file, title=title, url_path=file.removesuffix(".py") if i else "home", default=i == 0
+    )
     for i, (file, title) in enumerate(PAGES)
 ]
 

@@ -36,6 +36,11 @@ def use(name: str) -> None:
     st.session_state[_CHOSEN] = name
 
 
+def chosen() -> str:
+    """The name of the bundle that all pages of this session are about."""
+    return st.session_state.get(_CHOSEN, DEFAULT_NAME)
+
+
 def bundle() -> Bundle | None:
     """The bundle that this page is about; a selector where there are several, a sentence where one fails.
 
@@ -85,7 +90,7 @@ def _wanted() -> str:
     link = st.query_params.get(KEY)
     if link is not None and link != st.session_state.get(_LINKED):
         return link
-    return st.session_state.get(_CHOSEN, DEFAULT_NAME)
+    return chosen()
 
 
 def _write_link(name: str) -> None:

@@ -57,7 +57,7 @@ def _unpacked(file: Any, most: int) -> tuple[list[tuple[str, bytes]], list[str]]
     members: list[tuple[str, bytes]] = []
     notes: list[str] = []
     try:
-        for name, data in _recordings(file, most):
+        for name, data in recordings(file, most):
             members.append((name, data))
     except AudioError as error:
         notes.append(str(error))
@@ -66,7 +66,7 @@ def _unpacked(file: Any, most: int) -> tuple[list[tuple[str, bytes]], list[str]]
     return members, notes
 
 
-def _recordings(file: Any, most: int) -> Iterator[tuple[str, bytes]]:
+def recordings(file: Any, most: int) -> Iterator[tuple[str, bytes]]:
     """Recordings of a ZIP archive, until they are too many or too large together.
 
     Raises:
@@ -82,13 +82,13 @@ def _recordings(file: Any, most: int) -> Iterator[tuple[str, bytes]]:
                 if info.is_dir() or hidden or place.suffix.lower() not in containers.SUFFIXES:
                     continue
                 if taken == most:
-                    raise AudioError(f"{archive_name}: the first {most} recordings in it are judged.")
+                    raise AudioError(f"{archive_name}: the first {most} recordings in it are taken.")
                 with archive.open(info) as member:
                     data = member.read(left + 1)
                 if len(data) > left:
                     raise AudioError(
                         f"{archive_name}: unpacked, it is larger than {decode.MAX_BYTES >> 20} MB; the first "
-                        f"{taken} recordings in it are judged."
+                        f"{taken} recordings in it are taken."
                     )
                 left -= len(data)
                 taken += 1

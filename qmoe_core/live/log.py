@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import threading
 import uuid
 import zipfile
@@ -35,6 +34,7 @@ from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection
 from qmoe_core.runtime import system
+from qmoe_core.runtime.files import write_whole
 from qmoe_core.runtime.spreadsheets import defused
 
 CAPACITY = 500
@@ -185,7 +185,7 @@ class Log:
                     self._rewrite(folder, kept)
                 for entry_id, sound in self._sounds.items():
                     if entry_id in self._entries:
-                        _write(folder / SOUNDS / f"{entry_id}.flac", sound)
+                        write_whole(folder / SOUNDS / f"{entry_id}.flac", sound)
             self.folder = folder
 
     def add(self, detection: Detection, *, source: str, bundle: str) -> LoggedDetection:
@@ -217,7 +217,7 @@ class Log:
             self._held_bytes += len(sound)
             if self.folder is not None:
                 with _explained(self.folder):
-                    _write(self.folder / SOUNDS / f"{entry.id}.flac", sound)
+                    write_whole(self.folder / SOUNDS / f"{entry.id}.flac", sound)
                     self._append(entry)
             while len(self._entries) > self.capacity:
                 oldest = next(iter(self._entries))
@@ -280,7 +280,7 @@ class Log:
         # What is another version's comes first: marks among it are on what was written before.
         known = [kept.more.get(id_, {}) | msgspec.to_builtins(e) for id_, e in self._entries.items()]
         lines = [*kept.foreign, *map(msgspec.json.encode, known)]
-        _write(folder / FILE, b"".join(line + b"\n" for line in lines))
+        write_whole(folder / FILE, b"".join(line + b"\n" for line in lines))
 
 
 def append(path: Path, line: bytes) -> None:
@@ -346,21 +346,6 @@ def _known(fields: dict[str, Any]) -> LoggedDetection | _Marked | None:
     with suppress(msgspec.ValidationError):
         return msgspec.convert(fields, _Marked)
     return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file, complete or not at all."""
-    descriptor, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(work).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(work).unlink()
-        raise
 
 
 @contextmanager

@@ -32,6 +32,7 @@ PAGES = {
     "Live": "The microphone, judged live",
     "Compare": "Formats and mixtures, side by side",
     "Dataset": "The clips behind the figures",
+    "Your sounds": "Your own sounds",
     "Train": "Train experts and mixtures",
     "Sweep": "What curiosity changes",
     "Formats": "Which format to ship",
@@ -67,7 +68,8 @@ def test_every_ordered_pair_is_walked_once() -> None:
 
 def entered(page: Page, title: str) -> None:
     """The page of this title has begun to be drawn."""
-    expect(page).to_have_url(re.compile(r":\d+/(\?.*)?$" if title == "Listen" else f"/{title.lower()}"))
+    address = title.lower().removeprefix("your ")
+    expect(page).to_have_url(re.compile(r":\d+/(\?.*)?$" if title == "Listen" else f"/{address}"))
     expect(page.locator("[data-testid=stMain] h1")).to_have_text(PAGES[title])
 
 
