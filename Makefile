@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8501
 
-.PHONY: run test check docs bundle setup system clean
+.PHONY: run test check docs bundle paths setup system clean
 
 run: setup
 	$(BIN)/qmoe app --port $(PORT)
@@ -56,3 +56,9 @@ system:
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+
+# Times of this machine as the reference's (on a quiet machine), and F1 and files of whole paths (needs both data sets).
+paths: setup
+	$(BIN)/qmoe bench path --n 500 --out data/reference-path.json
+	$(BIN)/qmoe sweep paths esc10 urbansound8k-3folds --embedder ds-cnn:q8 --embedder ds-cnn:q4 \
+	  --embedder ds-cnn:q2 --embedder ds-cnn:q1 --out data/paths

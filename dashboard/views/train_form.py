@@ -182,6 +182,8 @@ def outlined_in_words(found: Outline) -> None:
             f"{found.broken} files cannot be used, and training would stop at them: "
             f"{'; '.join(found.unreadable)}."
         )
+    for note in found.notes:
+        widgets.caption(note)
 
 
 def the_experts(values: dict[str, Any]) -> None:

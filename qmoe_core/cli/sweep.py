@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from qmoe_core.cli.common import (
     Arguments,
@@ -37,6 +39,7 @@ sweep = LazyGroup(
         "cascade": "qmoe_core.cli.sweep:cascade",
         "bits": "qmoe_core.cli.sweep:bits",
         "ood": "qmoe_core.cli.sweep:held_out",
+        "paths": "qmoe_core.cli.sweep:paths",
     },
 )
 
@@ -315,3 +318,45 @@ def _print_held_out(report: Any) -> None:
         f"{len(report.classes)} classes of {report.dataset}, {report.folds} {report.protocol} folds, "
         f"seed {report.seed}; accuracy on the known clips {report.accuracy:.3f}"
     )
+
+
+@command(
+    "paths",
+    help="embedders in formats under heads in formats: F1, bytes, and files to carry",
+    example="qmoe sweep paths esc10 --embedder ds-cnn:q4 --experts q4,q2 --out data/paths",
+)
+@click.argument("dataset", nargs=-1, required=True, metavar="DATASET…")
+@click.option("--embedder", multiple=True, default=("ds-cnn:q8",), help="may be repeated")
+@click.option("--experts", default="q8,q4,q2,q1", show_default=True, help="formats of the heads")
+@click.option("--seeds", type=int, default=1, help="how many seeds, counted from the configuration’s")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="for figures and files")
+@json_option
+def paths(arguments: Arguments) -> int:
+    from qmoe_core.config import Config
+    from qmoe_core.experts.spec import parse_names
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from qmoe_core.training import paths as whole
+    from qmoe_core.training.run import seeds_of
+
+    needs("torch")
+    config = Config()
+    found = whole.sweep(
+        arguments.dataset,
+        arguments.embedder,
+        parse_names(arguments.experts, setting="--experts"),
+        config,
+        seeds_of(config, arguments.seeds),
+        Context(Store(), progress=ProgressBar),
+        arguments.out,
+    )
+    if arguments.json:
+        print_json({"rows": [msgspec.to_builtins(path) for path in found]})
+        return 0
+    names = list(found[0].f1)
+    rows = [("", "embedder", "head", "bytes", *(f"F1, {name}" for name in names))]
+    for path in found:
+        scores = [f"{score.mean:.3f} ± {score.std:.3f} (n = {score.n})" for score in path.f1.values()]
+        rows.append((path.name, path.embedder, path.head, f"{path.bytes:,}", *scores))
+    print(table(rows))
+    return 0

@@ -1,0 +1,94 @@
+"""Figures of whole paths, from waveform to decision: plotly only, no Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboard.charts.base import axis_title, bars, dots, figure, names_axis, round_values, rule
+from dashboard.charts.palette import Theme
+from qmoe_core.evaluation.boards import OnBoard
+from qmoe_core.measure.machines import PARTS, PathTime
+
+
+def stages(paths: Sequence[tuple[str, PathTime]], theme: Theme) -> go.Figure:
+    """Front end, embedder and head of each path as one bar; a line where the whole was timed as one.
+
+    Args:
+        paths: names and times, from top to bottom.
+    """
+    shown = list(reversed(paths))
+    names = [name for name, _ in shown]
+    parts = [(time.front_end_us, time.embedder_us, time.head_us) for _, time in shown]
+    looks = (theme.scale[2], theme.accent, theme.ink)
+    traces = [
+        bars(names, [times[i] for times in parts], {"color": looks[i]}, f"%{{y}}, {part}: %{{x:,.3~g}} µs")
+        | {"name": part}
+        for i, part in enumerate(PARTS)
+    ]
+    whole = [(name, time.whole_us) for name, time in shown if time.whole_us is not None]
+    tick = {"symbol": "line-ns", "size": 16, "line": {"width": 2, "color": theme.muted}}
+    traces.append(
+        dots([us for _, us in whole], [name for name, _ in whole], tick, "%{y}, timed as one: %{x:,.4~g} µs")
+        | {"name": "timed as one"}
+    )
+    return figure(
+        theme,
+        traces,
+        height=26 * len(shown) + 84,
+        margin={"l": 0, "r": 14, "t": 4, "b": 44},
+        x={"title": axis_title("µs from waveform to decision", theme), "rangemode": "tozero"},
+        y=names_axis(theme),
+        barmode="stack",
+        bargap=0.35,
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+    )
+
+
+def board(fits: Sequence[OnBoard], flash_bytes: float | None, theme: Theme) -> go.Figure:
+    """Mean F1 of each path against its bytes; grey does not fit; the chosen one is circled and named.
+
+    Args:
+        fits: the best first; flash_bytes: the limit, dashed.
+    """
+    x = np.array([fit.path.bytes / 1e3 for fit in fits])
+    y = np.array([fit.path.mean_f1 for fit in fits])
+    fitting = [not fit.misses for fit in fits]
+    edge = [theme.ink if i == 0 and fitting[0] else theme.page for i in range(len(fits))]
+    marks = {
+        "size": 13,
+        "color": [theme.accent if good else theme.line for good in fitting],
+        "line": {"width": 2, "color": edge},
+    }
+    named = [fit.path.name if good else "" for fit, good in zip(fits, fitting, strict=True)]
+    ends = [np.log10(0.85 * x.min()), np.log10(1.2 * x.max())]
+    values = round_values(ends[0], ends[1], 8)
+    ticks = {"tickvals": values, "ticktext": [f"{value:,g} kB" for value in values]}
+    return figure(
+        theme,
+        [
+            dots(
+                x,
+                y,
+                marks,
+                "%{customdata[0]}: F1 %{y:.3f}, %{x:,.0f} kB, %{customdata[1]:,.2~g} ms",
+                mode="markers+text",
+                text=named,
+                textposition="top center",
+                textfont={"size": 12, "color": theme.ink},
+                customdata=[[fit.path.name, fit.us / 1e3] for fit in fits],
+                cliponaxis=False,
+            )
+        ],
+        height=320,
+        margin={"l": 48, "r": 12, "t": 18, "b": 44},
+        x={"type": "log", "range": ends, "title": axis_title("flash: embedder and head", theme), **ticks},
+        y={"title": axis_title("F1, mean of the data sets", theme), "tickformat": ".2f", "nticks": 6},
+        shapes=[]
+        if flash_bytes is None
+        else [rule(theme.accent, x=flash_bytes / 1e3, dash="dash", width=1.5)],
+        hovermode="closest",
+    )
