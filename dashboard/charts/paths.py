@@ -65,7 +65,7 @@ def roofline(roofs: Mapping[str, float], layers: Sequence[Mapping[str, Any]], th
     ends = [0.7 * x.min(), 2.0 * x.max()]
     traces = []
     for name, dash in (("second-level cache", "solid"), ("memory", "dot")):
-        across = np.geomspace(*ends, 50)
+        across = np.geomspace(ends[0], ends[1], 50)
         rate = np.minimum(peak, across * roofs[name] / 1e9)
         traces.append(lines(across, rate, theme.muted, width=1.5, dash=dash, name=f"most, from {name}"))
     colours = (theme.accent, theme.ink, theme.scale[2], theme.muted)
