@@ -39,8 +39,8 @@ def _frozen(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def bundle() -> Bundle:
-    return bundles.load(FROZEN / bundles.DEFAULT_NAME)
+def bundle(shipped: Path) -> Bundle:
+    return bundles.load(shipped / bundles.DEFAULT_NAME)
 
 
 @pytest.fixture(scope="session")
