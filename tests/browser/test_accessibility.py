@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.browser.test_menu import PAGES, settled
+from tests.browser.test_menu import PAGES, go, settled
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +32,7 @@ def test_every_page_meets_wcag_aa(dashboard: str, browse: Browse, theme: str) ->
     found: dict[str, list[str]] = {}
     for title in PAGES:
         if title != "Listen":
-            page.get_by_role("link", name=title, exact=True).first.click()
+            go(page, title)
         settled(page, title)
         for one in Axe().run(page, options=RULES).response["violations"]:
             places = [
