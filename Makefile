@@ -1,6 +1,7 @@
 # make run    sets everything up and opens the dashboard
 # make test   sets everything up and runs all tests
 # make check  style and types
+# make docs   the documents and the reference of the core, as pages in build/docs
 # make bundle trains the default bundle again (needs ESC-10, see README)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8501
 
-.PHONY: run test check bundle paths setup system clean
+.PHONY: run test check docs bundle paths setup system clean
 
 run: setup
 	$(BIN)/qmoe app --port $(PORT)
@@ -21,6 +22,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mkdocs build --quiet
+
+docs: setup
+	$(BIN)/mkdocs build --quiet
+	@echo "build/docs/index.html"
 
 bundle: setup
 	$(BIN)/qmoe train esc10 --seeds 3 --moe bitnet,q4,q8 --bundle data/esc10-logmel-stats

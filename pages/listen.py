@@ -35,10 +35,14 @@ def listen() -> None:
     for problem in problems:
         widgets.warning(problem)
 
+    settings = controls.settings(bundle)
+    known = hearing.known(bundle, settings, controls.promise)
+    if known.problem:
+        widgets.warning(known.problem)
     sounds = choose_sounds(controls)
     if not sounds:
         st.html(f'<p class="qm-awaited">{AWAITED}</p>')
-    every = [judge(sound, bundle, controls) for sound in sounds]
+    every = [judge(sound, bundle, settings, known.limits) for sound in sounds]
     if len(sounds) > 1:
         uploads.table(sounds, [one and one.result for one in every])
     judged = [one for one in every if one]
@@ -47,14 +51,12 @@ def listen() -> None:
     chosen = choose_sound(judged)
     shown = choose_part(chosen)
     decision = shown.decision
-    reference = hearing.reference(bundle, controls.settings(bundle))
+    reference = hearing.reference(bundle, settings)
     st.session_state.last_sound = chosen.sound
-    st.session_state.example_of = (bundle.digest, controls.settings(bundle))
+    st.session_state.example_of = (bundle.digest, settings)
     st.session_state.example = hearing.Example(chosen.sound.name, decision, chosen.heard.spectrogram.shape)
 
-    verdict = words.verdict(
-        decision, reference=reference.get("epistemic"), abstain=controls.abstain, limit=controls.limit
-    )
+    verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits)
     colour = palette.class_colour(decision.classes, decision.label)
     widgets.verdict_block(verdict, colour, chosen.result.notes)
     left, right = st.columns([3, 2], gap="large")
@@ -64,7 +66,7 @@ def listen() -> None:
     with right:
         the_answer(shown)
         the_mixture(shown, bundle, controls)
-    the_uncertainty(shown, reference, bundle, controls)
+    the_uncertainty(shown, reference, known, bundle, controls)
     take_away(judged, chosen.heard, bundle)
 
 

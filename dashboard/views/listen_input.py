@@ -21,6 +21,8 @@ from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
 from qmoe_core.errors import UserError
+from qmoe_core.evaluation.conformal import Limits
+from qmoe_core.routing.mixing import Settings
 
 LONGEST_RECORDING_S = 60.0
 
@@ -125,9 +127,8 @@ def recorder() -> None:
         st.rerun()
 
 
-def judge(sound: Sound, bundle: Bundle, controls: Controls) -> Judged | None:
+def judge(sound: Sound, bundle: Bundle, settings: Settings, limits: Limits | None) -> Judged | None:
     """A sound with its result; a sentence in a box when it cannot be judged."""
-    settings = controls.settings(bundle)
     try:
         with st.spinner(f"Classifying {widgets.plain(sound.name)} …", show_time=True):
             heard = hearing.hear(sound, bundle)
@@ -136,7 +137,7 @@ def judge(sound: Sound, bundle: Bundle, controls: Controls) -> Judged | None:
     except UserError as error:
         widgets.error(error)
         return None
-    return Judged(sound, heard, result, plain)
+    return Judged(sound, heard, limits.applied(result) if limits else result, plain)
 
 
 def choose_sound(judged: Sequence[Judged]) -> Judged:
@@ -147,6 +148,7 @@ def choose_sound(judged: Sequence[Judged]) -> Judged:
     def line(index: int) -> str:
         whole = judged[index].result.whole
         answer = f"{words.readable(whole.label)}, {numbers.percent(whole.probability)}"
+        answer = f"no answer ({answer})" if judged[index].result.abstained else answer
         return f"{widgets.plain(judged[index].sound.name)}: **{widgets.plain(answer)}**"
 
     many = len(judged) > 7

@@ -73,9 +73,35 @@ def the_path(bundle: Bundle, *, measure: bool = True) -> None:
         )
     else:
         widgets.empty(f"Paths of {bundle.embedder} are not timed by qmoe bench path; only heads are.")
+    the_roofline(bundle, report)
     if measure:
         request = Bench(measure="path", n=QUICK_N, embedders=("ds-cnn", logmel_stats.NAME))
         measured.panel([("Measure whole paths here: about a minute", request)])
+
+
+def the_roofline(bundle: Bundle, report: BenchReport) -> None:
+    """What limits each layer of the embedder's network."""
+    name = embedder_of(bundle)
+    drawn = report.environment.get("roofline", {})
+    layers = drawn.get("layers", {}).get(name if ":" in name else f"{name}:fp32")
+    if not layers:
+        return
+    with st.expander("What limits each layer"):
+        roofs = {key: value / 1e9 for key, value in drawn["roofs"].items()}
+        slowest = sorted(layers, key=lambda layer: -layer["us"])[:3]
+        widgets.figure(
+            path_charts.roofline(drawn["roofs"], layers, widgets.theme()),
+            alt="The layers that take longest: "
+            + "; ".join(f"{one['name']}, {one['kind']}, {one['us']:.1f} µs" for one in slowest),
+            key="roofline",
+        )
+        widgets.caption(
+            f"Layers of {name}, each timed alone; lines: the most that this machine was measured to give, "
+            f"{roofs['second-level cache']:.0f} GB/s in the second-level cache, {roofs['memory']:.0f} GB/s "
+            f"of memory, {roofs['float32']:.0f} · 10⁹ operations a second in float32 and four times that in "
+            "bytes. Layers at the flat line are limited by the vector units, layers under the slope by "
+            "what they move; depthwise layers do little with each number they load."
+        )
 
 
 # --- A board --------------------------------------------------------------------------------------

@@ -130,12 +130,10 @@ def _well_known_clip(shared_data: Path) -> tuple[decode.Clip, str]:
 
 
 def test_the_link_restores_the_controls(dashboard: str, browse: Browse) -> None:
-    page = browse(
-        f"{dashboard}/?sound=fire&experts=fp32,popcount&alpha=1000&k=2&abstain=probability", **LAPTOP
-    )
+    page = browse(f"{dashboard}/?sound=fire&experts=fp32,popcount&alpha=1000&k=2&abstain=risk", **LAPTOP)
     expect(page.get_by_role("slider", name="Curiosity α")).to_have_value("17")
     expect(page.get_by_text("top k of 2")).to_be_visible()
-    expect(page.get_by_role("slider", name="Below")).to_be_visible()
+    expect(page.get_by_role("slider", name="Errors among the answers, at most")).to_be_visible()
     expect(headline(page)).to_be_visible()
     assert "alpha=1000" in page.url
 

@@ -215,7 +215,7 @@ def use_settings(data: bytes, home: Path) -> None:
 
 def links() -> list[bytes]:
     return [
-        b"experts=q4,q8&alpha=0.3&k=1&curiosity=router-mc&abstain=epistemic&limit=0.1&sound=rain&normalise=1",
+        b"experts=q4,q8&alpha=0.3&k=1&curiosity=router-mc&abstain=risk&limit=0.1&sound=rain&normalise=1",
         b"page=sweep&bundle=esc10-logmel-stats&clip=1-100032-A-0.ogg&class=dog&colour=fold",
     ]
 

@@ -11,6 +11,7 @@ import numpy as np
 from qmoe_core import embedders
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
+from qmoe_core.evaluation import conformal
 from qmoe_core.measure import latency, path
 from qmoe_core.measure.latency import Contestant
 from qmoe_core.routing.mixing import Settings
@@ -73,12 +74,31 @@ def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
         f"Median times for one clip of 5 s, {'' if graph is None else 'packed, '}where this card was written "
         f"({system.processor()}, {kernel} kernels, one thread, n = {CALLS}): {times}.",
         "",
-        "It was taught these classes alone. Any other sound gets one of their names too; the epistemic "
-        "uncertainty tells some of those, not all.",
+        "It was taught these classes alone. Any other sound gets one of their names too; doubt, 1 − the "
+        "largest probability, tells some of those, not all.",
+        *_promises(bundle, settings),
         "",
         f"Licence of the data: {_plain(came_from.licence) or 'not given'}. {_plain(came_from.citation)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _promises(bundle: Bundle, settings: Settings) -> list[str]:
+    """What answers and prediction sets keep; nothing where the bundle carries no out-of-fold predictions."""
+    limits = conformal.limits(bundle, settings)
+    kept = conformal.kept(bundle, settings)
+    if limits is None or kept is None:
+        return []
+    found = (kept.answered, kept.risk, kept.covered, *kept.covered_ci95)
+    answered, wrong, held, low, high = (f"{100 * share:.1f} %" for share in found)
+    return [
+        "",
+        f"An answer whose doubt is above {limits.doubt:.4f} is to be withheld: then "
+        f"{_plain(limits.promise)}. A prediction set of {100 * limits.coverage:g} % has the labels of a "
+        f"probability of at least {1.0 - limits.largest[0]:.4f}. On folds that did not set them, {answered} "
+        f"are answered, {wrong} of these wrongly; sets hold the right label in {held} (95 % interval over "
+        f"recordings {low} to {high}), with {kept.size:.2f} labels on average.",
+    ]
 
 
 def _members(mixture: str) -> list[str]:

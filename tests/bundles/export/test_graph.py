@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,6 +20,7 @@ from qmoe_core.bundles.export import graph
 from qmoe_core.embedders import models, networks
 from qmoe_core.embedders.learned import LearnedEmbedder
 from qmoe_core.errors import BundleError, ConfigError
+from qmoe_core.evaluation import conformal
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.routing.uncertainty import softmax
@@ -58,6 +60,7 @@ def test_every_expert_says_the_same(everything, gallery):
     np.testing.assert_allclose(found["routing"], mixed.routing, atol=1e-3)
     np.testing.assert_allclose(found["epistemic"], mixed.epistemic, atol=1e-3)
     np.testing.assert_allclose(found["probabilities"], mixed.probabilities, atol=5e-3)
+    np.testing.assert_allclose(found["doubt"], 1.0 - mixed.probabilities.max(axis=-1), atol=5e-3)
 
 
 @pytest.mark.parametrize(("name", "module"), [("ds-cnn", networks.DsCnn), ("mn04", networks.Mn04)])
@@ -131,6 +134,9 @@ def test_bits_stay_bits(everything):
     assert properties["bundle_digest"] == loaded.digest
     assert properties["front_end"] == loaded.manifest.embedder_id
     assert properties["card"].startswith("# ")
+    limits = conformal.limits(loaded, loaded.settings())
+    assert msgspec.json.decode(properties["limits"], type=conformal.Limits) == limits
+    assert f"An answer whose doubt is above {limits.doubt:.4f} is to be withheld" in properties["card"]
 
 
 def test_its_card_tells_of_the_graph(tmp_path):

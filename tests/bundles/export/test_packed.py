@@ -166,7 +166,7 @@ def test_nothing_in_the_card_is_markup(tiny_run, tmp_path):
 
     text = card(bundles.load(folder))
 
-    assert text.count("onerror") == 6
+    assert text.count("onerror") == 7
     assert not re.search(r"(?<!\\)[<\[]", text)
 
 
