@@ -15,6 +15,7 @@ from qmoe_core.evaluation.formats import formats
 from qmoe_core.measure import bench
 from tests import reports
 from tests.browser.conftest import Lab
+from tests.browser.test_menu import go
 
 pytestmark = pytest.mark.browser
 
@@ -40,7 +41,7 @@ def headline(page: Page):
 def test_a_first_time_user_finds_the_cheapest_format(measured: str, browse: Browse) -> None:
     """Two pages: the first one, and Formats. Keep 99 % of the 16-bit F1, answer within 50 µs."""
     page = browse(measured, accept_downloads=True, **LAPTOP)
-    page.get_by_role("link", name="Formats").click()
+    go(page, "Formats")
     expect(page.get_by_role("slider", name="Keep at least, of the 16-bit F1")).to_be_visible()
     expect(page.get_by_text("99 %", exact=True).first).to_be_visible()
     slider = page.get_by_role("slider", name="Answer within")
