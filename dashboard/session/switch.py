@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.views import widgets
 from qmoe_core import bundles
-from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, Bundle, BundleDataset
+from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, SHIPPED_BEFORE, Bundle, BundleDataset
 from qmoe_core.errors import BundleError, UserError
 
 KEY = "bundle"
@@ -49,7 +49,7 @@ def bundle() -> Bundle | None:
     """
     names, name, problem = bundles.names(), _wanted(), ""
     try:
-        if name not in names:  # a link may name one of ours, not probe folders
+        if name not in (*names, *SHIPPED_BEFORE):  # a link may name one of ours, not probe folders
             raise BundleError(f"There is no bundle “{name[:60]}” here, or there is none any more")
         loaded = load(name)
     except UserError as error:
