@@ -218,6 +218,20 @@ def controls(bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
     return current, problems
 
 
+def remembered(bundle: Bundle) -> Controls:
+    """The controls on a page that does not show them, and whose address does not carry them."""
+    state = st.session_state
+    if "controls" not in state:
+        state.controls, state.problems, state.own, state.link = defaults(bundle), (), defaults(bundle), {}
+    return state.controls
+
+
+def set_alpha(alpha: float) -> None:
+    """Set α from a callback, on whatever page."""
+    st.session_state.controls = replace(st.session_state.controls, alpha=alpha)
+    st.session_state[linked.keep("alpha", alpha)] = alpha
+
+
 def follow(bundle: Bundle) -> Controls:
     """The controls when a fragment runs again because one of its own moved; the address follows.
 

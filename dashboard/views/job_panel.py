@@ -16,7 +16,7 @@ from qmoe_core import numbers
 from qmoe_core.errors import UserError
 from qmoe_core.numbers import NBSP
 from qmoe_core.runtime import jobs
-from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story
+from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story, Train
 
 POLL_S = 1.0
 
@@ -70,6 +70,17 @@ def _draw(name: str, place: str, done: str, link: bool) -> None:
         stop_button(job, place)
     if link:
         st.page_link(widgets.PAGES / "train.py", label="See it on Train", query_params={"job": name})
+
+
+def place_of(job: Job) -> tuple[str, dict[str, str]]:
+    """The page that shows what came of a job: its file, and a link's parameters."""
+    if isinstance(job.request, Claims):
+        return "claims.py", {}
+    if isinstance(job.request, Bench):
+        return "efficiency.py", {"view": job.request.measure} if job.request.measure != "size" else {}
+    if isinstance(job.request, Train) and job.request.dataset == str(public.takes().root.resolve()):
+        return "sounds.py", {}
+    return "train.py", {"job": job.id}
 
 
 def stop_button(job: Job, place: str = "") -> None:

@@ -133,7 +133,7 @@ def curiosity(arguments: Arguments) -> int:
     help="what asking a further expert costs, and what it is worth",
     details="Bundles of one dataset with different embedders may be joined: the experts of all but the first "
     "are called EMBEDDER.EXPERT.",
-    example="qmoe sweep cascade --bundle esc10-logmel-stats --experts q1,q8 --json",
+    example="qmoe sweep cascade --bundle esc10-ds-cnn --experts q1,q8 --json",
 )
 @click.option("--bundle", multiple=True, help="folder or name; may be repeated (default: the one that ships)")
 @click.option("--experts", help="in the order in which they are asked (default: by cost, q8 of each bundle)")

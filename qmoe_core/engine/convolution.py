@@ -18,6 +18,7 @@ or pixel; what comes there is written later. `convolution_plan.py` says where ev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -648,7 +649,9 @@ def entry(name: str, *, quantized: bool) -> Callable[[int], Callable]:
     workspace of the size that the program says, one caller at a time; out, float32 [B · D], which gets the
     embeddings; and the number of clips, B.
     """
-    run = _run_of(name, quantized=quantized)
+    # As a global, not in the closure: numba's cache has the closure in its key, and there a compiled function
+    # has another name in every process.
+    around = globals() | {"run": _run_of(name, quantized=quantized)}
 
     def make(fingerprint: int) -> Callable:
         def forward(
@@ -663,6 +666,11 @@ def entry(name: str, *, quantized: bool) -> Callable[[int], Callable]:
                 run(at, arena, steps, places, workspace, out[dim * clip : dim * (clip + 1)])
             return 0
 
-        return named(f"{name}_{quantized}", forward)
+        made = FunctionType(forward.__code__, around, forward.__name__, None, forward.__closure__)
+        return named(f"{name}_{quantized}", made)
 
     return make
+
+
+run: Any = None
+"""A network on one target: what `entry` puts here for the function that it makes."""

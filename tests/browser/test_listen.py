@@ -17,6 +17,7 @@ from dashboard.session import hearing
 from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, synth
 from qmoe_core.datasets import open_dataset
+from tests.browser.test_menu import go
 
 pytestmark = pytest.mark.browser
 
@@ -193,10 +194,10 @@ def test_charts_follow_a_change_of_theme(dashboard: str, browse: Browse) -> None
 def test_method_explains_what_was_heard(dashboard: str, browse: Browse) -> None:
     page = browse(f"{dashboard}/?sound=rooster&alpha=50", **LAPTOP)
     expect(headline(page)).to_be_visible()
-    page.get_by_role("link", name="Method").click()
+    go(page, "Method")
     expect(page.get_by_text("bonus, α = 50")).to_be_visible()
     expect(page.get_by_text(re.compile("The numbers are those of Rooster"))).to_be_visible()
     page.get_by_text("qmoe_core.routing.curiosity.curious_routing").click()
     expect(page.get_by_text("def curious_routing").first).to_be_visible()
-    page.get_by_role("link", name="Listen").first.click()
+    go(page, "Listen")
     expect(page).to_have_url(re.compile("alpha=50"))  # nothing was lost on the way
