@@ -68,3 +68,4 @@ paths: setup
 	$(BIN)/qmoe bench path --n 500 --out data/reference-path.json
 	$(BIN)/qmoe sweep paths esc10 urbansound8k-3folds --embedder ds-cnn:q8 --embedder ds-cnn:q4 \
 	  --embedder ds-cnn:q2 --embedder ds-cnn:q1 --out data/paths
+	$(BIN)/qmoe sweep layers esc10 --out data/paths/layers.json

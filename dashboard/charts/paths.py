@@ -8,10 +8,22 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.base import axis_title, bars, dots, figure, lines, names_axis, round_values, rule
+from dashboard.charts.base import (
+    axis_title,
+    bars,
+    dots,
+    figure,
+    heatmap,
+    lines,
+    names_axis,
+    round_values,
+    rule,
+    scale,
+)
 from dashboard.charts.palette import Theme
 from qmoe_core.evaluation.boards import OnBoard
 from qmoe_core.measure.machines import PARTS, PathTime
+from qmoe_core.numbers import amount
 
 
 def stages(paths: Sequence[tuple[str, PathTime]], theme: Theme) -> go.Figure:
@@ -137,4 +149,54 @@ def board(fits: Sequence[OnBoard], flash_bytes: float | None, theme: Theme) -> g
         if flash_bytes is None
         else [rule(theme.accent, x=flash_bytes / 1e3, dash="dash", width=1.5)],
         hovermode="closest",
+    )
+
+
+def layers(rows: Sequence[Mapping[str, Any]], theme: Theme) -> go.Figure:
+    """Accuracy lost with each layer in few bits, the others float: layers by depth, bits across.
+
+    Args:
+        rows: of `qmoe sweep layers`.
+    """
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    bits = sorted({row["bits"] for row in rows}, reverse=True)
+    at = {(row["layer"], row["bits"]): row for row in rows}
+    grid = [[at[name, one] for one in bits] for name in reversed(names)]
+    lost = [[max(0.0, -row["delta"]) for row in line] for line in grid]
+    shown = [
+        [
+            [
+                f"{row['layer']} ({row['kind']}, {row['weights']:,} weights)",
+                f"{row['delta']:+.3f}",
+                f"{row['cosine']:.3f}",
+                amount("bytes", row["bytes"]),
+                "not timed" if row["us"] is None else f"{row['us']:.1f} µs",
+            ]
+            for row in line
+        ]
+        for line in grid
+    ]
+    hover = (
+        "%{customdata[0]} in %{x}: accuracy %{customdata[1]}, cosine %{customdata[2]}, %{customdata[3]}, "
+        "%{customdata[4]}"
+    )
+    cells = heatmap(
+        lost,
+        scale(theme.scale[:4]),
+        hover,
+        x=[f"{one} bit{'s' * (one != 1)}" for one in bits],
+        y=list(reversed(names)),
+        zmin=0.0,
+        zmax=0.2,
+        text=[[f"{100 * row['delta']:+.1f}" for row in line] for line in grid],
+        textfont={"size": 12, "color": theme.ink},
+        customdata=shown,
+    )
+    return figure(
+        theme,
+        [cells],
+        height=20 * len(names) + 50,
+        margin={"l": 0, "r": 8, "t": 28, "b": 4},
+        x={"side": "top", "showgrid": False},
+        y=names_axis(theme),
     )

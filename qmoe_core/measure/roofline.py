@@ -35,6 +35,11 @@ def _us(call: Callable[[], object], calls: int = CALLS) -> np.ndarray:
     return taken / 1e3
 
 
+def median_us(call: Callable[[], object]) -> float:
+    """Median time of a call."""
+    return float(np.median(_us(call)))
+
+
 def roofs() -> dict[str, float]:
     """What this machine gives one thread at best: bytes a second of copying, and operations a second of
     multiplying matrices of float32 and, where it multiplies four of them in a float's place, of bytes."""
@@ -65,8 +70,7 @@ def layers(network: Network, x: np.ndarray) -> list[dict[str, Any]]:
     Returns:
         For each layer its name, kind, format, operations, bytes and µs.
     """
-    timed = PackedNetwork(network).layer_calls(x)
-    nothing, *calls = (float(np.median(_us(call))) for call in timed)
+    nothing, *calls = map(median_us, PackedNetwork(network).layer_calls(x))
     element = 4 if network.input is None else 1
     found, sizes = [], dict(_sizes(network, x.shape))
     for layer, us in zip(network.layers, calls, strict=True):
