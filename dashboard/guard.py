@@ -399,7 +399,10 @@ def install(
     """
     from starlette.formparsers import MultiPartParser
     from streamlit.runtime import memory_media_file_storage as media
+    from streamlit.runtime import runtime as streamlit_runtime
     from streamlit.web import bootstrap
+
+    from dashboard.downloads import Lingering
 
     server: Any = import_module("streamlit.web.server.starlette.starlette_server")
     make_app, settings = server.create_starlette_app, server._get_uvicorn_config_kwargs
@@ -417,6 +420,7 @@ def install(
     server.create_starlette_app = guarded
     server._get_uvicorn_config_kwargs = bounded
     media._calculate_file_id = media_id
+    streamlit_runtime.MediaFileManager = Lingering  # type: ignore[misc]
     MultiPartParser.spool_max_size = 1 << 30  # a recording is never written to a temporary file
     if announce is not None:
         bootstrap._print_url = lambda *_: announce()

@@ -30,7 +30,7 @@ Widths = Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_l
 """Hidden layers, as many and as wide as the packed engine takes."""
 
 Protocol = Literal["official", "random", "grouped"]
-Selection = Literal["inner-validation", "best-on-test"]
+Selection = Literal["inner-validation", "best-on-test", "setting"]
 Curiosity = Literal["disagreement", "distilled", "router-mc", "none", "cascade"]
 Mix = Literal["probabilities", "logits"]
 MoeTraining = Literal["compose", "joint"]

@@ -86,10 +86,10 @@ def refused(path: str, error: Exception, kind: str) -> Verdict:
     """The verdict on what could not be read, or not be judged (`NothingToJudge`)."""
     sentence = safe(str(error))
     if not isinstance(error, NothingToJudge):
-        verdict, more = Verdict(shown(path), error=sentence), {}
+        verdict, more = Verdict(shown(path), error=sentence), {"abstained": True}
     else:
         verdict = Verdict(shown(path), reason=sentence, text=sentence, duration_s=error.duration_s)
-        more = {"fitness": error.fitness.to_json()}
+        more = {"duration_s": error.duration_s, "abstained": True, "fitness": error.fitness.to_json()}
     if kind != "json":
         return verdict
     return msgspec.structs.replace(verdict, document=_document(verdict, {"prediction": None, **more}))

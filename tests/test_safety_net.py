@@ -22,6 +22,7 @@ from qmoe_core.bundles.export import archive, graph
 from qmoe_core.evaluation.selective import detection
 from qmoe_core.experts.layers import PopcountLinear
 from qmoe_core.live import log as logs
+from qmoe_core.runtime import files
 from qmoe_core.runtime.jobs import queue
 from qmoe_core.runtime.store import Store
 from qmoe_core.training import crossval
@@ -77,7 +78,7 @@ def test_an_entry_is_on_the_disk_before_it_takes_its_place(
     assert ("fsync", entry.path.parent.stat().st_ino) in events[placed:]
 
 
-@pytest.mark.parametrize("write", [logs._write, lambda path, data: queue.write(path, [1])])
+@pytest.mark.parametrize("write", [files.write_whole, lambda path, data: queue.write(path, [1])])
 def test_a_file_is_on_the_disk_before_it_takes_its_place(
     events: list[tuple[str, Any]], write: Any, tmp_path: Path
 ) -> None:
@@ -169,7 +170,7 @@ def test_the_epoch_is_chosen_on_clips_that_training_has_not_seen(tiny_subject: A
         return None, 3
 
     assert split.inner is not None
-    crossval.fit_on(tiny_subject, split, fit)
+    crossval.fit_on(tiny_subject, split, tiny_config, fit)
     first, second = parts
     train, held = split.inner
     assert not set(train) & set(held)
@@ -205,10 +206,10 @@ def test_an_activation_at_the_threshold_is_not_above_it(learning: bool) -> None:
 # Intervals
 
 
-def test_a_bootstrap_draws_positives_and_negatives_apart() -> None:
+def test_a_bootstrap_leaves_out_resamples_without_positives() -> None:
     found = detection({"total": np.arange(10.0)}, np.arange(10) == 9)
     assert found is not None
-    # With one positive, drawing all together leaves many resamples without any.
+    # With one positive, many resamples are without any: they are left out.
     assert (found["total"].auroc, found["total"].low, found["total"].high) == (1.0, 1.0, 1.0)
     many = detection({"total": np.zeros(10)}, np.arange(10) == 9)
     assert many is not None

@@ -254,6 +254,7 @@ class Microphone {
     this.sequence = 0;
     this.recorded = [];
     this.frames = 0;
+    this.waited = 0;
   }
 
   changed(context) {
@@ -278,10 +279,17 @@ class Microphone {
   }
 
   record(pcm, count) {
+    this.waited += count;
+    if (this.waiting() > 0) return this.show();
     this.recorded.push(new Uint8Array(pcm));
     this.frames += count;
     if (this.frames >= this.data.seconds * this.stream.rate) this.stop("idle");
     else this.show();
+  }
+
+  // Seconds until a recording with a countdown begins.
+  waiting() {
+    return (this.data.countdown ?? 0) - this.waited / this.stream.rate;
   }
 
   pause() {
@@ -346,7 +354,11 @@ class Microphone {
     this.find(".pause").hidden = !this.open || clip;
     this.find(".pause").textContent = this.state === "paused" ? words.resume : words.pause;
     let sentence = words.states[this.state] ?? this.state;
-    if (clip && this.open) sentence = `${(this.frames / this.stream.rate).toFixed(1)} / ${seconds} s`;
+    if (clip && this.open) {
+      const wait = Math.ceil(this.waiting());
+      const done = `${(this.frames / this.stream.rate).toFixed(1)} / ${seconds} s`;
+      sentence = wait > 0 ? `${words.soon} ${wait} …` : done;
+    }
     if (this.find(".sentence").textContent !== sentence) this.find(".sentence").textContent = sentence;
   }
 

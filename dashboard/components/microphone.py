@@ -64,6 +64,7 @@ _WORDS = {
     "record": "Record",
     "pause": "Pause",
     "resume": "Resume",
+    "soon": "Recording in",
     "states": SENTENCES,
 }
 _FULL_SCALE = 32767.0
@@ -279,8 +280,10 @@ def presence(*, key: str = "presence", seen: Callable[[Status], None]) -> None:
     )
 
 
-def clip(seconds: float, *, key: str = "recorder") -> tuple[Status, Recording | None]:
+def clip(seconds: float, *, key: str = "recorder", countdown: float = 0.0) -> tuple[Status, Recording | None]:
     """A recorder of at most `seconds`; unfiltered where the browser can, else `st.audio_input`.
+
+    With a countdown, that many seconds pass between the button and the first sample.
 
     Mount it in a fragment: what it tells while it records redraws that.
 
@@ -308,7 +311,13 @@ def clip(seconds: float, *, key: str = "recorder") -> tuple[Status, Recording | 
 
     _component(
         key=key,
-        data={"use": "clip", "seconds": seconds, "ack": mount.ack, "words": _WORDS},
+        data={
+            "use": "clip",
+            "seconds": seconds,
+            "countdown": countdown,
+            "ack": mount.ack,
+            "words": _WORDS,
+        },
         on_packet_change=on_packet,
         on_clip_change=on_clip,
     )

@@ -26,12 +26,13 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from qmoe_core import datasets
 from qmoe_core.config import Config, EvaluationConfig
+from qmoe_core.datasets.takes import EXPERT, FOLDER, Takes
 from qmoe_core.embedders import SHIPPED
 from qmoe_core.errors import DatasetError, StoreError, UserError
 from qmoe_core.numbers import listed
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Train
-from qmoe_core.runtime.store import VISITORS, Store, lab_root
+from qmoe_core.runtime.store import VISITORS, Store, default_root, lab_root
 
 VARIABLE = "QMOE_PUBLIC"
 SCHEDULERS = "QMOE_SCHEDULERS"
@@ -48,6 +49,7 @@ class Limits:
         recording_s: of what the page records, which comes as one message (see `guard.Bounds.frame`).
         live: sessions of a network address that listen.
         jobs, address_jobs, queue: that are not over, of a visitor, of a network address, and of all.
+        takes_mb: of sounds to train on, in megabytes.
         job_s: after which a job is stopped; clips: of a dataset that is trained on; folds: of it.
     """
 
@@ -59,6 +61,7 @@ class Limits:
     jobs: int = 1
     address_jobs: int = 2
     queue: int = 4
+    takes_mb: int = 20
     job_s: float = 600.0
     clips: int = 2000
     folds: int = 5
@@ -136,6 +139,10 @@ def allowed(request: Request) -> None:
         return
     if isinstance(request, Bench | Claims):
         raise UserError(MEASURING)
+    if isinstance(request, Train) and request.dataset == str(takes().root):
+        if request.embedder not in SHIPPED or request.config.expert != EXPERT or request.seeds > 1:
+            raise UserError("Other settings are switched off, because this lab is open to the public")
+        return
     allowed_dataset(request.dataset)
     for wrong, what in (
         (request.embedder not in SHIPPED, f"embedders other than {listed(SHIPPED)} are"),
@@ -210,6 +217,8 @@ def address() -> str:
 
 def _located(request: Train | HoldOut) -> Train | HoldOut:
     """The request with the folder of its dataset, which the job looks for elsewhere; in one process."""
+    if request.dataset == str(takes().root):
+        return request
     known = datasets.available()
     name, colon, options = request.dataset.rpartition(":")
     here = known[request.dataset] if request.dataset in known else f"{known[name]}{colon}{options}"
@@ -218,6 +227,14 @@ def _located(request: Train | HoldOut) -> Train | HoldOut:
 
 def _counted(n: int, thing: str) -> str:
     return f"{n} {thing}{'s' * (n != 1)}"
+
+
+def takes() -> Takes:
+    """The sounds of one's own: in the lab's store, or a visitor's, where they go when the visitor does."""
+    root = default_root().absolute() / "datasets" / FOLDER
+    if LIMITS is None:
+        return Takes(root)
+    return Takes(root, LIMITS.takes_mb << 20, LIMITS.duration_s)
 
 
 # Visitors.

@@ -36,8 +36,13 @@ def use(name: str) -> None:
     st.session_state[_CHOSEN] = name
 
 
+def chosen() -> str:
+    """The name of the bundle that all pages of this session are about."""
+    return st.session_state.get(_CHOSEN, DEFAULT_NAME)
+
+
 def bundle() -> Bundle | None:
-    """The bundle that this page is about; a selector where there are several, a sentence where one fails.
+    """The bundle that this page is about; a sentence where it fails.
 
     Call it first: it puts the choice in the link. Gives None, with the reason drawn, when not even the bundle
     that ships can be loaded.
@@ -56,8 +61,6 @@ def bundle() -> Bundle | None:
             return None
     st.session_state[_CHOSEN] = name
     _write_link(name)
-    if len(names) > 1:
-        _selector(names, name)
     if problem:
         widgets.warning(f"{problem}. This is the default bundle.")
     return loaded
@@ -85,7 +88,7 @@ def _wanted() -> str:
     link = st.query_params.get(KEY)
     if link is not None and link != st.session_state.get(_LINKED):
         return link
-    return st.session_state.get(_CHOSEN, DEFAULT_NAME)
+    return chosen()
 
 
 def _write_link(name: str) -> None:
@@ -97,13 +100,18 @@ def _write_link(name: str) -> None:
         del st.query_params[KEY]
 
 
-def _selector(names: list[str], name: str) -> None:
-    st.session_state[_SELECTED] = name
+def select() -> None:
+    """The selector in the bar above every page."""
+    names, name = bundles.names(), _wanted()
+    if name in names:
+        st.session_state[_CHOSEN] = name
+        _write_link(name)
+    st.session_state[_SELECTED] = name if name in names else DEFAULT_NAME
     st.selectbox(
         "Bundle",
         names,
         key=_SELECTED,
         on_change=lambda: use(st.session_state[_SELECTED]),
-        width=320,
-        help="Experts, router and the data they were judged on. Train makes new ones.",
+        width=230,
+        help="Experts, router and the data they were judged on. Your sounds and Train make new ones.",
     )

@@ -76,6 +76,8 @@ class Outline:
     """Files that are not sound, the first few as sentences."""
     broken: int
     """How many clips those are."""
+    notes: tuple[str, ...] = ()
+    """What was left out, or guessed, a sentence each."""
 
 
 CHECKED = 3000
@@ -102,6 +104,7 @@ def outline(spec: str) -> Outline:
         folds=() if manifest.folds is None else tuple(sorted(set(manifest.folds.tolist()))),
         unreadable=tuple(map(str, broken[:3])),
         broken=len(broken),
+        notes=manifest.notes,
     )
 
 

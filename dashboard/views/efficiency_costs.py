@@ -12,6 +12,7 @@ from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
 from dashboard.views import tables, widgets, words
 from dashboard.views.efficiency_controls import KINDS, PAGE
+from dashboard.views.paths import the_path
 from dashboard.views.tables import Column
 from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
@@ -90,7 +91,9 @@ VARIANCE_COLUMNS = (
 
 
 def the_latency(bundle: Bundle, values: dict[str, Any]) -> None:
-    """Times, distributions, speed-ups and tests."""
+    """Times of the whole path; of the head alone distributions, speed-ups and tests."""
+    the_path(bundle, measure=False)
+    st.subheader("The head alone, from embedding to decision", anchor=False)
     st.toggle(
         "With cold caches",
         key=widget(PAGE, "cold"),

@@ -16,6 +16,7 @@ from dashboard.session.measured import Kept
 from dashboard.session.state import stops
 from dashboard.views import widgets, words
 from dashboard.views.formats_weights import the_table
+from dashboard.views.paths import board_controls
 from dashboard.views.words import Verdict
 from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
@@ -85,6 +86,7 @@ def controls(latency: Kept | None) -> list[Control]:
         linked.one_of("cheapest", tuple(CHEAPEST), "size"),
         linked.one_of("against", tuple(CHEAPEST), "latency" if latency else "size"),
         linked.switch("mixtures", True),
+        *board_controls(),
     ]
 
 

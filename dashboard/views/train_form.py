@@ -24,7 +24,11 @@ from qmoe_core.runtime.requests import DEFAULT_MIXTURE
 from qmoe_core.runtime.store import default_root
 
 PROTOCOLS = {"official": "the data’s own", "random": "random", "grouped": "grouped by recording"}
-SELECTIONS = {"inner-validation": "inner validation", "best-on-test": "best on test"}
+SELECTIONS = {
+    "inner-validation": "inner validation",
+    "best-on-test": "best on test",
+    "setting": "nobody: as many as set",
+}
 MOST_SEEDS = 10
 _SCHEDULER = "train.scheduler"
 THIS_MACHINE = "this machine"
@@ -178,6 +182,8 @@ def outlined_in_words(found: Outline) -> None:
             f"{found.broken} files cannot be used, and training would stop at them: "
             f"{'; '.join(found.unreadable)}."
         )
+    for note in found.notes:
+        widgets.caption(note)
 
 
 def the_experts(values: dict[str, Any]) -> None:
@@ -228,7 +234,8 @@ def the_protocol(found: Outline | None, values: dict[str, Any]) -> None:
         "Epoch chosen by",
         SELECTIONS,
         "**Inner validation**: on training clips held out; the test clips are seen once.  \n**Best on "
-        "test**: on the test clips themselves, as the paper’s code does.",
+        "test**: on the test clips themselves, as the paper’s code does.  \n**Nobody**: every fit takes "
+        "expert.epochs epochs.",
     )
     if values["selection"] == "best-on-test":
         st.caption(

@@ -142,7 +142,7 @@ def buttons(job: Job) -> None:
             widgets.caption(f"The bundle {made} was removed meanwhile; starting again makes it anew.")
             st.button("Make it again", key=f"again:{job.id}", on_click=submit, args=(job.request,))
             return
-        used = st.session_state.get("chosen_bundle", bundles.DEFAULT_NAME) == made
+        used = switch.chosen() == made
         st.button(
             "All pages use it" if used else f"Use {made} on all pages",
             key=f"use:{job.id}",

@@ -57,7 +57,7 @@ def _unpacked(file: Any, most: int) -> tuple[list[tuple[str, bytes]], list[str]]
     members: list[tuple[str, bytes]] = []
     notes: list[str] = []
     try:
-        for name, data in _recordings(file, most):
+        for name, data in recordings(file, most):
             members.append((name, data))
     except AudioError as error:
         notes.append(str(error))
@@ -66,7 +66,7 @@ def _unpacked(file: Any, most: int) -> tuple[list[tuple[str, bytes]], list[str]]
     return members, notes
 
 
-def _recordings(file: Any, most: int) -> Iterator[tuple[str, bytes]]:
+def recordings(file: Any, most: int) -> Iterator[tuple[str, bytes]]:
     """Recordings of a ZIP archive, until they are too many or too large together.
 
     Raises:
@@ -82,13 +82,13 @@ def _recordings(file: Any, most: int) -> Iterator[tuple[str, bytes]]:
                 if info.is_dir() or hidden or place.suffix.lower() not in containers.SUFFIXES:
                     continue
                 if taken == most:
-                    raise AudioError(f"{archive_name}: the first {most} recordings in it are judged.")
+                    raise AudioError(f"{archive_name}: the first {most} recordings in it are taken.")
                 with archive.open(info) as member:
                     data = member.read(left + 1)
                 if len(data) > left:
                     raise AudioError(
                         f"{archive_name}: unpacked, it is larger than {decode.MAX_BYTES >> 20} MB; the first "
-                        f"{taken} recordings in it are judged."
+                        f"{taken} recordings in it are taken."
                     )
                 left -= len(data)
                 taken += 1
@@ -117,9 +117,10 @@ def table(sounds: Sequence[Sound], results: Sequence[Classification | None]) -> 
     rows = [
         {
             "file": sound.name,
-            "answer": words.readable(result.whole.label) if result else "not judged: see above",
+            "answer": _answer(result),
             "probability": result.whole.probability if result else None,
-            "uncertainty, nats": result.whole.uncertainty.total if result else None,
+            "doubt": result.whole.doubt if result else None,
+            "prediction set": ", ".join(map(words.readable, (result and result.prediction_set) or ())),
             "length, s": round(result.duration_s, 1) if result else None,
             "recorded": result.recorded.isoformat(" ") if result and result.recorded else "",
         }
@@ -135,6 +136,13 @@ def table(sounds: Sequence[Sound], results: Sequence[Classification | None]) -> 
         on_select=partial(_open, [result is not None for result in results]),
         selection_mode="single-row",
     )
+
+
+def _answer(result: Classification | None) -> str:
+    if result is None:
+        return "not judged: see above"
+    label = words.readable(result.whole.label)
+    return f"no answer ({label})" if result.abstained else label
 
 
 def _open(judged: Sequence[bool]) -> None:

@@ -34,6 +34,8 @@ _MAX_DAMAGED = 1000
 """Parts that FFmpeg cannot decode, after which it is given up."""
 _PADDING_S = 0.5
 """Less than this, a difference from the announced length is what encoders add and leave out."""
+_PADDED = ("MPEG", "GSM", "IMA", "MS_", "G72", "NMS")
+"""Codecs in a WAV file whose blocks have many samples each, of which the last ones are padding."""
 
 
 class Decoder(Protocol):
@@ -140,7 +142,8 @@ class SoundFile:
         if announced is None:
             announced = frames if self._reconciled.corrected else self._announced(frames)
         told, held = duration(announced / self.rate), duration(frames / self.rate)
-        if announced != frames and told != held:
+        padding = _PADDING_S * self.rate if self._sound.subtype.startswith(_PADDED) else 0
+        if abs(announced - frames) > padding and told != held:
             self.notes.append(_unlike(told, held, announced > frames))
         elif damaged:
             self.notes.append(f"The file is damaged after {held}; the rest is missing.")

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 SUFFIXES = frozenset((
     ".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".amr", ".caf", ".webm",
-    ".mka", ".wma", ".aif", ".aiff",
+    ".mka", ".mkv", ".mov", ".avi", ".flv", ".wma", ".wv", ".aif", ".aiff",
 ))  # fmt: skip
 """Endings of the names of recordings, in lower case; a file's content decides how it is read."""
 _ADTS = (b"\xff\xf1", b"\xff\xf9")
@@ -36,6 +36,8 @@ _KINDS = (
     (0, b"#!AMR", Kind("an AMR recording", "amr")),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("a Windows Media recording (WMA)", "asf")),
     (0, b"fLaC", Kind("a FLAC file", "flac")),
+    (8, b"AVI ", Kind("an AVI recording", "avi")),
+    (0, b"FLV\1", Kind("a Flash video (FLV)", "flv")),
     (0, b"RIFF", _WAVE),
     (0, b"RF64", _WAVE),
     (0, b"ID3", Kind("an MP3 file", "mp3")),

@@ -146,7 +146,8 @@ def open_recording(
         if path.is_dir():
             raise AudioError(f"{name} is a folder, not a recording; {ACCEPTED}.")
         if not path.exists():
-            raise AudioError(f"{name} does not exist in {path.parent}.")
+            where = "the current folder" if path.parent == Path() else path.parent
+            raise AudioError(f"{name} does not exist in {where}.")
         if not path.is_file():
             raise AudioError(f"{name} is not a regular file; {ACCEPTED}.")
         with _explained(name):

@@ -157,8 +157,8 @@ def refuse_unfit(name: str, fitness: Fitness, duration_s: float) -> None:
         NothingToJudge: it is silent, or its band is too narrow for a verdict that can be trusted.
     """
     if fitness.silent:
-        peak = fitness.peak_dbfs
-        level = "every sample is zero" if peak == -math.inf else f"peak {peak:.0f} dBFS"
+        rms = fitness.rms_dbfs
+        level = "every sample is zero" if rms == -math.inf else f"{rms:.0f} dBFS on average"
         sentence = f"nothing to judge, it is silent ({level}); give a recording with a sound in it."
     elif fitness.too_narrow:
         sentence = (

@@ -40,8 +40,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     middle += waveform[1:]
     samples[: N_FFT // 2] = middle[N_FFT // 2 : 0 : -1]
     samples[-N_FFT // 2 :] = middle[-2 : -2 - N_FFT // 2 : -1]
-    starts = HOP * np.arange(frame_count(len(waveform)))
-    levels = mel_power_of_frames(samples, starts, *_edges(), N_MELS)
+    levels = mel_power_of_frames(samples, HOP, frame_count(len(waveform)), *_edges(), N_MELS)
     levels += np.float32(1e-5)
     np.log(levels, out=levels)
     levels += np.float32(4.5)

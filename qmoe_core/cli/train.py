@@ -98,7 +98,7 @@ def _noted(manifest: Manifest) -> Manifest:
 )
 @click.option("--moe", multiple=True, metavar="EXPERTS", help="a mixture; may be repeated")
 @click.option("--protocol", help="official, random or grouped")
-@click.option("--selection", help="inner-validation or best-on-test")
+@click.option("--selection", help="of the epoch: inner-validation, best-on-test or setting")
 @click.option("--seeds", type=int, default=1, help="how many seeds, counted from the configuration’s")
 @click.option("--workers", type=int, default=0, help="processes (default: one for each core)")
 @click.option("--config", metavar="FILE", help="TOML file")

@@ -17,7 +17,7 @@ from typing import Literal
 
 from qmoe_core.audio import decode as audio
 from qmoe_core.audio import pictures
-from qmoe_core.datasets import esc, folder, imported, urbansound
+from qmoe_core.datasets import esc, folder, imported, takes, urbansound
 from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Scan, first, gathered, printable
 from qmoe_core.errors import AudioError, DatasetError
 from qmoe_core.runtime.ahead import ahead
@@ -38,7 +38,7 @@ __all__ = [
     "validate",
 ]
 
-Layout = Literal["esc", "urbansound", "imported", "folder"]
+Layout = Literal["esc", "urbansound", "imported", "takes", "folder"]
 
 OPTIONS = {
     "categories": "the target is the super-category (ESC), or the column category (imported)",
@@ -51,6 +51,7 @@ _TAKES: dict[Layout, frozenset[str]] = {
     "esc": frozenset({"categories", "esc10", "skip-missing"}),
     "urbansound": frozenset({"skip-missing"}),
     "imported": frozenset({"categories", "labels"}),
+    "takes": frozenset(),
     "folder": frozenset(),
 }
 
@@ -90,7 +91,7 @@ def open_dataset(
         spec: its folder, or a name such as `esc10` that is looked for in `homes()`; options (see `OPTIONS`)
             may follow behind a colon, with commas between them.
         layout: `esc` (meta/esc50.csv and audio/), `urbansound` (metadata/UrbanSound8K.csv and audio/fold1 …),
-            `imported` (see `imported`) or `folder` (a folder a class); None finds out.
+            `imported` (see `imported`), `takes` (see `takes`) or `folder` (a folder a class); None finds out.
         esc10, skip_missing: the options of that name.
 
     Raises:
@@ -334,6 +335,8 @@ def _layout(root: Path) -> Layout | None:
         return "urbansound"
     if imported.matches(root):
         return "imported"
+    if takes.matches(root):
+        return "takes"
     return "folder" if folder.matches(root) else None
 
 
@@ -366,6 +369,8 @@ def _scan(root: Path, layout: Layout | None, options: set[str]) -> Scan:
                 raise DatasetError(f"{root}: categories and labels are two targets; give one of them")
             target = "category" if "categories" in options else "label" if "labels" in options else "class_id"
             return imported.scan(root, target=target)
+        if layout == "takes":
+            return takes.scan(root)
         return folder.scan(root)
     except OSError as error:
         raise DatasetError(

@@ -20,4 +20,7 @@ RANGE_DB = 80.0
 def levels(waveform: np.ndarray) -> np.ndarray:
     """A waveform [n] at 22,050 Hz to the network's input, float32 [64, 1 + n // 512]; 1 is the loudest."""
     decibels = mel.log_mel(waveform, N_MELS)
-    return np.maximum((decibels - decibels.max()) / np.float32(RANGE_DB / 2) + np.float32(1), np.float32(-1))
+    decibels -= decibels.max()
+    decibels /= np.float32(RANGE_DB / 2)
+    decibels += np.float32(1)
+    return np.maximum(decibels, np.float32(-1), out=decibels)

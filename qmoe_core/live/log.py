@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import threading
 import uuid
 import zipfile
@@ -35,6 +34,7 @@ from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection
 from qmoe_core.runtime import system
+from qmoe_core.runtime.files import write_whole
 from qmoe_core.runtime.spreadsheets import defused
 
 CAPACITY = 500
@@ -71,6 +71,7 @@ class LoggedDetection(msgspec.Struct, frozen=True):
     windows: int
     sound_start: float
     mark: Mark = ""
+    prediction_set: list[str] = []
 
 
 class _Marked(msgspec.Struct, frozen=True):
@@ -184,7 +185,7 @@ class Log:
                     self._rewrite(folder, kept)
                 for entry_id, sound in self._sounds.items():
                     if entry_id in self._entries:
-                        _write(folder / SOUNDS / f"{entry_id}.flac", sound)
+                        write_whole(folder / SOUNDS / f"{entry_id}.flac", sound)
             self.folder = folder
 
     def add(self, detection: Detection, *, source: str, bundle: str) -> LoggedDetection:
@@ -207,6 +208,7 @@ class Log:
             reason=detection.reason,
             windows=detection.windows,
             sound_start=detection.best_start,
+            prediction_set=list(detection.prediction_set),
         )
         sound = flac(detection.best)
         with self._lock:
@@ -215,7 +217,7 @@ class Log:
             self._held_bytes += len(sound)
             if self.folder is not None:
                 with _explained(self.folder):
-                    _write(self.folder / SOUNDS / f"{entry.id}.flac", sound)
+                    write_whole(self.folder / SOUNDS / f"{entry.id}.flac", sound)
                     self._append(entry)
             while len(self._entries) > self.capacity:
                 oldest = next(iter(self._entries))
@@ -278,7 +280,7 @@ class Log:
         # What is another version's comes first: marks among it are on what was written before.
         known = [kept.more.get(id_, {}) | msgspec.to_builtins(e) for id_, e in self._entries.items()]
         lines = [*kept.foreign, *map(msgspec.json.encode, known)]
-        _write(folder / FILE, b"".join(line + b"\n" for line in lines))
+        write_whole(folder / FILE, b"".join(line + b"\n" for line in lines))
 
 
 def append(path: Path, line: bytes) -> None:
@@ -346,21 +348,6 @@ def _known(fields: dict[str, Any]) -> LoggedDetection | _Marked | None:
     return None
 
 
-def _write(path: Path, data: bytes) -> None:
-    """A file, complete or not at all."""
-    descriptor, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(work).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(work).unlink()
-        raise
-
-
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     """Says a disk's refusal in a sentence."""
@@ -377,7 +364,18 @@ def _explained(folder: Path) -> Iterator[None]:
 
 _COLUMNS = (
     *("id", "start", "end", "start_s", "end_s", "label", "probability", "epistemic", "expert", "routed"),
-    *("agreeing", "accepted", "reason", "windows", "mark", "source", "bundle", "sound", "sound_start"),
+    *(
+        "agreeing",
+        "accepted",
+        "reason",
+        "windows",
+        "mark",
+        "source",
+        "bundle",
+        "sound",
+        "sound_start",
+        "prediction_set",
+    ),
 )
 
 
@@ -407,7 +405,7 @@ def as_csv(entries: Iterable[LoggedDetection]) -> str:
     writer = csv.DictWriter(out, _COLUMNS)
     writer.writeheader()
     for row in as_rows(entries):
-        plain = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()}
+        plain = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()}
         writer.writerow({key: defused(value) for key, value in plain.items()})
     return out.getvalue()
 

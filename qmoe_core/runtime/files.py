@@ -1,10 +1,12 @@
-"""A finished folder takes its place in one step, also where an older one has to go for it."""
+"""A finished file or folder takes its place in one step, also where an older one has to go for it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +54,22 @@ def put_in_place(work: Path, folder: Path) -> None:
             old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, complete or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+    """
+    descriptor, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(work).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(work).unlink()
+        raise

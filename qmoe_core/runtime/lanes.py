@@ -11,6 +11,7 @@ Numba's cache on disk watches the file of the function it cached, not this one: 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -85,9 +86,28 @@ def _splat(typing_context: Any, number: Any) -> Any:
     return _lanes(types.float32), generate
 
 
+def _interleaved(half: int) -> Callable:
+    """Of the lower (0) or upper (4) halves of two vectors: one number of each in turn."""
+    order = [half + n // 2 + WIDTH * (n % 2) for n in range(WIDTH)]
+
+    def interleave(typing_context: Any, x: Any, y: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+            return builder.shuffle_vector(
+                values[0], values[1], ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order)
+            )
+
+        return _lanes(_lanes, _lanes), generate
+
+    return interleave
+
+
 load: Any = intrinsic(_load)
 """load(array, index): eight floats of a contiguous float32 array from an index on; bounds are not checked."""
 store: Any = intrinsic(_store)
 """store(array, index, vector): write them there."""
 splat: Any = intrinsic(_splat)
 """splat(number): the same float eight times."""
+low: Any = intrinsic(_interleaved(0))
+"""low(x, y): x[0], y[0], x[1], y[1], … y[3]."""
+high: Any = intrinsic(_interleaved(WIDTH // 2))
+"""high(x, y): x[4], y[4], x[5], y[5], … y[7]."""

@@ -81,7 +81,7 @@ class Train(_OnDataset, frozen=True, kw_only=True, tag="train"):
     """Train and evaluate.
 
     Attributes:
-        further: embedders beside `embedder`; see `training.paths.resolve`.
+        further: embedders beside `embedder`; see `training.behind.resolve`.
         mixtures: lists of experts; where a bundle is written and none is given, bitnet, q4 and q8 as far as
             they are among the experts.
         seeds: how many, counted from `config.seed`.
@@ -166,9 +166,10 @@ class Bench(_Request, frozen=True, kw_only=True, tag="bench"):
             peers: also other runtimes, else only torch.
         repetitions, block_s, country: of energy, see `energy.run_blocks`.
         per_day: inferences a day of the deployment that is compared with training.
+        embedders: whose whole paths are timed (path), see `measure.path.EMBEDDERS`.
     """
 
-    measure: Literal["latency", "energy", "memory", "size"]
+    measure: Literal["latency", "path", "energy", "memory", "size"]
     bundle: str | None = None
     experts: tuple[str, ...] = NAMES
     shape: tuple[int, ...] | None = None
@@ -180,6 +181,7 @@ class Bench(_Request, frozen=True, kw_only=True, tag="bench"):
     block_s: float = 10.0
     country: str = "FRA"
     per_day: float = 1e6
+    embedders: tuple[str, ...] = ("ds-cnn", "logmel-stats")
 
     def __str__(self) -> str:
         return f"Measure {self.measure}"

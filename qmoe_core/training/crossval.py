@@ -7,7 +7,8 @@ interrupted run goes on where it stopped and a finished one is free. With `inner
 2. trains again on all training clips for that many epochs, and
 3. predicts the test clips, once.
 
-With `best-on-test` (what the paper's code does) the epoch is chosen on the test clips themselves.
+With `best-on-test` (what the paper's code does) the epoch is chosen on the test clips themselves; with
+`setting` there is no choice: every fit takes as many epochs as the configuration says.
 
 The observer of a context is told of every epoch as it happens (`event` is "epoch"; which expert, fold, seed
 and part; losses and F1) and of every finished task ("fold").
@@ -299,7 +300,7 @@ def run_task(task: Task, root: str, observe: Observer | None = None) -> FoldResu
         history.extend({"part": part.name, **asdict(epoch)} for epoch in fitted.history)
         return fitted.network, fitted.epochs
 
-    first, last = fit_on(subject, split, fit)
+    first, last = fit_on(subject, split, task.config, fit)
     routing_clips = split.fold.train if split.inner is None else split.inner[1]
     logits = last.on(predict, z[split.fold.test])
     if not np.isfinite(logits).all():
@@ -364,12 +365,13 @@ class Trained(Generic[Model]):
 
 
 def fit_on(
-    subject: Subject, split: Split, fit: Callable[[FoldFit], tuple[Model, int]]
+    subject: Subject, split: Split, config: Config, fit: Callable[[FoldFit], tuple[Model, int]]
 ) -> tuple[Trained[Model], Trained[Model]]:
     """Fit as the selection of the epoch asks for.
 
     With an inner validation the first fit chooses the epoch on it, and the second is trained on all training
-    clips for as long; else one fit, returned twice, is judged on the test clips.
+    clips for as long; else there is one fit, returned twice, which with `best-on-test` stops where it does
+    best on the test clips.
 
     Args:
         fit: trains one part; gives the model and its number of epochs.
@@ -386,7 +388,8 @@ def fit_on(
 
     train = split.fold.train
     if split.inner is None:
-        only = trained("refit", train, split.fold.test, "f1", None)
+        held = split.fold.test if config.evaluation.selection == "best-on-test" else None
+        only = trained("refit", train, held, "f1", None)
         return only, only
     first = trained("inner", *split.inner, "loss", None)
     return first, trained("refit", train, None, "loss", first.epochs)
@@ -517,7 +520,7 @@ def compose(
             logits=np.stack([member.routing_logits for member in members], axis=1),
             labels=subject.labels[clips],
             seed=split.seed,
-            score=None if config.evaluation.selection == "inner-validation" else score,
+            score=score if config.evaluation.selection == "best-on-test" else None,
         )
         said = outputs(router)
         yield MixtureResult(
@@ -661,7 +664,7 @@ def _train_joint(task: JointTask, store: Store, observe: Observer | None) -> Sto
             on_epoch=_reporter(observe, {**_named(task), "part": part.name}),
         )
 
-    first, last = fit_on(subject, split, fit)
+    first, last = fit_on(subject, split, config, fit)
     router = freeze(last.model.router, task.experts, config)
     weights = [export(expert) for expert in last.model.members]
     z_test = last.scaler(subject.embeddings[split.fold.test])

@@ -19,7 +19,7 @@ from qmoe_core.experts.spec import head_of
 from qmoe_core.numbers import listed
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.requests import DEFAULT_MIXTURE, Train
-from qmoe_core.training import crossval, paths
+from qmoe_core.training import behind, crossval
 
 LARGEST_SEED = 2**32 - 1
 
@@ -83,19 +83,19 @@ def seeds_of(config: Config, count: int) -> list[int]:
     return [config.seed + i for i in range(count)]
 
 
-def experts_of(request: Train) -> tuple[dict[str, paths.ExpertPath], list[tuple[str, ...]]]:
+def experts_of(request: Train) -> tuple[dict[str, behind.ExpertPath], list[tuple[str, ...]]]:
     """Every expert that a request trains, by its name, and its mixtures.
 
     Raises:
         ConfigError: an expert whose embedder is not asked for; a joint training of several embedders.
     """
-    alone = {path.name: path for path in paths.resolve(request.embedders, request.experts)}
+    alone = {path.name: path for path in behind.resolve(request.embedders, request.experts)}
     asked = [
-        tuple(path.name for path in paths.resolve(request.embedders, names, every=False))
+        tuple(path.name for path in behind.resolve(request.embedders, names, every=False))
         for names in request.mixtures
     ]
     mixtures = mixtures_of(tuple(alone), asked, request.bundle is not None)
-    mixed = paths.resolve(request.embedders, (name for names in mixtures for name in names), every=False)
+    mixed = behind.resolve(request.embedders, (name for names in mixtures for name in names), every=False)
     needed = alone | {path.name: path for path in mixed}
     if request.config.moe_training == "joint" and len({path.embedder for path in needed.values()}) > 1:
         raise ConfigError("moe_training joint takes experts behind one embedder; accepted here is compose")
@@ -104,7 +104,7 @@ def experts_of(request: Train) -> tuple[dict[str, paths.ExpertPath], list[tuple[
     return needed, mixtures
 
 
-def heads_of(needed: Mapping[str, paths.ExpertPath], embedder: str | None = None) -> tuple[str, ...]:
+def heads_of(needed: Mapping[str, behind.ExpertPath], embedder: str | None = None) -> tuple[str, ...]:
     """The heads that are trained, behind all embedders or one."""
     return tuple(dict.fromkeys(one.head for one in needed.values() if embedder in (None, one.embedder)))
 
@@ -112,10 +112,10 @@ def heads_of(needed: Mapping[str, paths.ExpertPath], embedder: str | None = None
 def _parts(
     request: Train,
     manifest: datasets.Manifest,
-    needed: dict[str, paths.ExpertPath],
+    needed: dict[str, behind.ExpertPath],
     seeds: Sequence[int],
     context: Context,
-) -> list[paths.Part]:
+) -> list[behind.Part]:
     """Embed the dataset with every embedder and train the heads behind it; the cheapest embedder first."""
     parts = []
     for name in dict.fromkeys(path.embedder for path in needed.values()):
@@ -124,7 +124,7 @@ def _parts(
         heads = {path.name: path.head for path in needed.values() if path.embedder == name}
         trained = crossval.with_sources(heads_of(needed, name))
         results = crossval.train_experts(subject, trained, request.config, seeds, context)
-        parts.append(paths.Part(one, subject, heads, results))
+        parts.append(behind.Part(one, subject, heads, results))
     parts.sort(key=lambda part: embedders.cost(part.embedder))
     return parts
 

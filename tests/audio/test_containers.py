@@ -13,6 +13,7 @@ import soundfile
 
 from qmoe_core.audio import containers, decode
 from qmoe_core.errors import AudioError
+from tests.audio import phones
 
 RATE = 44_100
 SECONDS = 2
@@ -107,43 +108,20 @@ def test_a_stream_that_starts_in_the_middle_of_a_frame() -> None:
 
 
 def encoded(container: str, codec: str, rate: int = RATE) -> bytes:
-    av = pytest.importorskip("av")
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        try:
-            stream = output.add_stream(codec, rate=rate, layout="mono")
-        except (ValueError, av.error.FFmpegError):
-            pytest.skip(f"this FFmpeg has no encoder {codec}")
-        stream.codec_context.open()
-        resampler = av.AudioResampler(
-            format=stream.codec_context.format, layout="mono", rate=rate, frame_size=960
-        )
-        frame = av.AudioFrame.from_ndarray(NOISE[None], format="fltp", layout="mono")
-        frame.sample_rate = RATE
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            output.mux(stream.encode(part))
-        output.mux(stream.encode(None))
-    return file.getvalue()
+    pytest.importorskip("av")
+    try:
+        return phones.encoded(NOISE, RATE, container, codec, rate)
+    except ValueError:
+        pytest.skip(f"this FFmpeg has no encoder {codec}")
 
 
-@pytest.mark.parametrize(
-    ("container", "codec", "rate"),
-    [
-        ("ipod", "aac", RATE),
-        ("ipod", "alac", RATE),
-        ("mp4", "aac", RATE),
-        ("webm", "libopus", 48_000),
-        ("matroska", "aac", RATE),
-        ("adts", "aac", RATE),
-        ("caf", "pcm_s16le", RATE),
-        ("ogg", "libopus", 48_000),
-    ],
-)
+@pytest.mark.parametrize(("container", "codec", "rate"), phones.CONTAINERS)
 def test_what_phones_and_browsers_record(container: str, codec: str, rate: int) -> None:
     clip = decode.load(encoded(container, codec, rate), name="it")
     assert clip.duration_s == pytest.approx(SECONDS, abs=0.1)
     assert clip.source_rate_hz == rate
     assert np.sqrt(np.mean(np.square(clip.samples))) > 0.05
+    assert len(clip.notes) == 1  # it is shorter than a window
 
 
 def test_without_pyav_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,15 +110,12 @@ class TestFilterbank:
 class TestKernel:
     def test_frames_beyond_the_samples_are_refused(self):
         edges = mel._filter_edges(8)
-        for start in (-1, 1):
-            with pytest.raises(ValueError, match="beyond the samples"):
-                mel_kernel.mel_power_of_frames(noise(2048), np.array([start]), mel._window(), *edges, 8)
+        with pytest.raises(ValueError, match="beyond the samples"):
+            mel_kernel.mel_power_of_frames(noise(2048 + 511), 512, 2, mel._window(), *edges, 8)
 
     def test_no_frames_give_no_columns(self):
-        starts = np.empty(0, dtype=np.int64)
-        assert mel_kernel.mel_power_of_frames(
-            noise(2048), starts, mel._window(), *mel._filter_edges(8), 8
-        ).shape == (8, 0)
+        edges = mel._filter_edges(8)
+        assert mel_kernel.mel_power_of_frames(noise(2048), 512, 0, mel._window(), *edges, 8).shape == (8, 0)
 
     def test_without_a_place_for_its_cache_it_compiles_all_the_same(self):
         def double(x):

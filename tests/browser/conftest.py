@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +17,7 @@ from qmoe_core.runtime.store import Store
 from tests.browser.server import START_S, cookie, served
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 FLAGS = [
     "--no-sandbox",
@@ -65,30 +67,34 @@ def dashboard(lab: Lab) -> str:
 
 
 @pytest.fixture(scope="module")
-def launch(chromium: str) -> Iterator[Callable[..., Browser]]:
-    """Start a browser; the one without a microphone's file is shared by a module's tests."""
+def visitor(chromium: str) -> Iterator[Callable[..., BrowserContext]]:
+    """A browser's context with these options; a module's tests share it, and so what it has downloaded.
+
+    Its microphone, where it has one, is a file.
+    """
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=START_S * 1000)
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, ExitStack() as opened:
 
         @cache
-        def usual() -> Browser:
-            return playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        def browser(microphone: str | None) -> Browser:
+            flags = [*FLAGS, *([f"--use-file-for-fake-audio-capture={microphone}"] if microphone else [])]
+            made = playwright.chromium.launch(executable_path=chromium, args=flags)
+            opened.callback(made.close)
+            return made
 
-        def launched(microphone: str | None) -> Browser:
-            if microphone is None:
-                return usual()
-            flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
-            return playwright.chromium.launch(executable_path=chromium, args=flags)
+        @cache
+        def context(microphone: str | None, options: str) -> BrowserContext:
+            return browser(microphone).new_context(**json.loads(options))
 
-        yield launched
-        if usual.cache_info().currsize:
-            usual().close()
+        yield lambda microphone, options: context(microphone, json.dumps(options, sort_keys=True))
 
 
 @pytest.fixture
-def browse(launch: Callable[..., Browser], request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+def browse(
+    visitor: Callable[..., BrowserContext], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Page]]:
     """Open a page: `browse(url, microphone=wav, loop=False, **context options)`; closed at the end.
 
     The microphone hears the file once, or for ever with `loop`.
@@ -96,16 +102,16 @@ def browse(launch: Callable[..., Browser], request: pytest.FixtureRequest) -> It
     opened = []
 
     def open_page(url: str, microphone: Path | None = None, *, loop: bool = False, **options: Any) -> Page:
-        browser = launch(f"{microphone}{'' if loop else '%noloop'}" if microphone else None)
-        context = browser.new_context(**options)
-        opened.append(browser if microphone else context)
+        heard = f"{microphone}{'' if loop else '%noloop'}" if microphone else None
+        context = visitor(heard, options)
         lab = url if url.startswith("http") else request.getfixturevalue("dashboard")
         context.add_cookies([{**cookie(lab), "url": lab}])  # type: ignore[list-item]
         page = context.new_page()
+        opened.append(page)
         page.set_default_timeout(START_S * 1000)
         page.goto(url)
         return page
 
     yield open_page
-    for one in opened:
-        one.close()
+    for page in opened:
+        page.close()

@@ -238,7 +238,9 @@ def test_a_folder_with_one_bad_file_and_no_folds(page: Open, tmp_path: Path) -> 
         for i in range(6):
             soundfile.write(tmp_path / name / f"{i}.wav", 0.1 * rng.normal(size=8000), 8000)
     (tmp_path / "cats" / "bad.wav").write_bytes(b"x")
+    (tmp_path / "loose.m4a").write_bytes(b"x")
     app = page(data=str(tmp_path))
+    assert "audio files left out because they lie in no class folder: 1 (loose.m4a)" in text(app)
     assert "1 files cannot be used, and training would stop at them: cats/bad.wav" in text(app)
     assert "This dataset has no folds of its own, so whole recordings are kept on one side." in text(app)
     app.segmented_control(key="train.protocol").set_value("official").run()

@@ -116,8 +116,9 @@ def _convolution(
 ) -> str:
     """One layer, of a quantized network where its input has levels (see `network_reference.convolve`)."""
     down, across = layer.padding
-    weights = g.constant(layer.weights)
-    if levels is not None:
+    if levels is None:
+        weights = g.constant(layer.weights)
+    else:
         weights = g.cast(g.constant(layer.matrix, np.int16 if layer.format == "int16" else np.int8), "FLOAT")
     y = g.node(
         "Conv",
