@@ -25,8 +25,8 @@ from qmoe_core.routing.mixing import Outputs
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import described, identity
 from qmoe_core.runtime.store import Store
-from qmoe_core.training.crossval import FoldResult, MixtureResult, Subject, compose, with_sources
 from qmoe_core.training.behind import Part
+from qmoe_core.training.crossval import FoldResult, MixtureResult, Subject, compose, with_sources
 
 KIND = "final-experts"
 

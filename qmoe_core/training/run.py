@@ -164,7 +164,7 @@ def train(request: Train, context: Context) -> TrainingReport:
             manifest=manifest,
             parts=parts,
             mixtures=mixed,
-            experts=needed,
+            experts=tuple(needed),
             mixture=mixtures[0],
             config=config,
             seeds=numbers,

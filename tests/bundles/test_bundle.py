@@ -30,7 +30,7 @@ def read_everything(path: Path) -> Bundle:
     """Load a bundle and all that it loads lazily."""
     bundle = bundles.load(path)
     serve.embedder_of(bundle)
-    bundle.outputs(np.zeros((1, len(bundle.mean)), np.float32)).all()
+    bundle.outputs(np.zeros((1, bundle.manifest.dim), np.float32)).all()
     assert bundle.dataset is not None
     return bundle
 
@@ -243,7 +243,7 @@ def test_an_undamaged_expert_serves_though_another_is_damaged(folder):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: m.update(version=2), "written by a newer qmoe"),
+        (lambda m: m.update(version=3), "written by a newer qmoe"),
         (lambda m: m.update(version=0), "not a bundle this program reads"),
         (lambda m: m.update(format="zip"), "not a bundle this program reads"),
         (lambda m: m.update(extra=1), "unknown field `extra`"),
@@ -251,14 +251,21 @@ def test_an_undamaged_expert_serves_though_another_is_damaged(folder):
         (lambda m: m.update(classes=["hum"]), "at least two classes"),
         (lambda m: m.update(classes=["hum", "hum", "hiss"]), "different names"),
         (lambda m: m.update(mixture=["q5"]), "mixture: there is no expert 'q5'"),
-        (lambda m: m["experts"].remove("q4"), "names experts that the bundle does not have"),
+        (lambda m: m["experts"].pop("q4"), "names experts that the bundle does not have"),
         (lambda m: m.update(mixture=[]), "mixture"),
-        (lambda m: m.update(experts=[]), "experts"),
-        (lambda m: m.update(experts=[*NAMES, "q5"]), "q5"),
-        (lambda m: m.update(experts=[*NAMES, "q4"]), "twice"),
+        (lambda m: m.update(experts={}), "experts"),
+        (lambda m: m["experts"].update(q5="logmel-stats"), "q5"),
+        (lambda m: m["experts"].update(q4="ds-cnn"), "an embedder that the bundle does not have"),
+        (lambda m: m["embedders"].append(m["embedders"][0]), "has twice"),
+        (lambda m: m.update(embedders=[]), "an embedder that the bundle does not have"),
+        (
+            lambda m: m["files"].update({"embedders/../x.safetensors": m["files"]["router.safetensors"]}),
+            "no file",
+        ),
+        (lambda m: (m.pop("embedders"), m.update(version=1)), "Expected `str`, got `null`"),
         (lambda m: m["config"]["router"].update(temperature=-1.0), "temperature"),
         (lambda m: m["files"].pop("router.safetensors"), "does not list router.safetensors"),
-        (lambda m: m.update(dim=-1), "mean"),
+        (lambda m: m["embedders"][0].update(dim=-1), "mean"),
         (lambda m: m["provenance"].update(seeds=[]), "says nothing of seeds"),
         (lambda m: m["provenance"]["f1"]["q4"].pop("std"), "mean, std and n of an F1"),
     ],
@@ -401,7 +408,7 @@ def test_tensors_that_do_not_fit_are_refused_though_their_checksum_fits(folder, 
 
 
 def test_another_version_of_the_embedder_is_named_with_the_bundle(folder):
-    rewrite(folder, lambda m: m.update(embedder_id="logmel-stats-00000000"))
+    rewrite(folder, lambda m: m["embedders"][0].update(id="logmel-stats-00000000"))
     bundle = bundles.load(folder)
 
     with pytest.raises(BundleError) as raised:
@@ -450,16 +457,16 @@ def save_again(bundle: Bundle, folder: Path, **changes: Any) -> Path:
         "title": bundle.title,
         "classes": bundle.classes,
         "mixture": tuple(bundle.manifest.mixture),
-        "embedder": bundle.embedder,
-        "embedder_id": bundle.manifest.embedder_id,
+        "embedders": bundle.embedders,
+        "networks": {},
+        "behind": bundle.manifest.experts,
         "config": bundle.config,
         "provenance": bundle.provenance,
         "experts": {
             name: engine.load(bundle.path / "experts" / f"{name}.safetensors") for name in bundle.experts
         },
         "router": bundle.router,
-        "mean": bundle.mean,
-        "std": bundle.std,
+        "scalers": bundle.scalers,
         "dataset": bundle.dataset,
     }
     return bundles.save(folder, **(arguments | changes))
@@ -595,13 +602,13 @@ def test_the_default_is_whole_and_fits_this_program(default):
     # q3 came after it was trained.
     assert default.experts == tuple(name for name in NAMES if name != "q3" or name in default.experts)
     assert len(default.classes) == 10
-    assert serve.embedder_of(default).dim == len(default.mean)
+    assert serve.embedder_of(default).dim == default.manifest.dim
 
 
 def test_the_default_carries_its_dataset_with_attribution(default):
     data = default.dataset
 
-    assert data.embeddings.shape == (400, len(default.mean))
+    assert data.embeddings.shape == (400, default.manifest.dim)
     assert np.bincount(data.labels).tolist() == [40] * 10
     assert sorted(set(data.folds.tolist())) == [1, 2, 3, 4, 5]
     assert data.outputs.logits.shape == (400, len(default.experts), 10)

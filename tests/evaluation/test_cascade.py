@@ -86,7 +86,8 @@ def test_one_expert_is_no_cascade() -> None:
 
 def test_bundles_of_one_dataset_are_joined_and_others_refused() -> None:
     one = bundles.load()
-    other = replace(one, manifest=msgspec.structs.replace(one.manifest, embedder="ds-cnn"))
+    renamed = [msgspec.structs.replace(one.embedders[0], name="ds-cnn")]
+    other = replace(one, manifest=msgspec.structs.replace(one.manifest, embedders=renamed))
     other.__dict__["dataset"] = one.dataset
     strange = replace(other)
     clips = tuple(msgspec.structs.replace(clip, name=f"x{clip.name}") for clip in one.dataset.clips)

@@ -81,7 +81,7 @@ def test_an_embedder_of_a_higher_rate_gets_what_only_the_source_has(
             asked.append(waveforms)
             return super().embed(waveforms)
 
-    monkeypatch.setattr(serve, "embedder_of", lambda bundle: Finer())
+    monkeypatch.setattr(serve, "embedder_of", lambda *_: Finer())
     time = np.arange(6 * 48_000) / 48_000
     listen(bundle, (0.1 * np.sin(2 * np.pi * 14_000 * time)).astype(np.float32), 48_000)
     assert asked

@@ -273,8 +273,7 @@ def test_recordings_of_another_class_are_others(tiny_bundle: Bundle) -> None:
         tiny_bundle.path,
         _with_classes(tiny_bundle, ["a", "b", "hiss"]),
         tiny_bundle.router,
-        tiny_bundle.mean,
-        tiny_bundle.std,
+        tiny_bundle.scalers,
     )
     assert set(recordings.at_hand(other)) == {name for name in found if "hiss" in name}
 

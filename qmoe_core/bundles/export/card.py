@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from qmoe_core import embedders
+from qmoe_core import embedders, serve
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import conformal
@@ -142,7 +142,7 @@ def _p50_us(bundle: Bundle, experts: tuple[str, ...]) -> dict[str, float]:
         made = serve.embedder_of(bundle, one.name)
         which = f" {one.name}" if len(bundle.embedders) > 1 else ""
         stages = path.stages_of(made)
-        waveform = noise.normal(scale=0.1, size=round(WINDOW_S * made.sample_rate)).astype(np.float32)
+        waveform = noise.normal(0.0, 0.1, [round(WINDOW_S * made.sample_rate)]).astype(np.float32)
         contestants += [
             Contestant(f"front end{which}", "stage", partial(stages.front_end.levels, waveform)),
             Contestant(f"embedder{which}", "stage", partial(stages.embed, stages.front_end.levels(waveform))),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qmoe_core import embedders
+from qmoe_core import serve
 from qmoe_core.bundles import Bundle
 from qmoe_core.embedders.learned import FRONT_ENDS, LearnedEmbedder
 from qmoe_core.engine import ExpertWeights, PackedExpert, from_tensors, network_storage, storage, to_tensors
@@ -68,13 +68,16 @@ def of_bundle(bundle: Bundle, expert: str) -> PathFile:
     Raises:
         BundleError: the bundle lacks the expert, or its embedder is no network of ours.
     """
-    made = embedders.create(bundle.embedder)
+    head = bundle.weights(expert)
+    place = bundle.behind(expert)
+    name = bundle.embedders[place].name
+    made = serve.embedder_of(bundle, name)
     if not isinstance(made, LearnedEmbedder):
         raise BundleError(
-            f"bundle {bundle.name}: {bundle.embedder} has no weights of its own to carry; "
+            f"bundle {bundle.name}: {name} has no weights of its own to carry; "
             "expected one trained on ds-cnn or mn04"
         )
-    return PathFile(made.network, bundle.weights(expert), bundle.mean, bundle.std, bundle.classes)
+    return PathFile(made.network, head, *bundle.scalers[place], bundle.classes)
 
 
 def dumps(path: PathFile) -> bytes:
