@@ -709,6 +709,16 @@ def _read_manifest(folder: Path) -> _Manifest:
         raise BundleError(
             f"{path}: not a bundle this program reads (format {manifest.format} {manifest.version})"
         )
+    _check_manifest(path, manifest)
+    return manifest
+
+
+def _check_manifest(path: Path, manifest: _Manifest) -> None:
+    """What the types do not say.
+
+    Raises:
+        BundleError: the first thing that does not fit.
+    """
     came_from = manifest.provenance
     shown = [manifest.name, manifest.title, *manifest.classes, *manifest.experts.values()]
     shown += [text for embedder in manifest.embedders for text in (embedder.name, embedder.id)]
@@ -745,7 +755,6 @@ def _read_manifest(folder: Path) -> _Manifest:
     known |= {one.file for one in manifest.embedders if system.is_plain_name(one.file.rpartition("/")[2])}
     for name in manifest.files.keys() - known:
         raise BundleError(f"{path}: lists {name!r}, which is no file of a bundle")
-    return manifest
 
 
 def _upgraded(found: dict[str, Any]) -> dict[str, Any]:

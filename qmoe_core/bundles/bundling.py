@@ -25,7 +25,7 @@ from qmoe_core.routing.mixing import Outputs
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import described, identity
 from qmoe_core.runtime.store import Store
-from qmoe_core.training.behind import Part
+from qmoe_core.training.behind import EmbedderPart
 from qmoe_core.training.crossval import FoldResult, MixtureResult, Subject, compose, with_sources
 
 KIND = "final-experts"
@@ -97,7 +97,7 @@ def make(
     *,
     title: str,
     manifest: Manifest,
-    parts: Sequence[Part],
+    parts: Sequence[EmbedderPart],
     mixtures: Sequence[MixtureResult],
     experts: Sequence[str],
     mixture: Sequence[str],
@@ -184,7 +184,7 @@ def make(
     )
 
 
-def _final(part: Part, config: Config, context: Context) -> Iterator[tuple[str, ExpertWeights]]:
+def _final(part: EmbedderPart, config: Config, context: Context) -> Iterator[tuple[str, ExpertWeights]]:
     """The experts behind one embedder, trained on all clips for the median of their epochs."""
     epochs = {
         head: round(float(np.median([r.epochs for r in part.results if r.expert == head])))

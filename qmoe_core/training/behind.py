@@ -66,7 +66,7 @@ def _path(name: str, embedder: str, own: str) -> ExpertPath:
 
 
 @dataclass(frozen=True)
-class Part:
+class EmbedderPart:
     """The experts behind one embedder.
 
     Attributes:

@@ -115,7 +115,7 @@ def _parts(
     needed: dict[str, behind.ExpertPath],
     seeds: Sequence[int],
     context: Context,
-) -> list[behind.Part]:
+) -> list[behind.EmbedderPart]:
     """Embed the dataset with every embedder and train the heads behind it; the cheapest embedder first."""
     parts = []
     for name in dict.fromkeys(path.embedder for path in needed.values()):
@@ -124,7 +124,7 @@ def _parts(
         heads = {path.name: path.head for path in needed.values() if path.embedder == name}
         trained = crossval.with_sources(heads_of(needed, name))
         results = crossval.train_experts(subject, trained, request.config, seeds, context)
-        parts.append(behind.Part(one, subject, heads, results))
+        parts.append(behind.EmbedderPart(one, subject, heads, results))
     parts.sort(key=lambda part: embedders.cost(part.embedder))
     return parts
 

@@ -133,7 +133,7 @@ def test_a_clip_is_judged_alike_alone_and_in_a_batch(tiny_run):
 
 def test_fewer_mc_passes_are_the_first_of_more(tiny_run):
     bundle = bundles.load(tiny_run.bundle)
-    z = np.zeros((2, len(bundle.mean)), np.float32)
+    z = np.zeros((2, bundle.manifest.dim), np.float32)
 
     few, many = (bundle.outputs(z, mc_samples=n).all() for n in (3, 50))
 
