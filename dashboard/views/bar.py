@@ -28,7 +28,7 @@ MIXING = frozenset({"listen.py", "live.py", "method.py"})
 SWEEP = "sweep.py"
 _ALPHA = "bar.alpha"
 SHOWN_JOBS = 5
-POLL_S = 2.0
+POLL_S = 1.0
 
 
 def menu() -> dict[str, StreamlitPage]:
@@ -103,7 +103,10 @@ def tray() -> None:
     active = tuple(job.id for job in listed if job.active)
     before = st.session_state.get("tray.active", active)
     st.session_state["tray.active"] = active
-    if set(before) - set(active):  # one has ended: the page may show what came of it
+    if ended := set(before) - set(active):  # the page may show what came of it
+        for job in listed:
+            if job.id in ended and job.state == "done":
+                st.toast(f"Done: {widgets.plain(job.title)}", icon=":material/check:")
         st.rerun()
     label = f"Jobs: {numbers.number(len(active))} running" if active else "Jobs"
     with st.popover(label, key="qm-jobs", icon=":material/pending:" if active else None):

@@ -28,7 +28,7 @@ PHONE = {
 }
 
 PAGES = {
-    "Listen": "A sound, judged by every quantized expert",
+    "Listen": "Who is right, and do they know?",
     "Live": "The microphone, judged live",
     "Compare": "Formats and mixtures, side by side",
     "Dataset": "The clips behind the figures",
