@@ -272,7 +272,8 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
     quotable = "" if where["quotable"] else " Blocks this short are for a first look, not for quoting."
     widgets.caption(
         "The head alone; full colour: processor; pale: memory; tick: net of idling. "
-        f"{rows[0]['blocks']} blocks of {where['block_s']:g} s of each, {where['country']} at {kept.grid:.0f} g of CO₂ a kWh, {word}. "
+        f"{rows[0]['blocks']} blocks of {where['block_s']:g} s of each, {where['country']} at "
+        f"{kept.grid:.0f} g of CO₂ a kWh, {word}. "
         f"{kept.basis(bundle)}{quotable}"
     )
 
