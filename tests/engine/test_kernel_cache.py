@@ -107,7 +107,9 @@ def test_generated_functions_have_names_of_their_own() -> None:
     from qmoe_core.engine import avx2, convolution
 
     functions: list[Any] = [avx2._forward, avx2._forward_vnni, avx2._forward_avx512]
-    functions += [convolution._run_of(name, quantized=q) for name in ("avx2", "portable") for q in (True, False)]
+    functions += [
+        convolution._run_of(name, quantized=q) for name in ("avx2", "portable") for q in (True, False)
+    ]
     names: dict[str, set[int]] = {}
     while functions:
         python = functions.pop().py_func
