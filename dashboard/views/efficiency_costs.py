@@ -243,8 +243,9 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
         )
         return
     paths = dict(path_times(bundle))
+    rows: list[dict[str, Any]]
     rows, where = kept.report.rows, kept.report.environment
-    rows = [row | {"path_mj": _of_path(row["gross_mj"], paths.get(row["name"]))} for row in rows]
+    rows = [{**row, "path_mj": _of_path(row["gross_mj"], paths.get(row["name"]))} for row in rows]
     modelled = all(row["source"] == "modelled" for row in rows)
     memory = sum(row["ram_mj"] for row in rows) / sum(row["gross_mj"] for row in rows)
     word = "modelled" if modelled else "measured"
