@@ -337,6 +337,9 @@ def _run_of(name: str, *, quantized: bool) -> Any:
     def function(python: Callable) -> Any:
         return compiled(named(label, python))
 
+    def small(python: Callable) -> Any:
+        return inline(named(label, python))
+
     finish_plain = made(emitting.finish(), 7)
     finish_hardswish = made(emitting.finish(hardswish=True), 7)
     finish_added = made(emitting.finish(added=True), 7)
@@ -489,15 +492,15 @@ def _run_of(name: str, *, quantized: bool) -> Any:
             unpack_1(packed, count, lowest, to)
         return to
 
-    @inline
+    @small
     def floats(memory: np.ndarray, at: int, count: int) -> np.ndarray:
         return memory[at : at + 4 * count].view(np.float32)
 
-    @inline
+    @small
     def integers(memory: np.ndarray, at: int, count: int) -> np.ndarray:
         return memory[at : at + 4 * count].view(np.int32)
 
-    @inline
+    @small
     def to_level(y: Any, lowest: Any) -> Any:
         return np.uint8(min(max(np.rint(y), lowest), 255))
 
