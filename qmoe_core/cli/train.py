@@ -94,7 +94,7 @@ def _noted(manifest: Manifest) -> Manifest:
 )
 @click.option("--weights", help="safetensors file for a timm model, or random")
 @click.option(
-    "--experts", help="such as q4,q8,bitnet (default: all); fp32+q4 is a float ds-cnn or mn04 under 4 bits"
+    "--experts", help="such as q4,q8,bitnet (default: all); q4+q8 is ds-cnn or mn04 in 4 bits under 8"
 )
 @click.option("--moe", multiple=True, metavar="EXPERTS", help="a mixture; may be repeated")
 @click.option("--protocol", help="official, random or grouped")

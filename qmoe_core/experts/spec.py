@@ -3,9 +3,9 @@
 A row of `_SPECS` is an expert: its name, how its weights are stored, how they are learned, and the words for
 it. A symmetric format of k bits needs nothing but its row: see "How to add a format" in docs/architecture.md.
 
-An expert is a whole path, an embedder and a head, each in a format. Its name is its head's, with the
-embedder's format before a + where that is another (`fp32+q4`: a float network under a 4-bit head), and the
-embedder before a dot where a bundle has several (`logmel-stats.q4`).
+An expert is a whole path, an embedder and a head, each in a format. Its name is its head's, behind the
+embedder as the bundle names it. A format of the embedder's own stands before a + (`q4+q4`: both in 4 bits;
+`fp32+q4`: a float network under a 4-bit head), another embedder before a dot (`logmel-stats.q4`).
 """
 
 from __future__ import annotations

@@ -9,9 +9,6 @@ from qmoe_core.embedders import Embedder, models
 from qmoe_core.errors import ConfigError
 from qmoe_core.training.crossval import FoldResult, Subject
 
-SIGN = {"popcount": "q1"}
-"""Formats that only heads have, and what the network before such a head is in."""
-
 
 @dataclass(frozen=True)
 class ExpertPath:
@@ -26,16 +23,16 @@ def resolve(embedders: Sequence[str], experts: Iterable[str], *, every: bool = T
     """The embedder and head of each expert.
 
     Args:
-        embedders: as asked for. `ds-cnn` and `mn04` may take any format: that of the head, or the one before
-            its +; one with a format of its own, `ds-cnn:q8`, keeps it.
+        embedders: as asked for. Of `ds-cnn` and `mn04` an expert may name the format, before a +; one with a
+            format of its own, `ds-cnn:q8`, keeps it.
         experts: names (see `experts.spec`). An expert of the first embedder needs no embedder before a dot.
         every: a name without an embedder stands for an expert behind each of them, not only the first.
 
     Raises:
         ConfigError: an expert of another embedder, or a format for one that has none.
 
-    >>> [(path.name, path.embedder) for path in resolve(["ds-cnn"], ["q4", "fp32+q4"])]
-    [('q4', 'ds-cnn:q4'), ('fp32+q4', 'ds-cnn')]
+    >>> [(path.name, path.embedder) for path in resolve(["ds-cnn"], ["q4+q4", "fp32+q4"])]
+    [('q4+q4', 'ds-cnn:q4'), ('fp32+q4', 'ds-cnn')]
     >>> [(path.name, path.embedder) for path in resolve(["logmel-stats", "ds-cnn:q8"], ["q1"])]
     [('q1', 'logmel-stats'), ('ds-cnn:q8.q1', 'ds-cnn:q8')]
     """
@@ -54,15 +51,12 @@ def resolve(embedders: Sequence[str], experts: Iterable[str], *, every: bool = T
 
 def _path(name: str, embedder: str, own: str) -> ExpertPath:
     given, _, head = own.rpartition("+")
-    if embedder not in models.ARCHITECTURES:
-        if given:
-            raise ConfigError(
-                f"{name}: {embedder} has no format to choose; accepted is {head}, or one of "
-                f"{', '.join(models.ARCHITECTURES)} for the embedder"
-            )
-        return ExpertPath(name, embedder, head)
-    format = given or SIGN.get(head, head)
-    return ExpertPath(name, embedder if format == "fp32" else f"{embedder}:{format}", head)
+    if given and embedder not in models.ARCHITECTURES:
+        raise ConfigError(
+            f"{name}: {embedder} has no format to choose; accepted is {head}, or one of "
+            f"{', '.join(models.ARCHITECTURES)} for the embedder"
+        )
+    return ExpertPath(name, embedder if given in ("", "fp32") else f"{embedder}:{given}", head)
 
 
 @dataclass(frozen=True)

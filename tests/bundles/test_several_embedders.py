@@ -59,11 +59,12 @@ def clip(seconds: float) -> decode.Clip:
 
 def test_an_expert_is_an_embedder_and_a_head() -> None:
     named = {
-        path.name: (path.embedder, path.head) for path in resolve(["ds-cnn"], ["q4", "fp32+q4", "popcount"])
+        path.name: (path.embedder, path.head)
+        for path in resolve(["ds-cnn"], ["q4+q4", "fp32+q4", "q1+popcount"])
     }
-    assert named["q4"] == ("ds-cnn:q4", "q4")
+    assert named["q4+q4"] == ("ds-cnn:q4", "q4")
     assert named["fp32+q4"] == ("ds-cnn", "q4")
-    assert named["popcount"] == ("ds-cnn:q1", "popcount")
+    assert named["q1+popcount"] == ("ds-cnn:q1", "popcount")
     assert [path.name for path in resolve(["logmel-stats", "ds-cnn:q8"], ["q1", "q8"])] == [
         "q1", "ds-cnn:q8.q1", "q8", "ds-cnn:q8.q8",
     ]  # fmt: skip
