@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
-from qmoe_core import embedders
+from qmoe_core import bundles, embedders
 from qmoe_core.bundles.export import path_file
 from qmoe_core.engine import PackedExpert
 from qmoe_core.errors import BundleError
 from qmoe_core.measure import size
 from qmoe_core.routing.uncertainty import softmax
+from tests.tiny import FROZEN
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +44,6 @@ def test_what_is_no_whole_path_is_refused(whole: path_file.PathFile) -> None:
 
 
 def test_statistics_have_no_weights_to_carry() -> None:
-    bundle: Any = SimpleNamespace(name="b", embedder="logmel-stats")
-    with pytest.raises(BundleError, match="bundle b: logmel-stats has no weights of its own"):
+    bundle = bundles.load(FROZEN / bundles.DEFAULT_NAME)
+    with pytest.raises(BundleError, match="logmel-stats has no weights of its own to carry"):
         path_file.of_bundle(bundle, "q4")
