@@ -1,4 +1,4 @@
-"""Thousands of mutated inputs: no traceback, no hang, bounded memory, nothing written outside the store.
+"""Thousands of mutated inputs: no traceback, no hang, bounded memory, nothing printed or written elsewhere.
 
     python -m tests.campaigns fuzz --inputs 10000
 
@@ -127,7 +127,7 @@ class Worker:
         said = ""
         while (line := self.lines.get(timeout=within_s)) is not None:
             if line.startswith("{"):
-                return json.loads(line)
+                return {"said": said, **json.loads(line)}
             said += line
         raise EOFError(said)
 
@@ -139,6 +139,8 @@ def _count(outcome: Outcome, answer: dict[str, Any]) -> None:
     outcome.rss_mb = max(outcome.rss_mb, answer["rss_mb"])
     if answer["rss_mb"] > MAX_RSS_MB:
         outcome.failures.append(f"{outcome.target} {answer['number']}: {answer['rss_mb']:.0f} MB")
+    if answer["said"]:  # a decoder, or a traceback of a callback in C, which nobody can catch
+        outcome.failures.append(f"{outcome.target} {answer['number']}: printed {answer['said'][:500]}")
     if answer["failure"]:
         outcome.failures.append(f"{outcome.target} {answer['number']}: {answer['failure']}")
 
