@@ -368,7 +368,9 @@ class FFmpeg:
     def _resampler(self) -> Any:
         import av
 
-        return av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate)
+        return av.AudioResampler(
+            format="fltp", layout=self._layout, rate=self.rate, frame_size=BLOCK_FRAMES
+        )
 
 
 def _unlike(told: str, held: str, less: bool) -> str:
