@@ -8,6 +8,7 @@ from dashboard.session import linked, measured, switch
 from dashboard.views import widgets
 from dashboard.views.formats import PAGE, ask_for_latency, controls, the_choice
 from dashboard.views.formats_weights import the_bits, the_grids
+from dashboard.views.paths import the_board, the_layers, the_path
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation.formats import formats
 
@@ -31,7 +32,10 @@ def page() -> None:
     if latency is None:  # first: a deadline means nothing until it was measured
         ask_for_latency(bundle)
     the_choice(bundle, found, latency, energy, values)
+    the_path(bundle)
+    the_board(PAGE, values, bundle)
     the_bits(bundle, found, latency, energy)
+    the_layers()
     the_grids(bundle, found)
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.charts import palette
 from dashboard.session import hearing, state, switch
-from dashboard.views import uploads, widgets, words
+from dashboard.views import first_screen, uploads, widgets, words
 from dashboard.views.listen import (
     take_away,
     the_answer,
@@ -27,18 +27,22 @@ AWAITED = "The answer appears here, with each expert’s class probabilities and
 
 def listen() -> None:
     """The page, from top to bottom."""
-    st.title("A sound, judged by every quantized expert", anchor=False)
     bundle = switch.bundle()
     if bundle is None:
         return
+    first_screen.question(bundle)
     controls, problems = state.controls(bundle)
     for problem in problems:
         widgets.warning(problem)
 
+    settings = controls.settings(bundle)
+    known = hearing.known(bundle, settings, controls.promise)
+    if known.problem:
+        widgets.warning(known.problem)
     sounds = choose_sounds(controls)
     if not sounds:
         st.html(f'<p class="qm-awaited">{AWAITED}</p>')
-    every = [judge(sound, bundle, controls) for sound in sounds]
+    every = [judge(sound, bundle, settings, known.limits) for sound in sounds]
     if len(sounds) > 1:
         uploads.table(sounds, [one and one.result for one in every])
     judged = [one for one in every if one]
@@ -47,16 +51,18 @@ def listen() -> None:
     chosen = choose_sound(judged)
     shown = choose_part(chosen)
     decision = shown.decision
-    reference = hearing.reference(bundle, controls.settings(bundle))
+    reference = hearing.reference(bundle, settings)
     st.session_state.last_sound = chosen.sound
-    st.session_state.example_of = (bundle.digest, controls.settings(bundle))
+    st.session_state.example_of = (bundle.digest, settings)
     st.session_state.example = hearing.Example(chosen.sound.name, decision, chosen.heard.spectrogram.shape)
 
-    verdict = words.verdict(
-        decision, reference=reference.get("epistemic"), abstain=controls.abstain, limit=controls.limit
-    )
+    verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits, known=False)
     colour = palette.class_colour(decision.classes, decision.label)
+    first_screen.player(chosen, shown)
     widgets.verdict_block(verdict, colour, chosen.result.notes)
+    first_screen.tiles(shown, bundle)
+    first_screen.slider(chosen, shown, bundle, controls)
+    first_screen.further()
     left, right = st.columns([3, 2], gap="large")
     with left:
         the_sound(chosen, shown)
@@ -64,7 +70,7 @@ def listen() -> None:
     with right:
         the_answer(shown)
         the_mixture(shown, bundle, controls)
-    the_uncertainty(shown, reference, bundle, controls)
+    the_uncertainty(shown, reference, known, bundle, controls)
     take_away(judged, chosen.heard, bundle)
 
 

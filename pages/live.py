@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.session import live_state, state, switch
+from dashboard.session import hearing, live_state, state, switch
 from dashboard.views import widgets
 from dashboard.views.live import chosen_rules, health, the_microphone, the_rules
 from dashboard.views.live_log import the_log
@@ -21,17 +21,19 @@ def live() -> None:
         return
     try:
         controls, problems = state.controls(bundle)
-        listening = live_state.mine(bundle, controls.settings(bundle), chosen_rules(bundle))
+        settings = controls.settings(bundle)
+        known = hearing.known(bundle, settings, controls.promise)
+        listening = live_state.mine(bundle, settings, chosen_rules(bundle, known.limits))
     except UserError as error:
         widgets.error(error)
         return
-    for problem in problems:
+    for problem in (*problems, *filter(None, [known.problem])):
         widgets.warning(problem)
     listening.shown_running = listening.running
 
     left, right = st.columns([5, 2], gap="large")
     with right:
-        the_rules(bundle)
+        the_rules(bundle, controls)
         st.subheader("Who answers", anchor=False)
         widgets.mixture_controls(bundle, controls)
     with left:

@@ -80,7 +80,9 @@ def missing(text: str, base: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_what_documents_refer_to_exists(path: Path) -> None:
-    assert missing(path.read_text(encoding="utf-8"), path.parent) == []
+    text = path.read_text(encoding="utf-8")
+    assert missing(text, path.parent) == []
+    assert not re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE), "both sides of a merge"
 
 
 @pytest.mark.parametrize(

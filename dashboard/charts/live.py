@@ -22,7 +22,7 @@ from qmoe_core.audio.mel import HOP, hz_to_mel
 from qmoe_core.bundles import Bundle
 from qmoe_core.live.detections import JudgedWindow
 from qmoe_core.live.pipeline import HOP_S, SHOWN_S, LiveView
-from qmoe_core.numbers import nats, percent
+from qmoe_core.numbers import percent
 
 SHOWN_DB = 80
 """Range of the spectrogram's colours below its loudest point."""
@@ -34,7 +34,7 @@ TITLES = {
     "level": "Peak level, dB below full scale",
     "answers": "What the mixture says: the darker, the surer",
     "lanes": "What each expert that had to run says, in the colour of the class; underlined: it was chosen",
-    "uncertainty": "Epistemic uncertainty, nats; dashed: the abstain line",
+    "uncertainty": "Doubt, 1 − the largest probability; dashed: no answer above",
 }
 _FILES = Path(__file__).with_name("live_picture")
 _picture = component(
@@ -45,12 +45,12 @@ _picture = component(
 )
 
 
-def draw(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme, *, key: str) -> None:
+def draw(view: LiveView, bundle: Bundle, limit: float | None, theme: Theme, *, key: str) -> None:
     """Mount the half minute."""
-    _picture(key=key, data=picture(view, bundle, abstain, theme))
+    _picture(key=key, data=picture(view, bundle, limit, theme))
 
 
-def picture(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme) -> dict[str, Any]:
+def picture(view: LiveView, bundle: Bundle, limit: float | None, theme: Theme) -> dict[str, Any]:
     """What live_picture.js draws.
 
     Times are seconds before now, `ago`; shares are whole per cent; levels are bytes, 0 to 255, row by row
@@ -78,7 +78,7 @@ def picture(view: LiveView, bundle: Bundle, abstain: float | None, theme: Theme)
         "colours": [class_colour(bundle.classes, label) for label in bundle.classes],
         "experts": list(bundle.experts),
         "windows": [_window(w, view.heard_s, places, bundle.experts) for w in windows],
-        "abstain": abstain,
+        "limit": limit,
         "theme": {**asdict(theme), "scale": list(theme.scale)},
         "alt": _alt(newest),
         "end": round(1000 * (newest.day + newest.end_s)) if newest else 0,
@@ -95,7 +95,7 @@ def _window(
         "best": places[judged.decision.label],
         "said": [places[ran[name].label] if name in ran else None for name in experts],
         "routed": [i for i, name in enumerate(experts) if name in ran and ran[name].selected],
-        "epistemic": round(judged.decision.uncertainty.epistemic, 5),
+        "doubt": round(judged.decision.doubt, 5),
     }
 
 
@@ -105,8 +105,8 @@ def _alt(newest: JudgedWindow | None) -> str:
         return said
     decision = newest.decision
     return (
-        f"{said} Newest: {readable(decision.label)}, {percent(decision.probability)}, epistemic uncertainty "
-        f"{nats(decision.uncertainty.epistemic)}."
+        f"{said} Newest: {readable(decision.label)}, {percent(decision.probability)}, doubt "
+        f"{decision.doubt:.3f}."
     )
 
 

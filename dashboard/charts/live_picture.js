@@ -1,5 +1,5 @@
 // What was heard in the last half minute, from left to now: spectrogram, level, the probability of each class, what
-// each expert would say and who was routed to, and the epistemic uncertainty with its abstain line. One time axis.
+// each expert would say and who was routed to, and the doubt with the limit above which nothing is answered. One time axis.
 //
 // Drawn on canvases, because four times a second is too often for a chart library: a drawing takes a millisecond
 // or two. `data` is what live_charts.picture makes; arrays of bytes come as base64.
@@ -222,8 +222,8 @@ class Picture {
   uncertainty() {
     const {data} = this;
     const {pen, width, height, x} = this.canvas("uncertainty");
-    const values = data.windows.map((w) => w.epistemic);
-    const top = Math.max(0.1, ...values.map((v) => 1.1 * v), 1.3 * (data.abstain ?? 0));
+    const values = data.windows.map((w) => w.doubt);
+    const top = Math.max(0.1, ...values.map((v) => 1.1 * v), 1.3 * (data.limit ?? 0));
     const y = (nats) => height * (1 - nats / top);
     this.names(".nats", [[top.toPrecision(2), 0.08], ["0", 0.94]]);
     pen.strokeStyle = data.theme.line;
@@ -231,17 +231,17 @@ class Picture {
     pen.strokeStyle = data.theme.accent;
     pen.lineWidth = 1.5;
     pen.beginPath();
-    data.windows.forEach(({ago, epistemic}, i) => {
+    data.windows.forEach(({ago, doubt}, i) => {
       const apart = i > 0 && data.windows[i - 1].ago - ago > 4 * data.hop;
-      pen[i === 0 || apart ? "moveTo" : "lineTo"](x(ago), y(epistemic));
+      pen[i === 0 || apart ? "moveTo" : "lineTo"](x(ago), y(doubt));
     });
     pen.stroke();
-    if (data.abstain !== null) {
+    if (data.limit !== null) {
       pen.strokeStyle = data.theme.ink;
       pen.setLineDash([6, 4]);
       pen.beginPath();
-      pen.moveTo(0, y(data.abstain));
-      pen.lineTo(width, y(data.abstain));
+      pen.moveTo(0, y(data.limit));
+      pen.lineTo(width, y(data.limit));
       pen.stroke();
       pen.setLineDash([]);
     }

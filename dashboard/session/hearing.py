@@ -25,6 +25,10 @@ from qmoe_core import serve
 from qmoe_core.audio import decode, mel, recorded, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
+from qmoe_core.errors import UserError
+from qmoe_core.evaluation import conformal, selective
+from qmoe_core.evaluation.conformal import Kept, Limits, Promise
+from qmoe_core.evaluation.selective import Auroc
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.serve import Observation
 
@@ -75,7 +79,7 @@ class Example:
 def from_gallery(name: str) -> Sound:
     """A sound that the project synthesises."""
     samples = _rendered(name)
-    title = synth.GALLERY[name].title
+    title = (synth.DISPUTED if name == synth.DISPUTED.name else synth.GALLERY[name]).title
     return Sound(
         key=f"gallery:{name}",
         name=title,
@@ -229,9 +233,43 @@ def _reference(digest: str, settings: Settings, _bundle: Bundle) -> dict[str, np
     mixed = _bundle.reference(settings)
     if mixed is None:
         return {}
-    names = ("total", "aleatoric", "epistemic", "router_variance", "router_mutual_information")
-    values = {name: np.sort(getattr(mixed, name)) for name in names}
-    return values | {"probability": np.sort(mixed.probabilities.max(axis=-1))}
+    return {name: np.sort(values) for name, values in selective.uncertainties(mixed).items()}
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What out-of-fold predictions tell of a mixture's answers.
+
+    Attributes:
+        limits: of doubt, and of prediction sets; None where nothing can be set.
+        kept: what they keep on clips of other folds; finds: how well each uncertainty finds errors.
+        problem: why what is asked for cannot be promised; empty where it can.
+    """
+
+    limits: Limits | None
+    kept: Kept | None
+    finds: dict[str, Auroc]
+    problem: str = ""
+
+
+def known(bundle: Bundle, settings: Settings, promise: Promise) -> Trust:
+    """What answers under these settings can promise, and how well their uncertainties find errors.
+
+    Where the promise cannot be kept, all is answered and a sentence says so.
+    """
+    return _known(bundle.digest, settings, promise, bundle)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _known(digest: str, settings: Settings, promise: Promise, _bundle: Bundle) -> Trust:
+    problem = ""
+    try:
+        limits = conformal.limits(_bundle, settings, promise)
+    except UserError as error:
+        limits, problem = None, str(error)
+    return Trust(
+        limits, conformal.kept(_bundle, settings, promise), selective.finds(_bundle, settings) or {}, problem
+    )
 
 
 def envelope(samples: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dashboard.components.microphone import Status
 from dashboard.session import public
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
+from qmoe_core.evaluation.conformal import Limits
 from qmoe_core.live.detections import Rules
 from qmoe_core.live.log import Log
 from qmoe_core.live.pipeline import Pipeline
@@ -132,10 +133,10 @@ def mine(bundle: Bundle, settings: Settings, rules: Rules) -> Live:
     return live
 
 
-def rules_of(threshold: float, own: Mapping[str, float], abstain: float | None) -> Rules:
+def rules_of(threshold: float, own: Mapping[str, float], limits: Limits | None) -> Rules:
     """Rules with a threshold for all classes, and others for some."""
     return Rules(
         threshold=threshold,
         thresholds={label: value for label, value in own.items() if value != threshold},
-        abstain=abstain,
+        limits=limits,
     )

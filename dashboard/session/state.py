@@ -7,21 +7,22 @@ what is on screen, and names only what differs from the bundle's own settings.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import streamlit as st
 
 from dashboard.session import linked
-from dashboard.views.words import Abstain
 from qmoe_core.audio import synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.config import Curiosity
+from qmoe_core.evaluation import conformal
+from qmoe_core.evaluation.conformal import Promise, Score
+from qmoe_core.experts.spec import CHEAPEST_FIRST
 from qmoe_core.numbers import listed
-from qmoe_core.routing.mixing import MAX_ALPHA, Settings
+from qmoe_core.routing.mixing import CURIOSITIES, MAX_ALPHA, Settings
 
 ALPHAS = (
     0.0,
@@ -45,18 +46,31 @@ ALPHAS = (
 )
 """Stops of the α slider: logarithmic, with 0; 0.2 and 0.3 are the paper's."""
 LIMITS = {
-    "probability": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
-    "epistemic": (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    "risk": (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3),
+    "coverage": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
 }
-"""Stops of the abstain sliders: a probability, and nats."""
-DEFAULT_LIMIT = {"never": 0.0, "probability": 0.5, "epistemic": 0.1}
-FIRST_SOUND = "dog-bark"
+"""Stops of the sliders of what answers keep: the share of errors among them, the share of clips answered."""
+DEFAULT_LIMIT = {"usual": 0.0, "risk": 0.05, "coverage": 0.9, "never": 0.0}
+SOUNDS = {synth.DISPUTED.name: synth.DISPUTED, **synth.GALLERY}
+"""What the gallery offers."""
+FIRST_SOUND = synth.DISPUTED.name
 
-CURIOSITIES: tuple[Curiosity, ...] = ("disagreement", "distilled", "router-mc", "none")
-"""Those that pages offer."""
+Abstain = Literal["usual", "risk", "coverage", "never"]
+"""When an answer is withheld: for the usual promise, one's own risk or coverage, or never."""
 ABSTAINS: tuple[Abstain, ...] = get_args(Abstain)
 
-_LINKED = ("sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit")
+_LINKED = (
+    "sound",
+    "experts",
+    "alpha",
+    "normalise",
+    "k",
+    "curiosity",
+    "abstain",
+    "limit",
+    "sets",
+    "per_class",
+)
 
 
 @dataclass(frozen=True)
@@ -68,14 +82,24 @@ class Controls:
     normalise: bool
     top_k: int
     curiosity: Curiosity
-    abstain: Abstain = "never"
+    abstain: Abstain = "usual"
     limit: float = 0.0
     sound: str = FIRST_SOUND
+    sets: Score = "threshold"
+    per_class: bool = False
+
+    @property
+    def promise(self) -> Promise:
+        """What answers and prediction sets are to keep."""
+        risk = {"risk": self.limit, "never": 1.0}.get(self.abstain)
+        return Promise(risk, self.limit if self.abstain == "coverage" else None, self.sets, self.per_class)
 
     def settings(self, bundle: Bundle) -> Settings:
         """The mixture's settings; what the page does not offer is as in the bundle."""
         return bundle.settings(
-            experts=self.experts,
+            experts=tuple(sorted(self.experts, key=CHEAPEST_FIRST.index))
+            if self.curiosity == "cascade"
+            else self.experts,
             alpha=self.alpha,
             normalise=self.normalise,
             top_k=self.top_k,
@@ -129,13 +153,14 @@ def read_link(link: Mapping[str, str], bundle: Bundle) -> tuple[Controls, tuple[
     if "abstain" in link:
         take("abstain", listed(ABSTAINS), abstain=_one_of(link["abstain"], ABSTAINS))
         controls = replace(controls, limit=DEFAULT_LIMIT[controls.abstain])
-    if "limit" in link and controls.abstain != "never":
-        most = 1.0 if controls.abstain == "probability" else math.log(len(bundle.classes))
-        take("limit", f"a number from 0 to {most:.3g}", limit=_real(link["limit"], 0.0, most))
+    if "limit" in link and controls.abstain in LIMITS:
+        take("limit", "a number from 0.001 to 0.999", limit=_real(link["limit"], 0.001, 0.999))
+    if "sets" in link:
+        take("sets", listed(conformal.SCORES), sets=_one_of(link["sets"], conformal.SCORES))
+    if "per_class" in link:
+        take("per_class", "0 or 1", per_class={"0": False, "1": True}.get(link["per_class"]))
     if "sound" in link:
-        take(
-            "sound", f"one of {', '.join(synth.GALLERY)}", sound=_one_of(link["sound"], tuple(synth.GALLERY))
-        )
+        take("sound", f"one of {', '.join(SOUNDS)}", sound=_one_of(link["sound"], tuple(SOUNDS)))
     return replace(controls, top_k=min(controls.top_k, n)), tuple(problems)
 
 
@@ -151,6 +176,8 @@ def write_link(controls: Controls, bundle: Bundle) -> dict[str, str]:
         "curiosity": controls.curiosity,
         "abstain": controls.abstain,
         "limit": f"{controls.limit:g}",
+        "sets": controls.sets,
+        "per_class": "1" if controls.per_class else "0",
     }
     same = {
         "sound": controls.sound == own.sound,
@@ -160,7 +187,9 @@ def write_link(controls: Controls, bundle: Bundle) -> dict[str, str]:
         "k": controls.top_k == own.top_k,
         "curiosity": controls.curiosity == own.curiosity,
         "abstain": controls.abstain == own.abstain,
-        "limit": controls.abstain == "never" or controls.limit == DEFAULT_LIMIT[controls.abstain],
+        "limit": controls.abstain not in LIMITS or controls.limit == DEFAULT_LIMIT[controls.abstain],
+        "sets": controls.sets == own.sets,
+        "per_class": controls.per_class == own.per_class,
     }
     return {key: value for key, value in link.items() if not same[key]}
 
@@ -187,6 +216,20 @@ def controls(bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
         strangers = {key: value for key, value in asked.items() if key not in _LINKED}
         st.query_params.from_dict(strangers | state.link)
     return current, problems
+
+
+def remembered(bundle: Bundle) -> Controls:
+    """The controls on a page that does not show them, and whose address does not carry them."""
+    state = st.session_state
+    if "controls" not in state:
+        state.controls, state.problems, state.own, state.link = defaults(bundle), (), defaults(bundle), {}
+    return state.controls
+
+
+def set_alpha(alpha: float) -> None:
+    """Set α from a callback, on whatever page."""
+    st.session_state.controls = replace(st.session_state.controls, alpha=alpha)
+    st.session_state[linked.keep("alpha", alpha)] = alpha
 
 
 def follow(bundle: Bundle) -> Controls:
@@ -223,8 +266,10 @@ def _show(controls: Controls) -> None:
         "top_k": controls.top_k,
         "curiosity": controls.curiosity,
         "abstain": controls.abstain,
+        "sets": controls.sets,
+        "per_class": controls.per_class,
     }
-    if controls.abstain != "never":
+    if controls.abstain in LIMITS:
         values[f"limit_{controls.abstain}"] = controls.limit
     for key, value in values.items():
         linked.keep(key, value)
@@ -252,8 +297,10 @@ def _touched(controls: Controls, bundle: Bundle) -> tuple[Controls, tuple[str, .
         top_k=min(state.get("top_k", controls.top_k), len(experts)),
         curiosity=state.get("curiosity") or controls.curiosity,
         abstain=abstain,
-        limit=fallback if abstain == "never" else state.get(f"limit_{abstain}", fallback),
+        limit=state.get(f"limit_{abstain}", fallback) if abstain in LIMITS else 0.0,
         sound=state.get("sound") or controls.sound,
+        sets=state.get("sets") or controls.sets,
+        per_class=state.get("per_class", controls.per_class),
     ), problems
 
 

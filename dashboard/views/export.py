@@ -17,6 +17,7 @@ _COLUMNS = [
     *("disagreement_kl", "bonus", "router_probability", "router_std", "routing_probability", "weight"),
     *("in_mixture", "selected"),
     *("total", "aleatoric", "epistemic", "router_variance", "router_mutual_information"),
+    *("doubt", "abstained", "reason", "prediction_set", "coverage"),
 ]
 
 
@@ -49,7 +50,15 @@ def as_csv(results: Sequence[Classification]) -> str:
                 "top_k": decision.top_k,
                 "curiosity": decision.curiosity,
             }
-            for row in _voices(decision):
+            mixture, *voices = _voices(decision)
+            if part == "whole":
+                mixture |= {
+                    "abstained": int(result.abstained),
+                    "reason": result.reason,
+                    "prediction_set": " ".join(result.prediction_set or ()),
+                    "coverage": "" if result.coverage is None else result.coverage,
+                }
+            for row in (mixture, *voices):
                 writer.writerow({key: defused(value) for key, value in (common | row).items()})
     return out.getvalue()
 
@@ -60,6 +69,7 @@ def _voices(decision: Decision) -> Iterator[dict[str, object]]:
         "label": decision.label,
         "probability": decision.probability,
         **asdict(decision.uncertainty),
+        "doubt": decision.doubt,
         **_by_class(decision.classes, decision.probabilities.tolist()),
     }
     for expert in decision.experts:

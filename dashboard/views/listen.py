@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.charts import decision as charts
 from dashboard.session import hearing
-from dashboard.session.hearing import Heard
+from dashboard.session.hearing import Heard, Trust
 from dashboard.session.state import Controls
 from dashboard.views import export, widgets, words
 from dashboard.views.listen_input import (
@@ -24,13 +24,9 @@ ZOOM_ABOVE_S = 60.0  # of a longer recording, the spectrogram shows the minute a
 
 
 def the_sound(judged: Judged, shown: Shown) -> None:
-    """Player, waveform and spectrogram."""
+    """Waveform and spectrogram."""
     theme, sound, result = widgets.theme(), judged.sound, judged.result
     st.subheader("The recording", anchor=False)
-    if shown.span is None:
-        st.audio(sound.playable)
-    else:
-        st.audio(sound.playable, start_time=shown.span[0], end_time=shown.span[1])
     duration = result.duration_s
     widgets.figure(
         charts.waveform(judged.heard.envelope, duration, theme, shown.span),
@@ -87,7 +83,7 @@ def the_mixture(shown: Shown, bundle: Bundle, controls: Controls) -> None:
     """Controls, and the routing that they make."""
     decision = shown.decision
     st.subheader("Who answers", anchor=False)
-    widgets.mixture_controls(bundle, controls)
+    widgets.mixture_controls(bundle, controls, alpha=False)
     st.markdown(f"**{widgets.plain(words.curiosity(decision, shown.plain))}**")
     routed = (
         f"{e.name} {numbers.percent(e.router_probability)} before, {numbers.percent(e.routing_probability)} "
@@ -105,22 +101,24 @@ def the_mixture(shown: Shown, bundle: Bundle, controls: Controls) -> None:
 
 
 def the_uncertainty(
-    shown: Shown, reference: Mapping[str, np.ndarray], bundle: Bundle, controls: Controls
+    shown: Shown, reference: Mapping[str, np.ndarray], known: Trust, bundle: Bundle, controls: Controls
 ) -> None:
-    """How sure, measured in five ways, and when not to answer."""
+    """How sure, measured in six ways, and when not to answer."""
     st.subheader("How uncertain", anchor=False)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        widgets.uncertainties(shown.decision, reference, controls)
+        widgets.uncertainties(shown.decision, reference, known.limits, known.finds)
     with right:
-        widgets.abstain_controls(controls)
-        if effect := widgets.refusals(controls, reference):
-            widgets.caption(effect)
+        widgets.promise_controls(controls)
+        widgets.caption(words.knows(bundle.classes))
+        if kept := widgets.promise_kept(known.kept):
+            widgets.caption(kept)
         if reference:
             widgets.caption(
                 "Each line is the default set from its least to its most uncertain clip, with the values "
-                "that 50 and 90 % of them stay below; the dot is this sound. "
-                f"n = {len(reference['epistemic']):,} clips, judged out of fold by the same mixture; "
+                "that 50 and 90 % of them stay below; the dot is this sound. AUROC = P(uncertainty of "
+                "an error > of a right answer), with its 95 % interval over recordings; 0.5 is chance. "
+                f"n = {len(reference['doubt']):,} clips, judged out of fold by the same mixture; "
                 f"{widgets.how(bundle)}."
             )
 

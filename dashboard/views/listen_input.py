@@ -13,14 +13,16 @@ from dashboard.charts import decision as charts
 from dashboard.components import microphone
 from dashboard.session import hearing, linked, public
 from dashboard.session.hearing import Heard, Sound
-from dashboard.session.state import Controls
+from dashboard.session.state import SOUNDS, Controls
 from dashboard.views import uploads, widgets, words
 from qmoe_core import numbers
-from qmoe_core.audio import containers, synth
+from qmoe_core.audio import containers
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
 from qmoe_core.errors import UserError
+from qmoe_core.evaluation.conformal import Limits
+from qmoe_core.routing.mixing import Settings
 
 LONGEST_RECORDING_S = 60.0
 
@@ -55,14 +57,14 @@ def choose_sounds(controls: Controls) -> list[Sound]:
     with gallery:
         st.pills(
             "Sounds synthesised by this project",
-            list(synth.GALLERY),
+            list(SOUNDS),
             key="sound",
             required=True,
             wrap=True,
-            format_func=lambda name: synth.GALLERY[name].title,
+            format_func=lambda name: SOUNDS[name].title,
             help="Made by arithmetic, not recorded. The experts learned from recordings, and may be wrong.",
         )
-        widgets.caption(synth.GALLERY[controls.sound].description)
+        widgets.caption(SOUNDS[controls.sound].description)
     with record:
         st.fragment(recorder)()
     with upload:
@@ -125,9 +127,8 @@ def recorder() -> None:
         st.rerun()
 
 
-def judge(sound: Sound, bundle: Bundle, controls: Controls) -> Judged | None:
+def judge(sound: Sound, bundle: Bundle, settings: Settings, limits: Limits | None) -> Judged | None:
     """A sound with its result; a sentence in a box when it cannot be judged."""
-    settings = controls.settings(bundle)
     try:
         with st.spinner(f"Classifying {widgets.plain(sound.name)} …", show_time=True):
             heard = hearing.hear(sound, bundle)
@@ -136,7 +137,7 @@ def judge(sound: Sound, bundle: Bundle, controls: Controls) -> Judged | None:
     except UserError as error:
         widgets.error(error)
         return None
-    return Judged(sound, heard, result, plain)
+    return Judged(sound, heard, limits.applied(result) if limits else result, plain)
 
 
 def choose_sound(judged: Sequence[Judged]) -> Judged:
@@ -147,6 +148,7 @@ def choose_sound(judged: Sequence[Judged]) -> Judged:
     def line(index: int) -> str:
         whole = judged[index].result.whole
         answer = f"{words.readable(whole.label)}, {numbers.percent(whole.probability)}"
+        answer = f"no answer ({answer})" if judged[index].result.abstained else answer
         return f"{widgets.plain(judged[index].sound.name)}: **{widgets.plain(answer)}**"
 
     many = len(judged) > 7

@@ -13,13 +13,14 @@ from dashboard.charts import palette
 from dashboard.components import microphone
 from dashboard.session import linked, live_state, public
 from dashboard.session.live_state import Live
-from dashboard.session.state import LIMITS
+from dashboard.session.state import Controls
 from dashboard.views import widgets, words
 from qmoe_core import numbers
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.audio.fitness import MIN_BANDWIDTH_HZ
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
+from qmoe_core.evaluation.conformal import Limits
 from qmoe_core.live import log as logs
 from qmoe_core.live import sources
 from qmoe_core.live.detections import CLIPPING, GAP, NARROW, SILENCE, Rules
@@ -118,7 +119,7 @@ def _rate(rate: int | None) -> str:
     return "the device’s own" if rate is None else f"{rate:,} Hz"
 
 
-def chosen_rules(bundle: Bundle) -> Rules:
+def chosen_rules(bundle: Bundle, limits: Limits | None) -> Rules:
     """Rules as the widgets say; drawn by `the_rules` further down."""
     chosen = st.session_state
     threshold = chosen[linked.keep("live_threshold", Rules().threshold)]
@@ -131,11 +132,11 @@ def chosen_rules(bundle: Bundle) -> Rules:
         if int(row) < len(bundle.classes) and change.get("threshold") is not None
     }
     chosen.live_own = own
-    return live_state.rules_of(threshold, own, chosen[linked.keep("live_abstain", None)])
+    return live_state.rules_of(threshold, own, limits)
 
 
-def the_rules(bundle: Bundle) -> None:
-    """Thresholds and the abstain line."""
+def the_rules(bundle: Bundle, controls: Controls) -> None:
+    """Thresholds, and what answers promise."""
     st.subheader("What counts as a detection", anchor=False)
     st.slider("Probability of at least", 0.0, 1.0, step=0.05, key="live_threshold")
     with st.expander("Another threshold for some classes"):
@@ -153,13 +154,8 @@ def the_rules(bundle: Bundle) -> None:
                 )
             },
         )
-    st.select_slider(
-        "Epistemic uncertainty of at most",
-        [None, *LIMITS["epistemic"]],
-        key="live_abstain",
-        format_func=lambda value: "any" if value is None else numbers.nats(value),
-        help="The abstain line: a window about which the experts differ more than this is not accepted.",
-    )
+    widgets.promise_controls(controls)
+    widgets.caption(words.knows(bundle.classes))
 
 
 def the_picture(listening: Live, bundle: Bundle) -> None:
@@ -174,8 +170,9 @@ def the_picture(listening: Live, bundle: Bundle) -> None:
         widgets.error(listening.session.failure)
     if view.state.condition == "failed" and view.state.sentence:
         widgets.error(view.state.sentence)
+    limits = listening.pipeline.rules.limits
     now(view, bundle, listening.running)
-    live_charts.draw(view, bundle, listening.pipeline.rules.abstain, widgets.theme(), key="live_picture")
+    live_charts.draw(view, bundle, limits and limits.doubt, widgets.theme(), key="live_picture")
 
 
 def now(view: LiveView, bundle: Bundle, running: bool) -> None:
@@ -196,6 +193,9 @@ def now(view: LiveView, bundle: Bundle, running: bool) -> None:
     else:
         headline = f"{words.capital(words.readable(current.label))}, {numbers.percent(current.probability)}"
         sentence = f"For {current.end_s - current.start_s:.0f} s; {current.expert} answers."
+        if len(current.prediction_set) != 1 and view.windows:
+            others = numbers.listed(map(words.readable, current.prediction_set)) or "no sound that it knows"
+            sentence += f" Prediction set: {others}."
         kind, colour = "", palette.class_colour(bundle.classes, current.label)
     # When the newest window ended, for those who measure how long sound takes to the screen.
     newest = view.windows[-1] if view.windows else None

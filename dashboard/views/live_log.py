@@ -66,7 +66,7 @@ def table(entries: list[LoggedDetection]) -> str:
                 "to": logs.clock(entry.end),
                 "sound": words.readable(entry.label),
                 "probability": numbers.percent(entry.probability),
-                "epistemic": numbers.nats(entry.epistemic),
+                "prediction set": ", ".join(map(words.readable, entry.prediction_set)),
                 "answered by": routed(entry),
                 "agree": f"{sum(share >= 0.5 for share in entry.agreeing.values())} of {len(entry.agreeing)}",
                 "accepted": "yes" if entry.accepted else f"no: {entry.reason}",

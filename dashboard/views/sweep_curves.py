@@ -138,7 +138,8 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
         help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. **Predicted "
         "disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d, learned from "
         "the other folds; one or two experts have to run. **Router doubt**: the deviation σ of r over "
-        "MC-dropout passes; only the router has to run. **Nothing**: the plain router.",
+        "MC-dropout passes; only the router has to run. **Nothing**: the plain router, or a cascade by "
+        "doubt.",
     )
     st.pills(
         "Experts in the mixture",
@@ -162,7 +163,7 @@ def the_mixture(bundle: Bundle, settings: Settings) -> None:
         st.toggle(
             "Normalise d",
             key="normalise",
-            disabled=settings.curiosity == "none",
+            disabled=settings.curiosity in ("none", "cascade"),
             help="Divide d (or d̂, σ) by its mean over these clips, so that α ≈ 1 is where things start to "
             "move.",
         )

@@ -46,7 +46,7 @@ def the_alpha(
         sweep.alphas.tolist(),
         key="alpha",
         format_func=lambda value: f"{value:,g}",
-        disabled=settings.curiosity == "none",
+        disabled=settings.curiosity in ("none", "cascade"),
         help="How strongly an expert that deviates is preferred: r is multiplied with exp(α · d) (Eq. 8). "
         "The paper uses 0.2 and 0.3.",
     )

@@ -27,6 +27,7 @@ STRATEGIES: dict[Curiosity, str] = {
     "distilled": "predicted disagreement",
     "router-mc": "router doubt",
     "none": "nothing",
+    "cascade": "nothing: a cascade",
 }
 """What α can reward, as the page calls it."""
 
@@ -71,6 +72,9 @@ def verdict(found: AlphaSweep, flips: list[Flip], index: int) -> Verdict:
     """What α does, in a headline and a sentence."""
     n, alpha = found.predicted.shape[1], found.alphas[index]
     now = f"F1{NBSP}{found.f1[index]:.3f}, accuracy {found.accuracy[index]:.3f}."
+    if found.settings.curiosity == "cascade":
+        sentence = f"Doubt decides how many experts are asked, so α has nothing to multiply. {now}"
+        return Verdict("The cascade", sentence, False)
     if found.settings.curiosity == "none":
         return Verdict("The plain router", f"Curiosity is off, so α has nothing to multiply. {now}", False)
     if alpha == 0:
@@ -102,7 +106,7 @@ def verdict(found: AlphaSweep, flips: list[Flip], index: int) -> Verdict:
 
 def bonus_range(settings: Settings, found: Interest, alpha: float) -> str:
     """The bonus that α gives, over all clips and experts, in a sentence."""
-    if settings.curiosity == "none":
+    if settings.curiosity in ("none", "cascade"):
         return "No bonus: curiosity is off."
     least, typical, most = (
         float(bonus(np.asarray(value), alpha)) for value in (found.least, np.median(found.middle), found.most)

@@ -117,9 +117,10 @@ def table(sounds: Sequence[Sound], results: Sequence[Classification | None]) -> 
     rows = [
         {
             "file": sound.name,
-            "answer": words.readable(result.whole.label) if result else "not judged: see above",
+            "answer": _answer(result),
             "probability": result.whole.probability if result else None,
-            "uncertainty, nats": result.whole.uncertainty.total if result else None,
+            "doubt": result.whole.doubt if result else None,
+            "prediction set": ", ".join(map(words.readable, (result and result.prediction_set) or ())),
             "length, s": round(result.duration_s, 1) if result else None,
             "recorded": result.recorded.isoformat(" ") if result and result.recorded else "",
         }
@@ -135,6 +136,13 @@ def table(sounds: Sequence[Sound], results: Sequence[Classification | None]) -> 
         on_select=partial(_open, [result is not None for result in results]),
         selection_mode="single-row",
     )
+
+
+def _answer(result: Classification | None) -> str:
+    if result is None:
+        return "not judged: see above"
+    label = words.readable(result.whole.label)
+    return f"no answer ({label})" if result.abstained else label
 
 
 def _open(judged: Sequence[bool]) -> None:

@@ -24,7 +24,9 @@ from dashboard.views.words import Verdict
 from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision
-from qmoe_core.numbers import NBSP
+from qmoe_core.evaluation import conformal
+from qmoe_core.evaluation.conformal import Kept, Limits
+from qmoe_core.evaluation.selective import Auroc
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
 _STYLE = Path(__file__).with_name("style.css")
@@ -145,18 +147,28 @@ def verdict_block(verdict: Verdict, colour: str, notes: Sequence[str] = ()) -> N
     )
 
 
-def mixture_controls(bundle: Bundle, controls: Controls) -> None:
-    """Everything that changes how the experts are mixed; see `state.controls` for where the values go."""
+def alpha_slider(controls: Controls) -> None:
+    """Curiosity's α."""
     st.select_slider(
         "Curiosity α",
         stops(ALPHAS, controls.alpha),
         key="alpha",
         format_func=lambda value: f"{value:g}",
-        disabled=controls.curiosity == "none",
+        disabled=controls.curiosity in ("none", "cascade"),
         help="How strongly an expert that deviates is preferred: r is multiplied with exp(α · d) (Eq. 8). "
         "The paper uses 0.2 and 0.3; between good experts d is about 0.01 nats, so α has to be large to "
         "matter.",
     )
+
+
+def mixture_controls(bundle: Bundle, controls: Controls, *, alpha: bool = True) -> None:
+    """Everything that changes how the experts are mixed; see `state.controls` for where the values go.
+
+    Args:
+        alpha: whether α is among them; else the page has its slider elsewhere.
+    """
+    if alpha:
+        alpha_slider(controls)
     st.segmented_control(
         "What α rewards",
         CURIOSITIES,
@@ -168,11 +180,13 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
             "distilled": "predicted disagreement",
             "router-mc": "router doubt",
             "none": "nothing",
+            "cascade": "doubt: a cascade",
         }.__getitem__,
         help="**Disagreement**: d = KL(q‖q̄), Eq. 8 as printed; every expert has to run. **Predicted "
         "disagreement**: d̂, what the cheapest expert’s answer and the router let expect of d; one or two "
         "experts have to run. **Router doubt**: the deviation of r over MC-dropout passes; only the router "
-        "has to run. **Nothing**: the plain router.",
+        "has to run. **Nothing**: the plain router. **Doubt: a cascade**: the experts in order of cost; "
+        "the next is asked while the doubt of the last answer is above 0.1; the last one asked answers.",
     )
     st.pills(
         "Experts in the mixture",
@@ -195,46 +209,75 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
         st.toggle(
             "Normalise d",
             key="normalise",
-            disabled=controls.curiosity == "none",
+            disabled=controls.curiosity in ("none", "cascade"),
             help="Divide d by its mean over the default set, so that α ≈ 1 is where things start to move.",
         )
 
 
-def abstain_controls(controls: Controls) -> None:
-    """When the lab should rather not answer."""
+def promise_controls(controls: Controls) -> None:
+    """When the lab should rather not answer, and how prediction sets are made."""
     st.segmented_control(
-        "Do not answer when",
+        "No answer in doubt",
         ABSTAINS,
         key="abstain",
         required=True,
+        wrap=True,
         format_func={
-            "never": "never",
-            "probability": "probability is low",
-            "epistemic": "uncertainty is high",
+            "usual": "as usual",
+            "risk": "few errors",
+            "coverage": "many answers",
+            "never": "always answer",
         }.__getitem__,
-        help="A threshold on the mixture's probability, or on the epistemic uncertainty.",
+        help="An answer is withheld where the doubt, 1 − the mixture’s largest probability, is above a "
+        "limit. The limit is set on the default set’s out-of-fold predictions. **As usual**: "
+        f"{numbers.percent(conformal.COVERAGE)} of clips like these are answered. **Few errors**: at "
+        "most a share of the answers is wrong, with 95 % confidence. **Many answers**: another share of "
+        "clips.",
     )
-    if controls.abstain != "never":
-        probability = controls.abstain == "probability"
+    if controls.abstain in LIMITS:
         st.select_slider(
-            "Below" if probability else "Above",
+            "Errors among the answers, at most" if controls.abstain == "risk" else "Clips answered, at least",
             stops(LIMITS[controls.abstain], controls.limit),
             key=f"limit_{controls.abstain}",
-            format_func=numbers.percent if probability else lambda value: f"{value:g}{NBSP}nats",
+            format_func=numbers.percent,
         )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control(
+            "Prediction sets",
+            conformal.SCORES,
+            key="sets",
+            required=True,
+            help="**Threshold**: the labels of more than some probability; the smallest sets. **Adaptive**: "
+            "the most probable labels that together have some probability; larger where it is hard.",
+        )
+        st.toggle("Coverage for every class", key="per_class", help="Each class has its own limit.")
 
 
-def refusals(controls: Controls, reference: Mapping[str, np.ndarray]) -> str:
-    """What the abstain threshold would do to the default set."""
-    if controls.abstain == "never" or not reference:
+def promise_kept(kept: Kept | None) -> str:
+    """What the promise comes to on clips of other folds than those that set the limits."""
+    if kept is None:
         return ""
-    values = reference[controls.abstain]
-    refused = values < controls.limit if controls.abstain == "probability" else values > controls.limit
-    share = numbers.percent(float(refused.mean()))
-    return f"It would refuse {share} of the default set’s {len(values):,} clips."
+    share, answered = numbers.percent, "nothing is answered"
+    if kept.answered:
+        low, high = map(share, kept.risk_ci95)
+        answered = (
+            f"{share(kept.answered)} are answered and {share(kept.risk)} of the answers are wrong (95 % "
+            f"interval {low} to {high})"
+        )
+    return (
+        f"On {kept.n:,} clips of other folds than those that set the limits, {answered}; sets hold the "
+        f"right sound in {share(kept.covered)}, and {kept.size:.2f} sounds on average. Intervals are over "
+        "recordings."
+    )
 
 
 _MEASURES = (
+    (
+        "doubt",
+        "Doubt",
+        "1 − max<sub>c</sub> p<sub>c</sub>",
+        "What the answer leaves to all other sounds; answers are withheld by it.",
+    ),
     (
         "total",
         "Total",
@@ -268,14 +311,21 @@ _MEASURES = (
 )
 
 
-def uncertainties(decision: Decision, reference: Mapping[str, np.ndarray], controls: Controls) -> None:
-    """Each uncertainty: value, what it means, equation, and where it lies among the default set's."""
+def uncertainties(
+    decision: Decision, reference: Mapping[str, np.ndarray], limits: Limits | None, knows: Mapping[str, Auroc]
+) -> None:
+    """Each uncertainty: value, what it means, equation, how well it finds errors, and the default set's."""
     rows = []
     for name, title, equation, meaning in _MEASURES:
-        value = getattr(decision.uncertainty, name)
-        shown = numbers.nats(value) if name != "router_variance" else f"{value:.2g}"
-        limit = controls.limit if controls.abstain == name else None
+        value = decision.doubt if name == "doubt" else getattr(decision.uncertainty, name)
+        shown = f"{value:.3f}" if name == "doubt" else numbers.nats(value)
+        shown = f"{value:.2g}" if name == "router_variance" else shown
+        limit = limits.doubt if limits and name == "doubt" and limits.doubt < 1.0 else None
         place = _strip(value, reference[name], limit) if name in reference else ""
+        if name in knows:
+            found = knows[name]
+            knowing = f"AUROC of errors {found.auroc:.2f} ({found.low:.2f} to {found.high:.2f})"
+            place += f'<p class="qm-place">{knowing}</p>'
         rows.append(
             f'<div class="qm-measure"><div><h4>{title}<span>{escape(shown)}</span></h4>'
             f'<p>{meaning} <span class="qm-equation">{equation}</span></p></div><div>{place}</div></div>'

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Literal
 
 import numpy as np
 
 from qmoe_core.decision import Decision
+from qmoe_core.evaluation.conformal import Limits
 from qmoe_core.experts.spec import EXPERTS
-from qmoe_core.numbers import NBSP, factor, listed, nats, number, percent
-
-Abstain = Literal["never", "probability", "epistemic"]
+from qmoe_core.numbers import factor, listed, number, percent
 
 REWARDED = {"disagreement": "d", "distilled": "d̂", "router-mc": "σ"}
 """What α multiplies, by strategy."""
@@ -97,45 +95,56 @@ def compared(value: float, reference: np.ndarray) -> str:
 
 
 def uncertainty(decision: Decision, reference: np.ndarray | None) -> str:
-    """How uncertain the experts are together (epistemic), and against what."""
-    value = decision.uncertainty.epistemic
+    """How much the answer is to be doubted, and against what."""
+    value = decision.doubt
     if reference is None or not len(reference):
-        return f"Epistemic uncertainty is {nats(value)}."
+        return f"Its doubt is {value:.3f}."
     share = rank(value, reference)
     word = "low" if share < 0.5 else "moderate" if share < 0.9 else "high"
-    return f"Uncertainty is {word}: {compared(value, reference)}."
+    return f"Doubt is {word}: {compared(value, reference)}."
 
 
-def refusal(decision: Decision, abstain: Abstain, limit: float) -> str:
-    """Why the lab would rather not answer, or an empty string when it answers."""
-    if abstain == "probability" and decision.probability < limit:
-        return f"the probability is below your limit of {percent(limit)}"
-    if abstain == "epistemic" and decision.uncertainty.epistemic > limit:
-        value = nats(decision.uncertainty.epistemic)
-        return f"the epistemic uncertainty, {value}, is above your limit of {limit:g}{NBSP}nats"
-    return ""
+def knows(classes: Sequence[str]) -> str:
+    """Which sounds there are names for, and what that means for others."""
+    return (
+        f"It knows {number(len(classes))} sounds: {listed(map(readable, classes))}. Any other sound gets one "
+        "of these names, or no answer."
+    )
+
+
+def prediction_set(decision: Decision, limits: Limits | None) -> str:
+    """The labels that hold the true one as often as promised; empty where none are set."""
+    if limits is None or not limits.largest:
+        return ""
+    labels = limits.labels(decision.probabilities, decision.classes)
+    said = listed([readable(label) for label in labels]) if labels else "no sound that it knows"
+    return f"Prediction set, right in {percent(limits.coverage)} of cases: {said}."
 
 
 def verdict(
     decision: Decision,
     *,
     reference: np.ndarray | None = None,
-    abstain: Abstain = "never",
-    limit: float = 0.0,
+    limits: Limits | None = None,
+    known: bool = True,
 ) -> Verdict:
     """The answer in plain words.
 
     Args:
         decision: what the mixture made of a window or a recording.
-        reference: epistemic uncertainties of the default set, sorted [n], or None.
-        abstain, limit: when to refuse an answer.
+        reference: doubts of the default set, sorted [n], or None.
+        limits: when to refuse an answer, and what prediction sets hold.
+        known: whether a refusal says which sounds are known; not where the page says it.
     """
-    why = refusal(decision, abstain, limit)
+    why = limits.reason(decision.doubt) if limits else ""
     answer = f"{readable(decision.label)}, {percent(decision.probability)}"
-    rest = f"{agreement(decision)} {uncertainty(decision, reference)}".strip()
+    parts = [agreement(decision), uncertainty(decision, reference), prediction_set(decision, limits)]
+    rest = " ".join(filter(None, parts))
     if why:
         guess = f"The best guess is {answer}, but {why}."
-        return Verdict("No answer", f"{guess} {rest}", refused=True)
+        return Verdict(
+            "No answer", f"{guess} {rest}{f' {knows(decision.classes)}' if known else ''}", refused=True
+        )
     return Verdict(capital(answer), rest, refused=False)
 
 

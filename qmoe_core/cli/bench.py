@@ -90,22 +90,31 @@ def size(arguments: Arguments) -> int:
 
 
 @command("path", help="time from waveform to decision, whole path", example="qmoe bench path --n 500 --json")
-@click.option("--embedder", multiple=True, help="mn04 or ds-cnn; may be repeated (default: both)")
+@click.option("--embedder", multiple=True, help="mn04, ds-cnn, logmel-stats; may be repeated (default: all)")
 @click.option("--n", type=int, default=500, help="timed calls of each")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="write the result, to lie beside those of other machines on the Formats page",
+)
 @json_option
 def path(arguments: Arguments) -> int:
-    from qmoe_core.measure import bench
+    from qmoe_core.measure import machines
     from qmoe_core.measure import path as measured
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.requests import Bench
     from qmoe_core.runtime.store import Store
 
     names = arguments.embedder or measured.EMBEDDERS
-    where, rows = measured.run(names, arguments.n, ProgressBar("path"))
-    report = bench.BenchReport("path", where, rows)
-    bench.keep(report, Store())
+    request = Bench(measure="path", embedders=tuple(names), n=arguments.n)
+    report = request.run(Context(Store(), progress=ProgressBar))
+    if arguments.out:
+        machines.write(report, arguments.out)
     if arguments.json:
         print_json(report.to_json())
         return 0
-    flat = [row | row["stages"] for row in report.rows]
+    flat = [row | row["stages"] for row in report.rows if row["kind"] != "head"]
     columns = (
         "name", "n", "p50_us", "front_end_us", "embedder_us", "head_us", "speedup_vs_peer", "ci95", "note"
     )  # fmt: skip

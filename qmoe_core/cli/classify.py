@@ -20,6 +20,8 @@ from qmoe_core.cli.common import (
     mixing_options,
     mixing_settings,
     print_json,
+    promise_of,
+    promise_options,
     recording,
     table,
 )
@@ -43,8 +45,7 @@ _KINDS = ("table", "json", "csv", "raven", "audacity")
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @mixing_options()
-@click.option("--coverage", type=float, help="share of clips to answer: withhold the answers in most doubt")
-@click.option("--risk", type=float, help="share of errors among answers, at most: withhold those in doubt")
+@promise_options
 @click.option(
     "--format",
     type=click.Choice(_KINDS),
@@ -68,7 +69,8 @@ def classify(arguments: Arguments) -> int:
         raise UserError(f"--json and --format {arguments.format} are two formats; give one of them")
     loaded = bundles.load(arguments.bundle)
     settings = mixing_settings(arguments, loaded)
-    limits = conformal.limits(loaded, settings, coverage=arguments.coverage, risk=arguments.risk)
+    promise = promise_of(arguments)
+    limits = conformal.limits(loaded, settings, promise)
     suffixes = pictures.SUFFIXES if serve.judges_pictures(loaded) else containers.SUFFIXES
     inputs = batch.sources(arguments.paths, suffixes)
     if len(inputs) > 1 and arguments.out is None and not FORMATS[kind].several:
@@ -102,7 +104,7 @@ def classify(arguments: Arguments) -> int:
     if arguments.out is None:
         _print(verdicts(None), kind, single=not walked and len(inputs) == 1)
     else:
-        said = msgspec.json.encode([settings, arguments.coverage, arguments.risk])
+        said = msgspec.json.encode([settings, promise])
         run = batch.Run(format=kind, bundle=loaded.digest, settings=said.decode())
         with batch.Kept(arguments.out, run, FORMATS[kind]) as kept:
             done = sum(1 for _ in verdicts(kept))
@@ -154,8 +156,8 @@ def text(result: Classification, title: str) -> str:
             f"{safe(title)}: {'no answer; ' if result.abstained else ''}{whole.label}, "
             f"{whole.probability:.0%}{began}",
             *([f"  {result.reason}"] if result.reason else []),
-            f"  {len(whole.agreeing)} of {len(whole.known)} experts say {whole.label}; uncertainty "
-            f"{u.total:.3f} nats (aleatoric {u.aleatoric:.3f}, epistemic {u.epistemic:.3f})",
+            f"  {len(whole.agreeing)} of {len(whole.known)} experts say {whole.label}; doubt "
+            f"{whole.doubt:.3f} (total uncertainty {u.total:.3f} nats, epistemic {u.epistemic:.3f})",
             table(rows),
             *(f"  {w.start_s:7.1f} – {w.end_s:.1f} s: {w.label}, {w.probability:.0%}" for w in windows),
             *([] if result.prediction_set is None else [f"  {result.coverage:.0%} set: {labels}"]),

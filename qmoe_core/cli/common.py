@@ -209,6 +209,30 @@ def mixing_settings(arguments: Arguments, loaded: Any) -> Any:
     return loaded.settings(**changes)
 
 
+def promise_options(function: F) -> F:
+    """The options of what answers and prediction sets are to keep."""
+    options = (
+        click.option("--risk", type=float, help="share of errors among answers, at most; 1 answers all"),
+        click.option("--coverage", type=float, help="share of clips to answer, at least; of sets too"),
+        click.option("--sets", default="threshold", help="threshold or adaptive: how labels join a set"),
+        click.option("--per-class", is_flag=True, help="sets keep their coverage for every class apart"),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def promise_of(arguments: Arguments) -> Any:
+    """What `promise_options` ask for.
+
+    Raises:
+        ConfigError: a value that is not accepted.
+    """
+    from qmoe_core.evaluation.conformal import Promise
+
+    return Promise(arguments.risk, arguments.coverage, arguments.sets, arguments.per_class)
+
+
 def request_of(kind: type[R], arguments: Arguments, **given: Any) -> R:
     """A request made of the options that have the names of its fields, and of what is given besides.
 

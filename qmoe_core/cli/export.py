@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qmoe_core.cli.common import Arguments, command, json_option, print_json
+
+if TYPE_CHECKING:
+    from qmoe_core.bundles import Bundle
 
 
 @command(
@@ -18,9 +23,10 @@ from qmoe_core.cli.common import Arguments, command, json_option, print_json
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="to write")
 @click.option(
     "--format",
-    type=click.Choice(("packed", "onnx")),
+    type=click.Choice(("packed", "onnx", "path")),
     default="packed",
-    help="packed: for this program, with its card; onnx: waveform to decision, for ONNX Runtime",
+    help="packed: for this program, with its card; onnx: waveform to decision, for ONNX Runtime; path: "
+    "embedder and one expert, as bits and nothing else",
 )
 @click.option("--experts", help="to take along, such as bitnet,q4 (default: all; onnx: the mixture)")
 @json_option
@@ -31,6 +37,8 @@ def export(arguments: Arguments) -> int:
 
     loaded = bundles.load(arguments.bundle)
     experts = None if arguments.experts is None else parse_names(arguments.experts, setting="--experts")
+    if arguments.format == "path":
+        return _path(loaded, arguments, experts or ())
     write = exports.export_onnx if arguments.format == "onnx" else exports.export_packed
     path = write(loaded, arguments.out, experts=experts)
     size, folder = path.stat().st_size, sum(file.bytes for file in loaded.manifest.files.values())
@@ -55,4 +63,19 @@ def export(arguments: Arguments) -> int:
             f"{path}: {arguments.format}, {size:,} bytes with {', '.join(names)}; packed, these and the "
             f"router have {packed:,}, and the whole bundle {loaded.name} {folder:,}"
         )
+    return 0
+
+
+def _path(bundle: Bundle, arguments: Arguments, experts: Sequence[str]) -> int:
+    """One expert's whole path."""
+    from qmoe_core.bundles.export.path_file import export_path
+    from qmoe_core.errors import BundleError
+
+    if len(experts) != 1:
+        raise BundleError(f"--format path: name one expert with --experts, such as {bundle.experts[0]}")
+    size = export_path(bundle, arguments.out, expert=experts[0]).stat().st_size
+    if arguments.json:
+        print_json({"file": str(arguments.out), "format": "path", "bytes": size, "experts": list(experts)})
+    else:
+        print(f"{arguments.out}: {bundle.embedder} and {experts[0]}, {size:,} bytes")
     return 0

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from qmoe_core.cli.common import POSITIVE, Arguments, command, mixing_options, mixing_settings, recording
+from qmoe_core.cli.common import (
+    POSITIVE,
+    Arguments,
+    command,
+    mixing_options,
+    mixing_settings,
+    promise_of,
+    promise_options,
+    recording,
+)
 
 
 @command(
@@ -34,7 +44,8 @@ from qmoe_core.cli.common import POSITIVE, Arguments, command, mixing_options, m
 @click.option("--seconds", type=POSITIVE, help="end then (of a microphone)")
 @click.option("--threshold", type=float, metavar="P", help="least probability accepted")
 @click.option("--class-threshold", multiple=True, metavar="LABEL=P", help="for a class; may be repeated")
-@click.option("--abstain", type=float, metavar="NATS", help="most epistemic uncertainty accepted")
+@promise_options
+@click.option("--abstain", type=float, metavar="DOUBT", help="most doubt accepted, 0 to 1, whatever it keeps")
 @click.option(
     "--log",
     type=click.Path(path_type=Path),
@@ -44,6 +55,7 @@ from qmoe_core.cli.common import POSITIVE, Arguments, command, mixing_options, m
 @click.option("--json", is_flag=True, help="a line of JSON for each detection")
 def listen(arguments: Arguments) -> int:
     from qmoe_core import bundles
+    from qmoe_core.evaluation import conformal
     from qmoe_core.live import terminal
     from qmoe_core.live.detections import Rules
 
@@ -51,10 +63,14 @@ def listen(arguments: Arguments) -> int:
         print(terminal.device_list())
         return 0
     loaded = bundles.load(arguments.bundle)
+    settings = mixing_settings(arguments, loaded)
+    limits = conformal.limits(loaded, settings, promise_of(arguments))
+    if arguments.abstain is not None:
+        limits = replace(limits or conformal.Limits(), doubt=arguments.abstain, promise="")
     rules = Rules(
         threshold=Rules.threshold if arguments.threshold is None else arguments.threshold,
         thresholds=terminal.parse_thresholds(arguments.class_threshold, loaded.classes),
-        abstain=arguments.abstain,
+        limits=limits,
     )
 
     def remark(sentence: str) -> None:
@@ -69,7 +85,7 @@ def listen(arguments: Arguments) -> int:
             keep(entry)  # first: whoever reads the output may be gone
         show(entry)
 
-    listening = terminal.Listening(loaded, mixing_settings(arguments, loaded), rules, tell, remark)
+    listening = terminal.Listening(loaded, settings, rules, tell, remark)
     if arguments.file is None:
         pipeline = listening.to_microphone(arguments.device, arguments.rate, arguments.seconds)
     elif arguments.file == "-":

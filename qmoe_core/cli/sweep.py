@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from qmoe_core.cli.common import (
     Arguments,
@@ -37,6 +39,8 @@ sweep = LazyGroup(
         "cascade": "qmoe_core.cli.sweep:cascade",
         "bits": "qmoe_core.cli.sweep:bits",
         "ood": "qmoe_core.cli.sweep:held_out",
+        "paths": "qmoe_core.cli.sweep:paths",
+        "layers": "qmoe_core.cli.sweep:layers",
     },
 )
 
@@ -129,7 +133,7 @@ def curiosity(arguments: Arguments) -> int:
     help="what asking a further expert costs, and what it is worth",
     details="Bundles of one dataset with different embedders may be joined: the experts of all but the first "
     "are called EMBEDDER.EXPERT.",
-    example="qmoe sweep cascade --bundle esc10-logmel-stats --experts q1,q8 --json",
+    example="qmoe sweep cascade --bundle esc10-ds-cnn --experts q1,q8 --json",
 )
 @click.option("--bundle", multiple=True, help="folder or name; may be repeated (default: the one that ships)")
 @click.option("--experts", help="in the order in which they are asked (default: by cost, q8 of each bundle)")
@@ -315,3 +319,104 @@ def _print_held_out(report: Any) -> None:
         f"{len(report.classes)} classes of {report.dataset}, {report.folds} {report.protocol} folds, "
         f"seed {report.seed}; accuracy on the known clips {report.accuracy:.3f}"
     )
+
+
+@command(
+    "paths",
+    help="embedders in formats under heads in formats: F1, bytes, and files to carry",
+    example="qmoe sweep paths esc10 --embedder ds-cnn:q4 --experts q4,q2 --out data/paths",
+)
+@click.argument("dataset", nargs=-1, required=True, metavar="DATASET…")
+@click.option("--embedder", multiple=True, default=("ds-cnn:q8",), help="may be repeated")
+@click.option("--experts", default="q8,q4,q2,q1", show_default=True, help="formats of the heads")
+@click.option("--seeds", type=int, default=1, help="how many seeds, counted from the configuration’s")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="for figures and files")
+@json_option
+def paths(arguments: Arguments) -> int:
+    from qmoe_core.config import Config
+    from qmoe_core.experts.spec import parse_names
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from qmoe_core.training import paths as whole
+    from qmoe_core.training.run import seeds_of
+
+    needs("torch")
+    config = Config()
+    found = whole.sweep(
+        arguments.dataset,
+        arguments.embedder,
+        parse_names(arguments.experts, setting="--experts"),
+        config,
+        seeds_of(config, arguments.seeds),
+        Context(Store(), progress=ProgressBar),
+        arguments.out,
+    )
+    if arguments.json:
+        print_json({"rows": [msgspec.to_builtins(path) for path in found]})
+        return 0
+    names = list(found[0].f1)
+    rows = [("", "embedder", "head", "bytes", *(f"F1, {name}" for name in names))]
+    for path in found:
+        scores = [f"{score.mean:.3f} ± {score.std:.3f} (n = {score.n})" for score in path.f1.values()]
+        rows.append((path.name, path.embedder, path.head, f"{path.bytes:,}", *scores))
+    print(table(rows))
+    return 0
+
+
+@command(
+    "layers",
+    help="where bits cost: each layer in few bits, then mixes of formats under a budget",
+    details="Float heads are trained on the folds; nothing else is. --keep makes the chosen mix an embedder.",
+    example="qmoe sweep layers esc10 --embedder ds-cnn --bytes 120000 --keep mixed",
+)
+@click.argument("dataset", metavar="DATASET")
+@click.option("--embedder", default="ds-cnn", show_default=True, help="ds-cnn or mn04")
+@click.option("--bytes", "most_bytes", type=float, help="of the mix’s file, at most")
+@click.option("--us", "most_us", type=float, help="of the mix’s network on one clip, at most, µs")
+@click.option("--keep", metavar="NAME", help="keep the chosen mix as the embedder ds-cnn:NAME")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="write the result as JSON")
+@json_option
+def layers(arguments: Arguments) -> int:
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from qmoe_core.training.paths import sweep_layers
+
+    needs("torch")
+    found, kept = sweep_layers(
+        arguments.dataset,
+        arguments.embedder,
+        Context(Store(), progress=ProgressBar),
+        most_bytes=arguments.most_bytes,
+        most_us=arguments.most_us,
+        keep=arguments.keep,
+    )
+    document = found.to_json()
+    if arguments.out:
+        arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+    if arguments.json:
+        print_json(document)
+        return 0
+    print(f"{found.dataset}, {found.embedder}, n = {found.n} clips: float accuracy {found.accuracy:.3f}")
+    rows: list[Sequence[str]] = [("layer", "bits", "bytes", "µs", "accuracy", "difference", "cosine")]
+    for row in found.rows:
+        figures = (f"{row.accuracy:.3f}", f"{row.delta:+.3f}", f"{row.cosine:.3f}")
+        rows.append((row.layer, str(row.bits), f"{row.bytes:,}", cell(row.us), *figures))
+    print(table(rows))
+    print(f"\n{found.measured} mixes measured; the front, and the uniform ones:")
+    rows = [("formats of the large layers", "bytes", "µs", "accuracy", "to q8", "95 %", "cosine")]
+    for mix in found.mixes:
+        low, high = mix.ci95
+        figures = (
+            f"{mix.accuracy:.4f}",
+            f"{mix.delta:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            f"{mix.cosine:.3f}",
+        )
+        name = mix.uniform or " ".join(mix.assignment.values())
+        rows.append((name, f"{mix.bytes:,}", cell(mix.p50_us), *figures))
+    print(table(rows))
+    if found.chosen is None:
+        print("No mix is within the budget.")
+    else:
+        print(f"chosen: {' '.join(found.chosen.assignment.values())}, {found.chosen.bytes:,} bytes{kept}")
+    return 0

@@ -160,8 +160,8 @@ class Takes:
             name: the take's id; parts: of it, from second to second.
 
         Raises:
-            AudioError: it cannot be decoded. DatasetError: there is no such take, a part is empty, or the
-            folder cannot be written.
+            AudioError: it cannot be decoded.
+            DatasetError: there is no such take, a part is empty, or the folder cannot be written.
         """
         whole = next((take for take in self.listed if take.id == name), None)
         if whole is None:

@@ -61,11 +61,12 @@ class LearnedEmbedder:
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Waveforms float32 [B, n] at `sample_rate` to embeddings float32 [B, D]."""
-        rows = [self._packed.embed(self.front_end.levels(waveform)) for waveform in waveforms]
+        rows = [self.packed.embed(self.front_end.levels(waveform)) for waveform in waveforms]
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
     @cached_property
-    def _packed(self) -> PackedNetwork:
+    def packed(self) -> PackedNetwork:
+        """The network as this processor runs it."""
         return PackedNetwork(self.network)
 
     def __reduce__(self) -> tuple[type[LearnedEmbedder], tuple[str, Network]]:

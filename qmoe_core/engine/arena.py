@@ -253,8 +253,7 @@ def build(layers: tuple[HiddenLayer, ...], order: Order) -> np.ndarray:
 
     Args:
         layers: one or more that follow on one another; the last gives its Linear's results as they are,
-        without
-            LayerNorm and ReLU.
+            without LayerNorm and ReLU.
         order: `vector_order` or `row_order`.
 
     Returns:

@@ -21,6 +21,7 @@ from qmoe_core.audio.decode import SAMPLE_RATE, WINDOW_SAMPLES
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import BundleError, ConfigError
 from qmoe_core.evaluation.classification import weighted_f1
+from qmoe_core.evaluation.selective import resampled
 from qmoe_core.evaluation.sweep import judged
 from qmoe_core.routing import mixing
 from qmoe_core.routing.distilled import groups
@@ -29,7 +30,6 @@ from qmoe_core.routing.uncertainty import softmax
 
 MARGIN = 0.005
 """As good as the best: at most this much less accurate."""
-RESAMPLES = 1000
 CALLS = 30
 """Timed calls of an embedder; of a head, ten times as many."""
 POINTS = 41
@@ -241,16 +241,9 @@ def _equal_accuracy(
         "difference": right * 1.0 - of_best,
         "over_random": right - by_chance,
     }
-    recordings = np.unique(sources, return_inverse=True)[1]
-    count = recordings.max() + 1
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)
-    weights = draws[:, recordings]
     found = {}
     for name, values in figures.items():
-        resampled = (weights * values).sum(axis=1) / weights.sum(axis=1)
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        found[name] = float(values.mean())
-        found["ci95" if name == "cost_ratio" else f"{name}_ci95"] = (float(low), float(high))
+        found[name], found["ci95" if name == "cost_ratio" else f"{name}_ci95"] = resampled(values, sources)
     return EqualAccuracy(
         margin=MARGIN, accuracy=float(right.mean()), cost_us=float(cost.mean()), single=rival.name, **found
     )

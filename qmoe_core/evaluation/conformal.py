@@ -7,22 +7,61 @@ All bounds are of finite samples and need only that new clips are like the ones 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
 from qmoe_core.errors import BundleError, ConfigError
+from qmoe_core.evaluation.selective import resampled
+from qmoe_core.routing.distilled import groups
 from qmoe_core.routing.mixing import Settings
 
 Score = Literal["threshold", "adaptive"]
-COVERAGE = 0.9
-"""Of prediction sets, where nothing else is asked for."""
+SCORES: tuple[Score, ...] = get_args(Score)
+COVERAGE = 0.95
+"""Where nothing is asked for: the share of clips that are answered, and of sets that hold the true label."""
 CONFIDENCE = 0.95
 """That a risk is kept."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What answers and prediction sets are to keep; with neither risk nor coverage, `COVERAGE` is.
+
+    Attributes:
+        risk: the share of errors among the answers, at most, with 95 % confidence; 1 answers everything.
+        coverage: the share of clips that are answered, at least, and of sets that hold the true label; 1
+            answers everything, with sets of the usual coverage.
+        score: of the labels of a set, see `scores`.
+        per_class: sets keep their coverage for the clips of every class apart.
+
+    Raises:
+        ConfigError: a value that is not accepted, or both risk and coverage.
+    """
+
+    risk: float | None = None
+    coverage: float | None = None
+    score: Score = "threshold"
+    per_class: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("coverage", self.coverage), ("risk", self.risk)):
+            if value is not None and not 0.0 < value <= 1.0:
+                raise ConfigError(f"--{name} is {value:g}; accepted is more than 0, and 1 at most")
+        if self.coverage is not None and self.risk is not None:
+            raise ConfigError("--coverage and --risk are two limits; give one of them")
+        if self.score not in SCORES:
+            raise ConfigError(f"--sets is '{self.score}'; accepted is {', '.join(SCORES)}")
+
+    @property
+    def of_sets(self) -> float:
+        """The coverage of prediction sets."""
+        return COVERAGE if self.coverage in (None, 1.0) else self.coverage
 
 
 @dataclass(frozen=True)
@@ -31,73 +70,153 @@ class Limits:
 
     Attributes:
         doubt: an answer whose doubt is above it is withheld; 1 withholds none.
-        score: the largest conformal score of a label in a prediction set; coverage: how often sets hold the
-            true label, at least.
         promise: what the limit of doubt was set for, in words; empty where it withholds none.
+        largest: the largest conformal score of a label in a prediction set: one for all classes, or one each;
+            empty where there are no sets.
+        score: which; coverage: how often sets hold the true label, at least.
     """
 
-    doubt: float
-    score: float
-    coverage: float
+    doubt: float = 1.0
     promise: str = ""
+    largest: tuple[float, ...] = ()
+    score: Score = "threshold"
+    coverage: float = COVERAGE
+
+    def reason(self, doubt: float) -> str:
+        """Why an answer of this doubt is withheld; empty where it is given."""
+        if doubt <= self.doubt:
+            return ""
+        why = f", the limit for which {self.promise}" if self.promise else ", the limit"
+        return f"the doubt, {doubt:.3f}, is above {self.doubt:.3f}{why}"
 
     def applied(self, result: Classification) -> Classification:
         """A recording's result with its prediction set, and the reason where its answer is withheld."""
-        whole, reason = result.whole, ""
-        if whole.doubt > self.doubt:
-            reason = f"The doubt, {whole.doubt:.3f}, is above {self.doubt:.3f}: {self.promise}."
-        found = tuple(self.labels(whole.probabilities, whole.classes))
-        return replace(result, reason=reason, prediction_set=found, coverage=self.coverage)
+        whole = result.whole
+        reason = self.reason(whole.doubt)
+        return replace(
+            result,
+            reason=f"{reason[0].upper()}{reason[1:]}." if reason else "",
+            prediction_set=self.labels(whole.probabilities, whole.classes) if self.largest else None,
+            coverage=self.coverage if self.largest else None,
+        )
 
-    def labels(self, probabilities: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+    def held(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which labels are in the sets of some clips, [..., C] → bool [..., C]."""
+        return scores(probabilities, self.score) <= np.array(self.largest)
+
+    def labels(self, probabilities: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
         """The prediction set of one clip, the most probable label first."""
-        held = scores(probabilities) <= self.score
-        return [classes[i] for i in np.argsort(-probabilities, kind="stable") if held[i]]
+        held = self.held(probabilities)
+        return tuple(classes[i] for i in np.argsort(-probabilities, kind="stable") if held[i])
 
 
-def limits(
-    bundle: Bundle, settings: Settings, *, coverage: float | None = None, risk: float | None = None
-) -> Limits | None:
+def limits(bundle: Bundle, settings: Settings, promise: Promise | None = None) -> Limits | None:
     """Limits from a bundle's out-of-fold predictions, mixed by these settings.
-
-    Args:
-        coverage: the share of clips to answer, at least; of prediction sets, too (default 0.9).
-        risk: the share of errors among the answers, at most, with 95 % confidence.
 
     Returns:
         None where the bundle carries no such predictions, and nothing is asked for.
 
     Raises:
-        ConfigError: both are asked for, or one is not between 0 and 1, or no limit keeps the risk.
+        ConfigError: no limit keeps the risk that is asked for.
         BundleError: something is asked for, and the bundle carries no out-of-fold predictions.
     """
-    for name, value in (("coverage", coverage), ("risk", risk)):
-        if value is not None and not 0.0 < value < 1.0:
-            raise ConfigError(f"--{name} is {value:g}; accepted is more than 0 and less than 1")
-    if coverage is not None and risk is not None:
-        raise ConfigError("--coverage and --risk are two limits; give one of them")
-    data = bundle.dataset
-    mixed = bundle.reference(settings)
+    data, mixed = bundle.dataset, bundle.reference(settings)
     if data is None or mixed is None:
-        if coverage is None and risk is None:
+        if promise is None or promise == Promise():
             return None
         raise BundleError(
-            f"bundle {bundle.name} carries no out-of-fold predictions, which --coverage and --risk are set "
-            "from; take one that was made with: qmoe train DATASET --bundle NAME"
+            f"bundle {bundle.name} carries no out-of-fold predictions, which limits and prediction sets are "
+            "set from; take one that was made with: qmoe train DATASET --bundle NAME"
         )
-    p, labels = mixed.probabilities, data.labels
-    doubt, promise = 1.0, ""
-    if coverage is not None:
-        doubt = quantile(1.0 - p.max(axis=-1), coverage)
-        promise = f"{coverage:.0%} of clips like those of {bundle.provenance.dataset} are answered"
-    elif risk is not None:
-        doubt = risk_limit(1.0 - p.max(axis=-1), p.argmax(axis=-1) != labels, risk)
-        promise = (
-            f"at most {risk:.1%} of the answers on clips like those of {bundle.provenance.dataset} are wrong"
-        )
-    sets = COVERAGE if coverage is None else coverage
-    own = np.take_along_axis(scores(p), labels[:, None], axis=-1)[:, 0]
-    return Limits(doubt, quantile(own, sets), sets, promise)
+    like = f"clips like those of {bundle.provenance.dataset}"
+    return limits_from(mixed.probabilities, data.labels, promise or Promise(), like)
+
+
+def limits_from(p: np.ndarray, labels: np.ndarray, promise: Promise, like: str = "such clips") -> Limits:
+    """Limits from clips that nobody learned from.
+
+    Args:
+        p: class probabilities [n, C]; labels: int [n].
+        like: what new clips have to be like, in words.
+
+    Raises:
+        ConfigError: no limit keeps the risk that is asked for.
+    """
+    own = np.take_along_axis(scores(p, promise.score), labels[:, None], axis=-1)[:, 0]
+    kept = [own[labels == c] for c in range(p.shape[1])] if promise.per_class else [own]
+    doubt, words = _limit_of_doubt(1.0 - p.max(axis=-1), p.argmax(axis=-1) != labels, promise, like)
+    sets = promise.of_sets
+    return Limits(doubt, words, tuple(quantile(values, sets) for values in kept), promise.score, sets)
+
+
+def _limit_of_doubt(doubt: np.ndarray, wrong: np.ndarray, promise: Promise, like: str) -> tuple[float, str]:
+    """The limit, and what it was set for in words."""
+    if 1.0 in (promise.risk, promise.coverage):
+        return 1.0, ""
+    if promise.risk is not None:
+        limit = risk_limit(doubt, wrong, promise.risk)
+        return limit, f"at most {100 * promise.risk:g} % of the answers on {like} are wrong"
+    coverage = promise.coverage or COVERAGE
+    return min(1.0, quantile(doubt, coverage)), f"{100 * coverage:g} % of {like} are answered"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What became of a promise on clips of other folds than those that set the limits.
+
+    Attributes:
+        n: clips; answered: share of them; risk: errors among the answered, NaN where none is.
+        covered: share of sets that hold the true label; size: mean number of labels in a set.
+        risk_ci95, covered_ci95: bootstrapped over recordings.
+    """
+
+    n: int
+    answered: float
+    risk: float
+    risk_ci95: tuple[float, float]
+    covered: float
+    covered_ci95: tuple[float, float]
+    size: float
+
+
+def kept(bundle: Bundle, settings: Settings, promise: Promise | None = None) -> Kept | None:
+    """What becomes of a promise: each fold's clips under limits that were set on the others.
+
+    Returns:
+        None where the bundle carries no out-of-fold predictions.
+    """
+    data, mixed = bundle.dataset, bundle.reference(settings)
+    if data is None or mixed is None:
+        return None
+    sources = [clip.source for clip in data.clips]
+    return kept_by(mixed.probabilities, data.labels, data.folds, sources, promise or Promise())
+
+
+def kept_by(
+    p: np.ndarray, labels: np.ndarray, folds: np.ndarray, sources: Sequence[str], promise: Promise
+) -> Kept:
+    """What becomes of a promise; see `kept`.
+
+    Args:
+        p: class probabilities [n, C], out of fold; labels, folds: int [n]; sources: recordings [n].
+    """
+    group, n = groups(folds, sources), len(labels)
+    answered, held = np.zeros(n, bool), np.zeros(p.shape, bool)
+    for number in np.unique(group):
+        new = group == number
+        try:
+            set_on = limits_from(p[~new], labels[~new], promise)
+        except ConfigError:  # no limit keeps the risk: nothing is answered, and sets are what they are
+            set_on = replace(limits_from(p[~new], labels[~new], replace(promise, risk=1.0)), doubt=-1.0)
+        answered[new] = 1.0 - p[new].max(axis=-1) <= set_on.doubt
+        held[new] = set_on.held(p[new])
+    wrong = p.argmax(axis=-1) != labels
+    covered = held[np.arange(n), labels]
+    risk, risk_ci95 = resampled(wrong, sources, answered)
+    share, share_ci95 = resampled(covered, sources)
+    return Kept(
+        n, float(answered.mean()), risk, risk_ci95, share, share_ci95, float(held.sum(axis=-1).mean())
+    )
 
 
 def scores(p: np.ndarray, kind: Score = "threshold") -> np.ndarray:

@@ -7,11 +7,14 @@ what happens when the clips where it is large are left unanswered (risk against 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from qmoe_core.routing.mixing import Mixed
+from qmoe_core.bundles import Bundle
+from qmoe_core.evaluation.significance import resample_groups
+from qmoe_core.routing.mixing import Mixed, Settings
 
 MEASURES = {
     "total": "H(q̄): entropy of the experts' mean distribution",
@@ -123,7 +126,7 @@ class Auroc:
 
     Attributes:
         auroc: chance that a random positive is more uncertain than a random negative; 0.5 knows nothing.
-        low, high: 95 % bootstrap interval over clips.
+        low, high: 95 % bootstrap interval over recordings.
         positives, negatives: how many clips.
     """
 
@@ -158,14 +161,57 @@ def _auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.n
     return (of_positives * below).sum(axis=1) / (of_positives.sum(axis=1) * of_negatives.sum(axis=1))
 
 
+RESAMPLES = 1000
+
+
+def drawn(sources: Sequence[str] | np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """How often each clip is drawn when whole recordings are, with replacement: float64 [RESAMPLES, n].
+
+    Clips that were cut from one recording are alike, so that clips are not drawn apart.
+
+    Args:
+        sources: the recording that each clip was cut from, n of them.
+    """
+    draws, recording = resample_groups(sources, RESAMPLES, seed)
+    return draws[:, recording]
+
+
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a bootstrap's values [R], those that are not numbers left out."""
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def resampled(
+    values: np.ndarray, sources: Sequence[str] | np.ndarray, among: np.ndarray | None = None
+) -> tuple[float, tuple[float, float]]:
+    """A mean over clips with its 95 % interval over recordings; NaN where there are no clips.
+
+    Args:
+        values: [n]; sources: recordings [n]; among: the clips to take, bool [n], all when None.
+    """
+    taken = np.ones(len(values), bool) if among is None else among
+    if not taken.any():
+        return float("nan"), (float("nan"), float("nan"))
+    weights = drawn(sources) * taken
+    there = weights.sum(axis=1)
+    means = (weights * values).sum(axis=1) / np.where(there, there, np.nan)
+    return float(values[taken].mean()), interval(means)
+
+
 def detection(
-    scores: dict[str, np.ndarray], positive: np.ndarray, *, resamples: int = 1000, seed: int = 0
+    scores: dict[str, np.ndarray],
+    positive: np.ndarray,
+    sources: Sequence[str] | np.ndarray | None = None,
+    *,
+    seed: int = 0,
 ) -> dict[str, Auroc] | None:
     """How well each uncertainty finds the positives, with intervals.
 
     Args:
         scores: uncertainties by name, [n] each; positive: bool [n].
-        resamples: of the bootstrap; positives and negatives are drawn apart, and alike for all scores.
+        sources: the recording that each clip was cut from: they are resampled, alike for all scores. None
+            takes each clip for a recording.
 
     Returns:
         By name; None when there are no positives, or nothing else.
@@ -173,17 +219,27 @@ def detection(
     there, n = int(positive.sum()), len(positive)
     if there in (0, n):
         return None
-    generator = np.random.default_rng(seed)
-    weights = np.zeros((resamples, n))
-    for clips in (np.flatnonzero(positive), np.flatnonzero(~positive)):
-        drawn = clips[generator.integers(0, len(clips), (resamples, len(clips)))]
-        drawn += n * np.arange(resamples)[:, None]
-        weights += np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n)
+    weights = drawn(np.arange(n) if sources is None else sources, seed=seed)
+    some = (weights[:, positive].sum(axis=1) > 0) & (weights[:, ~positive].sum(axis=1) > 0)
+    weights = weights[some]
     found = {}
     for name, score in scores.items():
-        low, high = np.quantile(_auroc(score, positive, weights), [0.025, 0.975])
-        found[name] = Auroc(auroc(score, positive), float(low), float(high), there, n - there)
+        low, high = interval(_auroc(score, positive, weights))
+        found[name] = Auroc(auroc(score, positive), low, high, there, n - there)
     return found
+
+
+def finds(bundle: Bundle, settings: Settings) -> dict[str, Auroc] | None:
+    """How well each uncertainty of a mixture finds its errors on a bundle's clips, out of fold.
+
+    Returns:
+        By name; None without out-of-fold predictions, or where all are right, or none.
+    """
+    data, mixed = bundle.dataset, bundle.reference(settings)
+    if data is None or mixed is None:
+        return None
+    wrong = mixed.probabilities.argmax(axis=-1) != data.labels
+    return detection(uncertainties(mixed), wrong, [clip.source for clip in data.clips])
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
 
 
 def resample_groups(
-    groups: Sequence[str], resamples: int = 2000, seed: int = 0
+    groups: Sequence[str] | np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bootstrap of whole groups: how often each is drawn when as many are drawn as there are.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from qmoe_core.decision import Decision
 from qmoe_core.errors import ConfigError
+from qmoe_core.evaluation.conformal import Limits
 
 GAP = "gap"
 SILENCE = "silence"
@@ -24,9 +25,9 @@ CLIPPING = "clipping"
 NARROW = "narrow band"
 CHANGING = "neither half says so"
 BELOW_THRESHOLD = "below class threshold"
-ABOVE_ABSTAIN_LINE = "above abstain line"
+IN_DOUBT = "in doubt"
 TOO_SHORT = "too short"
-REASONS = (GAP, SILENCE, CLIPPING, NARROW, CHANGING, BELOW_THRESHOLD, ABOVE_ABSTAIN_LINE, TOO_SHORT)
+REASONS = (GAP, SILENCE, CLIPPING, NARROW, CHANGING, BELOW_THRESHOLD, IN_DOUBT, TOO_SHORT)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Rules:
     Attributes:
         threshold: the least probability, for classes without one of their own.
         thresholds: by class.
-        abstain: the most epistemic uncertainty, nats; None for no line.
+        limits: of doubt, above which an answer is not accepted, and of prediction sets; None for none.
         smooth: how many neighbouring windows are averaged, at least 1.
         merge_s: stretches of one answer that are at most this far apart are one.
         least_s: a shorter stretch is not accepted; an unaccepted one is not even logged, only counted.
@@ -49,7 +50,7 @@ class Rules:
 
     threshold: float = 0.5
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    abstain: float | None = None
+    limits: Limits | None = None
     smooth: int = 3
     merge_s: float = 1.0
     least_s: float = 0.75
@@ -62,8 +63,8 @@ class Rules:
         for name, value in {"threshold": self.threshold, **self.thresholds}.items():
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"the threshold {value:g} ({name}) is no probability; accepted is 0 to 1")
-        if self.abstain is not None and not self.abstain >= 0.0:
-            raise ConfigError(f"the abstain line is {self.abstain:g} nats; accepted is 0 or more")
+        if self.limits is not None and not 0.0 <= self.limits.doubt <= 1.0:
+            raise ConfigError(f"the limit of doubt is {self.limits.doubt:g}; accepted is 0 to 1")
         if self.smooth < 1:
             raise ConfigError(f"{self.smooth} windows cannot be averaged; accepted is 1 or more")
         for name in ("merge_s", "least_s", "longest_s"):
@@ -130,6 +131,7 @@ class Detection:
         agreeing: of the windows that it ran on, the share in which an expert said the same.
         accepted; reason: why not, one of `REASONS`, or empty.
         windows: how many it rests on.
+        prediction_set: of the mean probabilities over the stretch; empty where none is set.
         best: the five seconds it was surest of, float32 [110250].
         best_start: the time of day at which those begin.
     """
@@ -149,6 +151,7 @@ class Detection:
     windows: int
     best: np.ndarray = field(repr=False, compare=False)
     best_start: float = 0.0
+    prediction_set: tuple[str, ...] = ()
 
 
 @dataclass
@@ -161,6 +164,7 @@ class _Stretch:
     day: float
     windows: int = 0
     probability: float = 0.0
+    probabilities: np.ndarray = field(default_factory=lambda: np.zeros(1))
     epistemic: float = 0.0
     best_probability: float = -1.0
     best: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
@@ -178,10 +182,17 @@ class _Stretch:
         return self.end_s - self.start_s
 
     def add(
-        self, judged: JudgedWindow, label: str, probability: float, epistemic: float, samples: np.ndarray
+        self,
+        judged: JudgedWindow,
+        label: str,
+        probabilities: np.ndarray,
+        epistemic: float,
+        samples: np.ndarray,
     ) -> None:
+        probability = float(probabilities.max())
         self.windows += 1
         self.probability += probability
+        self.probabilities = self.probabilities + probabilities
         self.epistemic += epistemic
         self.labels[label] += 1
         for expert in judged.decision.experts:
@@ -191,7 +202,7 @@ class _Stretch:
         if probability > self.best_probability:
             self.best_probability, self.best, self.best_start_s = probability, samples, judged.start_s
 
-    def detection(self, least_s: float) -> Detection:
+    def detection(self, least_s: float, limits: Limits | None, classes: tuple[str, ...]) -> Detection:
         label = self.labels.most_common(1)[0][0]
         routed = {name: share / self.windows for name, share in self.routed.items() if share > 0.0}
         reason = self.reason or (TOO_SHORT if self.length_s < least_s else "")
@@ -211,6 +222,9 @@ class _Stretch:
             windows=self.windows,
             best=self.best,
             best_start=self.day + self.best_start_s,
+            prediction_set=limits.labels(self.probabilities / self.windows, classes)
+            if limits is not None and limits.largest
+            else (),
         )
 
 
@@ -229,15 +243,20 @@ class Tracker:
         self._held: list[_Stretch] = []  # over, but the next may still be one with them
         self._current: _Stretch | None = None
         self._last: JudgedWindow | None = None
+        self._classes: tuple[str, ...] = ()
 
     @property
     def current(self) -> Detection | None:
         """What is being heard now, as it would be logged if it ended here."""
-        return None if self._current is None else self._current.detection(0.0)
+        return None if self._current is None else self._detection(self._current, 0.0)
+
+    def _detection(self, stretch: _Stretch, least_s: float) -> Detection:
+        return stretch.detection(least_s, self.rules.limits, self._classes)
 
     def push(self, judged: JudgedWindow, samples: np.ndarray) -> list[Detection]:
         """Take the next window of the stream, with its waveform; gives the detections that are over."""
         rules = self.rules
+        self._classes = judged.decision.classes
         reason = _unheard(judged, rules)
         # An average over a gap or over silence would speak of what is not there.
         if self._last is not None and bool(reason) != bool(_unheard(self._last, rules)):
@@ -254,8 +273,8 @@ class Tracker:
             reason = CHANGING
         if not reason and probability < rules.threshold_of(label):
             reason = BELOW_THRESHOLD
-        if not reason and rules.abstain is not None and epistemic > rules.abstain:
-            reason = ABOVE_ABSTAIN_LINE
+        if not reason and rules.limits is not None and 1.0 - probability > rules.limits.doubt:
+            reason = IN_DOUBT
         middle = float(np.mean([w.middle_s for w in self._recent]))
         key = ("" if reason in (GAP, SILENCE, CLIPPING, NARROW) else label, reason)
 
@@ -268,7 +287,7 @@ class Tracker:
             self._open(key, at, judged.day)
         assert self._current is not None
         self._current.end_s = max(middle, self._current.start_s)
-        self._current.add(judged, label, probability, epistemic, samples)
+        self._current.add(judged, label, probabilities, epistemic, samples)
         return self._finished(middle - rules.merge_s)
 
     def flush(self) -> list[Detection]:
@@ -305,7 +324,7 @@ class Tracker:
             if stretch.reason and stretch.length_s < self.rules.least_s:
                 self.flickers += 1
             else:
-                over.append(stretch.detection(self.rules.least_s))
+                over.append(self._detection(stretch, self.rules.least_s))
         return over
 
 

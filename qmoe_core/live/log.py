@@ -71,6 +71,7 @@ class LoggedDetection(msgspec.Struct, frozen=True):
     windows: int
     sound_start: float
     mark: Mark = ""
+    prediction_set: list[str] = []
 
 
 class _Marked(msgspec.Struct, frozen=True):
@@ -207,6 +208,7 @@ class Log:
             reason=detection.reason,
             windows=detection.windows,
             sound_start=detection.best_start,
+            prediction_set=list(detection.prediction_set),
         )
         sound = flac(detection.best)
         with self._lock:
@@ -362,7 +364,18 @@ def _explained(folder: Path) -> Iterator[None]:
 
 _COLUMNS = (
     *("id", "start", "end", "start_s", "end_s", "label", "probability", "epistemic", "expert", "routed"),
-    *("agreeing", "accepted", "reason", "windows", "mark", "source", "bundle", "sound", "sound_start"),
+    *(
+        "agreeing",
+        "accepted",
+        "reason",
+        "windows",
+        "mark",
+        "source",
+        "bundle",
+        "sound",
+        "sound_start",
+        "prediction_set",
+    ),
 )
 
 
@@ -392,7 +405,7 @@ def as_csv(entries: Iterable[LoggedDetection]) -> str:
     writer = csv.DictWriter(out, _COLUMNS)
     writer.writeheader()
     for row in as_rows(entries):
-        plain = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()}
+        plain = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()}
         writer.writerow({key: defused(value) for key, value in plain.items()})
     return out.getvalue()
 

@@ -309,9 +309,8 @@ def text(entry: LoggedDetection, *, live: bool) -> str:
         f"{clock(entry.start)}–{clock(entry.end)}" if live else f"{entry.start_s:7.1f} –{entry.end_s:7.1f} s"
     )
     verdict = "accepted" if entry.accepted else f"not accepted: {entry.reason}"
-    return (
-        f"{span}  {entry.label:16} {entry.probability:4.0%}  epistemic {entry.epistemic:.3f}  "
-        f"{entry.expert:8} {verdict}"
+    return f"{span}  {entry.label:16} {entry.probability:4.0%}  {entry.expert:8} {verdict}" + (
+        f"; set: {', '.join(entry.prediction_set)}" if len(entry.prediction_set) > 1 else ""
     )
 
 
@@ -323,7 +322,9 @@ def line(entry: LoggedDetection) -> bytes:
             "end_s": round(entry.end_s, 3),
             "label": entry.label,
             "probability": entry.probability,
+            "doubt": 1.0 - entry.probability,
             "epistemic": entry.epistemic,
+            "prediction_set": entry.prediction_set,
             "expert": entry.expert,
             "accepted": entry.accepted,
             "reason": entry.reason,

@@ -186,6 +186,11 @@ def run(request: Bench, context: Context) -> BenchReport:
     """
     if request.measure == "latency":
         return run_latency(request, context)
+    if request.measure == "path":
+        from qmoe_core.measure import path
+
+        progress = context.progress("path")
+        return BenchReport("path", *path.run(request.embedders, request.n, progress, context.cancelled))
     if request.measure == "energy":
         return run_energy(request, context)
     if request.measure == "memory":

@@ -2,31 +2,39 @@
 
 Five seconds of noise, one clip, one thread, one interleaved run. Networks and heads have random weights,
 rounded to each format: time does not depend on them. Every contestant does the front end, the embedder's
-network and the head; the stages are timed on their own in the same run.
+network and the head; the stages are timed on their own in the same run, the head in every format.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qmoe_core.embedders.learned import FRONT_ENDS
-from qmoe_core.engine import LEVELS, ExpertWeights, PackedExpert
+from qmoe_core.audio import mel
+from qmoe_core.audio.decode import SAMPLE_RATE
+from qmoe_core.embedders import Embedder, logmel_stats
+from qmoe_core.embedders.learned import FRONT_ENDS, FrontEnd, LearnedEmbedder
+from qmoe_core.embedders.logmel_stats import LogMelStats
+from qmoe_core.engine import LEVELS, ExpertWeights, PackedExpert, network_storage, storage
 from qmoe_core.engine.network import Block, ConvLayer, Levels, Network, SqueezeExcite
 from qmoe_core.engine.network_reference import forward
 from qmoe_core.engine.packed_network import PackedNetwork
 from qmoe_core.errors import ConfigError
-from qmoe_core.measure import environment, latency, peers, size
+from qmoe_core.experts.spec import NAMES
+from qmoe_core.measure import environment, latency, peers, roofline, size
 from qmoe_core.measure.latency import Contestant
 
-EMBEDDERS = ("mn04", "ds-cnn")
-FORMATS = {"fp32": "float", "q8": "int8", "q4": "int4", "q2": "int2", "q1": "int1"}
+EMBEDDERS = ("mn04", "ds-cnn", logmel_stats.NAME)
+FORMATS = {
+    **{"fp32": "float", "q8": "int8", "q4": "int4", "q3": "int3", "q2": "int2"},
+    **{"bitnet": "ternary", "q1": "int1"},
+}
 """Of a path, and of the layers of its network."""
 SECONDS = 5.0
 CLASSES = 50
@@ -112,45 +120,106 @@ def _in_levels(layer: ConvLayer, layer_format: str) -> ConvLayer:
 # --- Contestants ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Timed(Contestant):
+    """A contestant, and what it weighs."""
+
+    cost: Mapping[str, int] = field(default_factory=dict)
+
+
 def _head(name: str, dim: int) -> ExpertWeights:
     return size.random_expert(name, (dim, *size.PAPER_SHAPE[1:-1], CLASSES))
 
 
-def _ours(embedder: str, network: Network, waveform: np.ndarray) -> list[Contestant]:
-    """The path in each format, and its stages."""
-    levels = FRONT_ENDS[embedder].levels
-    x = levels(waveform)
-    found = [Contestant(f"{embedder} front end", "stage", partial(levels, waveform))]
+@dataclass(frozen=True)
+class Stages:
+    """An embedder in one format, cut in two.
+
+    Attributes:
+        front_end: waveform [n] to what the embedder takes; embed: that to an embedding [D].
+        embedder_bytes: of its file; memory_bytes: what it works in, weights apart.
+    """
+
+    front_end: FrontEnd
+    embed: Callable[[np.ndarray], np.ndarray]
+    dim: int
+    note: str = ""
+    embedder_bytes: int = 0
+    memory_bytes: int = 0
+    network: Network | None = None
+
+
+def stages_of(made: Embedder) -> Stages:
+    """Any embedder, cut in two; one of timm does all its work in the second part."""
+    if isinstance(made, LogMelStats):
+        power = partial(mel.mel_power, n_mels=made.parameters.n_mels)
+        return Stages(FrontEnd(made.sample_rate, power), made.statistics, made.dim)
+    if isinstance(made, LearnedEmbedder):
+        return Stages(made.front_end, made.packed.embed, made.dim)
+    whole = FrontEnd(made.sample_rate, lambda waveform: waveform)
+    return Stages(whole, lambda waveform: made.embed(waveform[None])[0], made.dim)
+
+
+def _learned(embedder: str, network: Network, waveform: np.ndarray) -> dict[str, Stages]:
+    """A network in each format."""
+    front_end, found = FRONT_ENDS[embedder], {}
+    x = front_end.levels(waveform)
     for name, layer_format in FORMATS.items():
-        packed = PackedNetwork(network if name == "fp32" else rounded(network, layer_format, x[None]))
-        head = PackedExpert(_head(name, network.dim))
-        embedding = packed.embed(x)
-
-        def path(packed: PackedNetwork = packed, head: PackedExpert = head) -> object:
-            return head.logits(packed.embed(levels(waveform)))
-
-        note = f"{packed.kernel} kernel, {packed.nbytes + head.nbytes:,} bytes in memory"
-        found += [
-            Contestant(f"{embedder}:{name}", "expert", path, note),
-            Contestant(f"{embedder}:{name} embedder", "stage", partial(packed.embed, x)),
-            Contestant(f"{embedder}:{name} head", "stage", partial(head.logits, embedding)),
-        ]
+        made = network if name == "fp32" else rounded(network, layer_format, x[None])
+        packed = PackedNetwork(made)
+        note = f"{packed.kernel} kernel, {packed.nbytes:,} bytes of it in memory"
+        size_ = len(network_storage.dumps(made))
+        memory = packed.workspace_bytes(x.shape[-1]) + x.nbytes
+        found[name] = Stages(front_end, packed.embed, network.dim, note, size_, memory, made)
     return found
 
 
-def _model(network: Network, head: ExpertWeights, frames: int) -> Any:
-    """Network and head as one ONNX graph: `levels` [1, 1, bands, frames] → `logits`."""
+def _ours(embedder: str, stages: Mapping[str, Stages], waveform: np.ndarray) -> list[_Timed]:
+    """The path in each format, its stages, and the head in every format."""
+    first = stages["fp32"]
+    levels = first.front_end.levels
+    x = levels(waveform)
+    embedding = first.embed(x)
+    heads = {name: PackedExpert(_head(name, first.dim)) for name in NAMES}
+    sizes = {
+        name: len(storage.dump("expert", name, storage.to_tensors(_head(name, first.dim)))) for name in NAMES
+    }
+    found = [_Timed(f"{embedder} front end", "stage", partial(levels, waveform))]
+    for name, one in stages.items():
+
+        def path(one: Stages = one, head: PackedExpert = heads[name]) -> object:
+            return head.logits(one.embed(levels(waveform)))
+
+        cost = {
+            "embedder_bytes": one.embedder_bytes,
+            "head_bytes": sizes[name],
+            "memory_bytes": one.memory_bytes,
+        }
+        found += [
+            _Timed(f"{embedder}:{name}", "expert", path, one.note, cost),
+            _Timed(f"{embedder}:{name} embedder", "stage", partial(one.embed, x)),
+        ]
+    for name, head in heads.items():
+        cost = {"head_bytes": sizes[name]}
+        found.append(_Timed(f"{embedder} head {name}", "head", partial(head.logits, embedding), "", cost))
+    return found
+
+
+def _model(network: Network | None, head: ExpertWeights, shape: Sequence[int]) -> Any:
+    """Network (or none) and head as one ONNX graph: `levels` of a shape, such as [1, 1, bands, frames] →
+    `logits`."""
     from onnx import TensorProto, helper
 
     from qmoe_core.bundles.export.graph import IR_VERSION, OPSET, Graph, expert_nodes
     from qmoe_core.bundles.export.graph_network import network_nodes
 
     g = Graph()
-    logits = g.node("Identity", expert_nodes(g, head, network_nodes(g, network, "levels")), to="logits")
-    shapes = {"levels": [1, 1, network.bands, frames], logits: [1, head.classes]}
+    embedding = "levels" if network is None else network_nodes(g, network, "levels")
+    logits = g.node("Identity", expert_nodes(g, head, embedding), to="logits")
+    shapes = {"levels": list(shape), logits: [1, head.classes]}
     values = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()}
     graph = helper.make_graph(
-        g.nodes, network.name, [values["levels"]], [values["logits"]], list(g.constants.values())
+        g.nodes, "path", [values["levels"]], [values["logits"]], list(g.constants.values())
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
@@ -182,13 +251,16 @@ def _static_int8(model: Any, x: np.ndarray) -> Any:
         return onnx.load(small)
 
 
-def _others(embedder: str, network: Network, waveform: np.ndarray) -> list[Contestant]:
-    """ONNX Runtime in float and in its own 8 bits, behind our front end."""
+def _others(embedder: str, network: Network | None, stages: Stages, waveform: np.ndarray) -> list[_Timed]:
+    """ONNX Runtime in float and in its own 8 bits, behind our front end (and our statistics)."""
     import onnxruntime
 
-    levels = FRONT_ENDS[embedder].levels
-    given = np.ascontiguousarray(levels(waveform)[None, None])
-    model = _model(network, _head("fp32", network.dim), given.shape[-1])
+    def before() -> np.ndarray:
+        x = stages.front_end.levels(waveform)
+        return stages.embed(x) if network is None else x
+
+    given = np.ascontiguousarray(before()[None] if network is None else before()[None, None])
+    model = _model(network, _head("fp32", stages.dim), given.shape)
     version = f"ONNX Runtime {onnxruntime.__version__}"
     found = []
     with peers.quantizers_silent():
@@ -200,10 +272,10 @@ def _others(embedder: str, network: Network, waveform: np.ndarray) -> list[Conte
             session = peers.session(each, x, "levels")
 
             def path(x: np.ndarray = x, session: Callable[[], object] = session) -> object:
-                x[0, 0] = levels(waveform)
+                x[...] = before()
                 return session()
 
-            found.append(Contestant(f"{embedder} {name}", "peer", path, note))
+            found.append(_Timed(f"{embedder} {name}", "peer", path, note))
     return found
 
 
@@ -211,7 +283,10 @@ def _others(embedder: str, network: Network, waveform: np.ndarray) -> list[Conte
 
 
 def run(
-    names: Sequence[str], n: int, progress: Callable[[int, int, str], object] | None = None
+    names: Sequence[str],
+    n: int,
+    progress: Callable[[int, int, str], object] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Time the paths of some embedders.
 
@@ -228,20 +303,34 @@ def run(
     """
     if n < 50:
         raise ConfigError(f"--n is {n}; accepted is 50 or more (a figure to quote needs 500)")
-    contestants = {}
+    contestants: dict[str, list[_Timed]] = {}
+    networks: dict[str, tuple[Network, np.ndarray]] = {}
     for name in names:
-        network, front_end = random_network(name), FRONT_ENDS[name]
-        noise = np.random.default_rng(0).normal(scale=0.1, size=round(SECONDS * front_end.sample_rate))
-        waveform = noise.astype(np.float32)
-        contestants[name] = _others(name, network, waveform) + _ours(name, network, waveform)
+        network = None if name == logmel_stats.NAME else random_network(name)
+        rate = SAMPLE_RATE if network is None else FRONT_ENDS[name].sample_rate
+        noise = np.random.default_rng(0).normal(scale=0.1, size=round(SECONDS * rate)).astype(np.float32)
+        stages = {"fp32": stages_of(LogMelStats())} if network is None else _learned(name, network, noise)
+        if network is None:  # its numbers are floats under a head of any format
+            stages = dict.fromkeys(FORMATS, stages["fp32"])
+        x = stages["fp32"].front_end.levels(noise)
+        networks |= {f"{name}:{key}": (one.network, x) for key, one in stages.items() if one.network}
+        contestants[name] = _others(name, network, stages["fp32"], noise) + _ours(name, stages, noise)
     everyone = [one for group in contestants.values() for one in group]
-    times = latency.race(everyone, n=n, progress=progress)
+    times = latency.race(everyone, n=n, progress=progress, cancelled=cancelled)
     rows = []
     for name, group in contestants.items():
         baseline = f"{name} {BASELINE}"
         summary = {row.name: row for row in latency.summarise(group, times, baseline=baseline)}
-        rows += [_row(name, row, baseline, summary) for row in summary.values() if row.kind != "stage"]
-    where = environment.describe(threads=1, batch=1, seconds=SECONDS, weights="random")
+        costs = {one.name: one.cost for one in group}
+        rows += [
+            {**_row(name, row, baseline, summary), **costs[row.name]}
+            for row in summary.values()
+            if row.kind != "stage"
+        ]
+    with latency.quiet():
+        drawn = {name: roofline.layers(network, x) for name, (network, x) in networks.items()}
+        drawn = {"roofs": roofline.roofs(), "layers": drawn}
+    where = environment.describe(threads=1, batch=1, seconds=SECONDS, weights="random", roofline=drawn)
     return where, rows
 
 
@@ -250,9 +339,11 @@ def _row(
 ) -> dict[str, Any]:
     front_end = summary[f"{embedder} front end"].p50_us
     stages = {"front_end_us": front_end, "embedder_us": None, "head_us": None}
-    if f"{row.name} embedder" in summary:
+    if row.kind == "head":
+        stages = {"front_end_us": None, "embedder_us": None, "head_us": row.p50_us}
+    elif row.kind == "expert":
         stages["embedder_us"] = summary[f"{row.name} embedder"].p50_us
-        stages["head_us"] = summary[f"{row.name} head"].p50_us
+        stages["head_us"] = summary[f"{embedder} head {row.name.removeprefix(f'{embedder}:')}"].p50_us
     else:  # Another engine runs network and head as one.
         stages["embedder_us"] = row.p50_us - front_end
     return {

@@ -157,9 +157,10 @@ class Bench(_Request, frozen=True, kw_only=True, tag="bench"):
             peers: also other runtimes, else only torch.
         repetitions, block_s, country: of energy, see `energy.run_blocks`.
         per_day: inferences a day of the deployment that is compared with training.
+        embedders: whose whole paths are timed (path), see `measure.path.EMBEDDERS`.
     """
 
-    measure: Literal["latency", "energy", "memory", "size"]
+    measure: Literal["latency", "path", "energy", "memory", "size"]
     bundle: str | None = None
     experts: tuple[str, ...] = NAMES
     shape: tuple[int, ...] | None = None
@@ -171,6 +172,7 @@ class Bench(_Request, frozen=True, kw_only=True, tag="bench"):
     block_s: float = 10.0
     country: str = "FRA"
     per_day: float = 1e6
+    embedders: tuple[str, ...] = ("ds-cnn", "logmel-stats")
 
     def __str__(self) -> str:
         return f"Measure {self.measure}"

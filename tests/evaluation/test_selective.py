@@ -141,23 +141,26 @@ def test_detection_gives_an_interval_around_the_figure() -> None:
     assert detection(scores, positive, seed=1) != found
 
 
-def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+def test_the_interval_is_that_of_a_plain_bootstrap_of_recordings() -> None:
+    """Clips of one recording are alike: resampling clips would make the interval too narrow."""
     rng = np.random.default_rng(5)
-    positive = np.arange(60) < 20
-    score = np.round(positive + rng.normal(size=60), 1)
-    drawn = [
-        auroc(score[index], positive[index])
-        for index in (
-            np.concatenate([rng.integers(0, 20, 20), rng.integers(20, 60, 40)]) for _ in range(2000)
-        )
+    positive = np.repeat(np.arange(30) < 10, 4)
+    score = np.round(positive + np.repeat(rng.normal(size=30), 4), 1)
+    recording = np.repeat(np.arange(30), 4)
+    plain = [
+        auroc(score[clips], positive[clips])
+        for drawn in rng.integers(0, 30, (2000, 30))
+        if 0 < positive[clips := (4 * drawn[:, None] + np.arange(4)).ravel()].sum() < 120
     ]
 
-    found = detection({"it": score}, positive, resamples=2000)
+    found, of_clips = detection({"it": score}, positive, recording), detection({"it": score}, positive)
 
     assert found is not None
-    np.testing.assert_allclose(
-        [found["it"].low, found["it"].high], np.quantile(drawn, [0.025, 0.975]), atol=0.015
-    )
+    assert of_clips is not None
+    low, high = np.quantile(plain, [0.025, 0.975])
+    assert found["it"].low == pytest.approx(low, abs=0.02)
+    assert found["it"].high == pytest.approx(high, abs=0.02)
+    assert of_clips["it"].high - of_clips["it"].low < 0.7 * (high - low)
 
 
 @pytest.mark.parametrize("positive", [[True, True], [False, False]])

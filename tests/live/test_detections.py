@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmoe_core.errors import ConfigError
+from qmoe_core.evaluation.conformal import Limits
 from qmoe_core.live import detections
 from qmoe_core.live.detections import Detection, Rules, Tracker
 
@@ -109,8 +110,8 @@ def test_what_is_short_is_not_accepted(window) -> None:
         ({}, {"probability": 0.45}, detections.BELOW_THRESHOLD),
         ({"thresholds": {"rain": 0.95}}, {"probability": 0.9}, detections.BELOW_THRESHOLD),
         ({"threshold": 0.95, "thresholds": {"rain": 0.2}}, {"probability": 0.5}, ""),
-        ({"abstain": 0.1}, {"epistemic": 0.2}, detections.ABOVE_ABSTAIN_LINE),
-        ({"abstain": 0.2}, {"epistemic": 0.2}, ""),
+        ({"limits": Limits(doubt=0.1)}, {"probability": 0.8}, detections.IN_DOUBT),
+        ({"limits": Limits(doubt=0.2)}, {"probability": 0.85}, ""),
         ({}, {"missing_s": 0.01}, detections.GAP),
         ({}, {"peak": 0.0}, detections.SILENCE),
         ({}, {"peak": 9e-5}, detections.SILENCE),
@@ -122,7 +123,7 @@ def test_what_is_short_is_not_accepted(window) -> None:
         ({"halves": False}, {"halves": ("dog", "dog")}, ""),
         # The first that applies is told.
         (
-            {"abstain": 0.0},
+            {"limits": Limits(doubt=0.0)},
             {"missing_s": 1.0, "peak": 0.0, "clipped": 1.0, "probability": 0.4},
             detections.GAP,
         ),
@@ -180,7 +181,7 @@ def test_the_log_is_in_order_and_never_overlaps(
     from tests.live.conftest import Windows
 
     window = Windows()
-    tracker = Tracker(Rules(smooth=smooth, merge_s=merge_s, longest_s=longest_s, abstain=0.5))
+    tracker = Tracker(Rules(smooth=smooth, merge_s=merge_s, longest_s=longest_s, limits=Limits(doubt=0.5)))
     found = run(tracker, *[window(**one) for one in made]) + tracker.flush()
     for detection in found:
         assert 0.0 <= detection.start_s <= detection.end_s <= len(made) * 0.25 + 5.0
@@ -198,8 +199,8 @@ def test_the_log_is_in_order_and_never_overlaps(
     [
         ({"threshold": 1.1}, "no probability"),
         ({"thresholds": {"dog": -0.1}}, "dog"),
-        ({"abstain": -1.0}, "0 or more"),
-        ({"abstain": float("nan")}, "0 or more"),
+        ({"limits": Limits(doubt=-1.0)}, "0 to 1"),
+        ({"limits": Limits(doubt=float("nan"))}, "0 to 1"),
         ({"smooth": 0}, "1 or more"),
         ({"merge_s": -1.0}, "merge_s"),
     ],

@@ -20,7 +20,8 @@ from qmoe_core.audio import decode, synth
 from qmoe_core.live import log as logs
 from qmoe_core.live import sources, terminal
 
-KEYS = ["start_s", "end_s", "label", "probability", "epistemic", "expert", "accepted", "reason"]
+KEYS = ["start_s", "end_s", "label", "probability", "doubt", "epistemic", "prediction_set"]
+KEYS += ["expert", "accepted", "reason"]
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_raw_samples(
         (b"", ["--rate", "8000", "--class-threshold", "unicorn=0.5"], "no such class"),
         (b"", ["--rate", "8000", "--class-threshold", "rain"], "LABEL=P"),
         (b"", ["--rate", "8000", "--threshold", "7"], "no probability"),
-        (b"", ["--rate", "8000", "--abstain", "-1"], "0 or more"),
+        (b"", ["--rate", "8000", "--abstain", "-1"], "0 to 1"),
     ],
 )
 def test_what_cannot_be_listened_to(

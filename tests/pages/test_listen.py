@@ -51,7 +51,7 @@ def upload(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
 
 
 def test_first_visit_shows_a_sound_already_judged(visit: Visit, heard_as: HeardAs) -> None:
-    app = visit()
+    app = visit(sound="dog-bark")
     headline, sentence = verdict(app)
     assert re.fullmatch(heard_as("dog-bark") + r", [\w ]+ %", headline)
     assert re.search(r"experts? agree", sentence)
@@ -61,7 +61,7 @@ def test_first_visit_shows_a_sound_already_judged(visit: Visit, heard_as: HeardA
     assert len(app.get("plotly_chart")) == 5
     assert not app.error
     assert not app.warning
-    assert not app.query_params
+    assert app.query_params == {"sound": "dog-bark"}
 
 
 def test_another_sound_of_the_gallery(visit: Visit, heard_as: HeardAs) -> None:
@@ -85,7 +85,7 @@ def test_an_upload_is_judged(visit: Visit, heard_as: HeardAs) -> None:
 
 
 def test_uploads_are_still_there_after_another_page(visit: Visit, heard_as: HeardAs) -> None:
-    app = upload(visit(), ("rain.wav", wav("rain")))
+    app = upload(visit(abstain="never"), ("rain.wav", wav("rain")))
     app.switch_page("../pages/method.py").run()
     app.switch_page("../pages/listen.py").run()
     assert verdict(app)[0].startswith(heard_as("rain"))
@@ -145,7 +145,7 @@ def test_a_name_cannot_format_the_page(visit: Visit) -> None:
 
 
 def test_several_files_are_listed_with_their_answers(visit: Visit, heard_as: HeardAs) -> None:
-    app = upload(visit(), ("one.wav", wav("rain")), ("two.wav", wav("rooster")))
+    app = upload(visit(abstain="never"), ("one.wav", wav("rain")), ("two.wav", wav("rooster")))
     (choice,) = app.radio
     assert [re.sub(r"\\|\*", "", option).split(",")[0] for option in choice.options] == [
         f"one.wav: {heard_as('rain').lower()}",
@@ -167,7 +167,7 @@ def zipped(**files: bytes) -> bytes:
 def test_a_folder_as_zip_is_a_table_with_a_row_for_each_file(visit: Visit, heard_as: HeardAs) -> None:
     good = {"a__20240501_201500": wav("rain"), "b__deep__x": wav("rooster")}
     season = zipped(**good, b__bad=b"no sound", **{".hidden__x": wav("rain")})
-    app = upload(visit(), ("season.zip", season), ("one.wav", wav("rain")))
+    app = upload(visit(abstain="never"), ("season.zip", season), ("one.wav", wav("rain")))
     rows = app.dataframe[0].value
     assert rows["file"].tolist() == ["20240501_201500.WAV", "bad.WAV", "x.WAV", "one.wav"]
     rain, rooster = heard_as("rain"), heard_as("rooster")
@@ -200,7 +200,7 @@ def test_archives_that_cannot_be_unpacked_are_said(visit: Visit, data: bytes) ->
 
 def test_a_long_recording_has_a_result_for_each_window(visit: Visit, heard_as: HeardAs) -> None:
     both = np.concatenate([synth.render("rain"), synth.render("rooster")])
-    app = upload(visit(), ("both.wav", hearing.as_wav(both)))
+    app = upload(visit(abstain="never"), ("both.wav", hearing.as_wav(both)))
     windows = next(slider for slider in app.select_slider if slider.label.startswith("Part of the recording"))
     assert windows.options == ["whole", "0–5\xa0s", "2.5–7.5\xa0s", "5–10\xa0s"]
     assert len(app.get("plotly_chart")) == 6
@@ -247,8 +247,10 @@ def test_the_link_restores_the_controls(visit: Visit) -> None:
         "normalise": "1",
         "k": "2",
         "curiosity": "router-mc",
-        "abstain": "epistemic",
-        "limit": "0.003",
+        "abstain": "risk",
+        "limit": "0.123",
+        "sets": "adaptive",
+        "per_class": "1",
     }
     app = visit(**link)
     assert verdict(app)
@@ -258,8 +260,10 @@ def test_the_link_restores_the_controls(visit: Visit) -> None:
     assert app.toggle(key="normalise").value is True
     assert app.number_input(key="top_k").value == 2
     assert app.segmented_control(key="curiosity").value == "router-mc"
-    assert app.segmented_control(key="abstain").value == "epistemic"
-    assert app.select_slider(key="limit_epistemic").value == 0.003
+    assert app.segmented_control(key="abstain").value == "risk"
+    assert app.select_slider(key="limit_risk").value == 0.123
+    assert app.segmented_control(key="sets").value == "adaptive"
+    assert app.toggle(key="per_class").value is True
     assert app.query_params == link
     assert not app.warning
 
@@ -274,10 +278,10 @@ def test_the_link_restores_the_controls(visit: Visit) -> None:
         ("k", "²", "a whole number from 1 to 3. Using 1."),
         ("experts", "gpt5", "one or more of fp32"),
         ("experts", "q4,gpt5", "does not have: gpt5"),
-        ("curiosity", "<script>", "disagreement, distilled, router-mc and none"),
+        ("curiosity", "<script>", "disagreement, distilled, router-mc, none and cascade"),
         ("normalise", "maybe", "0 or 1"),
-        ("abstain", "often", "never, probability and epistemic"),
-        ("sound", "../../etc", "one of rain"),
+        ("abstain", "often", "usual, risk, coverage and never"),
+        ("sound", "../../etc", "one of helicopter-fire, rain"),
     ],
 )
 def test_nonsense_in_a_link_gives_a_sentence_and_the_default(
@@ -301,11 +305,11 @@ def test_strangers_in_a_link_are_left_alone(visit: Visit) -> None:
 def test_controls_write_the_link(visit: Visit) -> None:
     app = visit()
     app.select_slider(key="alpha").set_value(100.0).run()
-    app.segmented_control(key="abstain").set_value("probability").run()
-    app.select_slider(key="limit_probability").set_value(0.9).run()
-    assert app.query_params == {"alpha": "100", "abstain": "probability", "limit": "0.9"}
+    app.segmented_control(key="abstain").set_value("coverage").run()
+    app.select_slider(key="limit_coverage").set_value(0.5).run()
+    assert app.query_params == {"alpha": "100", "abstain": "coverage", "limit": "0.5"}
     app.select_slider(key="alpha").set_value(0.3).run()
-    app.segmented_control(key="abstain").set_value("never").run()
+    app.segmented_control(key="abstain").set_value("usual").run()
     assert app.query_params == {}
 
 
@@ -335,18 +339,29 @@ def test_moving_a_control_only_mixes_again(visit: Visit, monkeypatch: pytest.Mon
 
 
 def test_it_would_rather_not_say(visit: Visit, heard_as: HeardAs) -> None:
-    app = visit(sound="dog-bark", abstain="probability", limit="0.99")
+    app = visit(sound="dog-bark", abstain="coverage", limit="0.3")
     headline, sentence = verdict(app)
     assert headline == "No answer"
     assert re.match(
-        r"The best guess is dog, \d\d %, but the probability is below your limit of 99 %\.", sentence
+        r"The best guess is dog, \d\d %, but the doubt, 0\.\d{3}, is above 0\.\d{3}, the limit for which "
+        r"30 % of clips like those of esc10 are answered\.",
+        sentence,
     )
-    assert re.search(r"It would refuse (under 1|\d+) % of the default set’s 400 clips\.", text(app))
-    app.segmented_control(key="abstain").set_value("epistemic").run()
-    app.select_slider(key="limit_epistemic").set_value(1.0).run()
+    assert "Any other sound gets one of these names, or no answer." in sentence
+    assert re.search(r"other folds than those that set the limits, \d\d % are answered", text(app))
+    app.segmented_control(key="abstain").set_value("never").run()
     assert verdict(app)[0].startswith(heard_as("dog-bark"))
-    app.select_slider(key="limit_epistemic").set_value(0.001).run()
-    assert "is above your limit of 0.001 nats" in verdict(app)[1]
+    assert "Prediction set, right in 95 % of cases: " in verdict(app)[1]
+    app.segmented_control(key="abstain").set_value("risk").run()
+    app.select_slider(key="limit_risk").set_value(0.01).run()
+    assert "--risk is 0.01, which no limit keeps" in app.warning[0].value.replace("\\", "")
+
+
+def test_each_uncertainty_says_how_well_it_finds_errors(visit: Visit) -> None:
+    said = "".join(html.body for html in visit().html)
+    found = [float(value) for value in re.findall(r"AUROC of errors (0\.\d\d)", said)]
+    assert len(found) == 6
+    assert found[0] == max(found) > 0.8  # doubt
 
 
 def test_a_single_expert(visit: Visit) -> None:
@@ -427,3 +442,23 @@ def test_envelope_holds_every_peak() -> None:
     low, high = hearing.envelope(samples)
     assert (low.min(), high.max()) == (-0.75, 0.5)
     assert hearing.envelope(samples[:3]).shape == (2, 3)
+
+
+def test_the_first_sound_divides_the_formats_and_the_slider_turns_the_answer(visit: Visit) -> None:
+    app = visit(abstain="never")
+    (tiles,) = [html.body for html in app.html if '<ul class="qm-tiles"' in html.body]
+    answers = re.findall(r"<li.*?<span>(.*?), ", tiles)
+    assert len(answers) == len(bundles.load().experts)
+    assert len(set(answers)) > 1
+    assert len(re.findall(r"\d (?:kB|MB) · [\d.]+ ms</small>", tiles)) == len(answers)
+    before = verdict(app)[0]
+    hint = re.search(r"At α = ([\d,.]+) the answer is ([\w ]+)\.", text(app))
+    assert hint
+    app.select_slider(key="alpha").set_value(float(hint[1])).run()
+    assert verdict(app)[0] != before
+    assert verdict(app)[0].lower().startswith(hint[2])
+    assert app.query_params == {"abstain": "never", "alpha": hint[1]}
+    assert "It knows ten sounds: " in text(app)
+    next(button for button in app.button if button.label == "Upload a recording").click().run()
+    assert not app.exception
+    assert app.session_state.source == "Upload"

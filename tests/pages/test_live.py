@@ -17,6 +17,8 @@ from dashboard.session.live_state import Live
 from qmoe_core.audio import decode, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.errors import UserError
+from qmoe_core.evaluation import conformal
+from qmoe_core.evaluation.conformal import Promise
 from qmoe_core.live import log as logs
 from qmoe_core.live import sources
 from qmoe_core.live.detections import Rules
@@ -106,12 +108,14 @@ def test_after_listening(page: AppTest) -> None:
     assert headline(page) == "Stopped"
 
 
-def test_controls_reach_the_pipeline(page: AppTest) -> None:
+def test_controls_reach_the_pipeline(page: AppTest, bundle: Bundle) -> None:
     page.slider(key="live_threshold").set_value(0.8).run()
-    page.select_slider(key="live_abstain").set_value(0.1).run()
+    page.segmented_control(key="abstain").set_value("coverage").run()
+    page.select_slider(key="limit_coverage").set_value(0.8).run()
     page.select_slider(key="alpha").set_value(10.0).run()
     live: Live = page.session_state["live"]
-    assert live.pipeline.rules == Rules(threshold=0.8, abstain=0.1)
+    wanted = conformal.limits(bundle, live.pipeline.settings, Promise(coverage=0.8))
+    assert live.pipeline.rules == Rules(threshold=0.8, limits=wanted)
     assert live.pipeline.settings.alpha == 10.0
 
 

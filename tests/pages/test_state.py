@@ -19,7 +19,7 @@ BUNDLE = bundles.load()
 def controls(draw: st.DrawFn) -> Controls:
     chosen = draw(st.sets(st.sampled_from(BUNDLE.experts), min_size=1))
     abstain = draw(st.sampled_from(state.ABSTAINS))
-    limit = draw(st.sampled_from(state.LIMITS[abstain])) if abstain != "never" else 0.0
+    limit = draw(st.sampled_from(state.LIMITS[abstain])) if abstain in state.LIMITS else 0.0
     return Controls(
         experts=tuple(name for name in BUNDLE.experts if name in chosen),
         alpha=draw(st.sampled_from(state.ALPHAS)),
@@ -29,6 +29,8 @@ def controls(draw: st.DrawFn) -> Controls:
         abstain=abstain,
         limit=limit,
         sound=draw(st.sampled_from(list(synth.GALLERY))),
+        sets=draw(st.sampled_from(["threshold", "adaptive"])),
+        per_class=draw(st.booleans()),
     )
 
 
@@ -41,11 +43,13 @@ def test_the_bundles_own_settings_need_no_link() -> None:
     assert state.write_link(state.defaults(BUNDLE), BUNDLE) == {}
 
 
-KEYS = st.sampled_from(["sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit"])
+KEYS = st.sampled_from(
+    ["sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit", "sets", "per_class"]
+)
 VALUES = st.one_of(
     st.text(alphabet=string.printable + "٣²α", max_size=60),
     st.sampled_from(
-        ["inf", "-0", "1e999", "0x1", "٣", "1_0", "q4,", ",,,", "never", "epistemic", "probability"]
+        ["inf", "-0", "1e999", "0x1", "٣", "1_0", "q4,", ",,,", "never", "risk", "coverage", "1", "0.05"]
     ),
 )
 

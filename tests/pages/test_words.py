@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dashboard.views import widgets, words
 from qmoe_core import numbers
 from qmoe_core.decision import Classification, Decision
+from qmoe_core.evaluation.conformal import Limits
 
 REFERENCE = np.linspace(0.0, 1.0, 101)
 
@@ -30,8 +31,8 @@ def with_labels(decision: Decision, *labels: str) -> Decision:
     return replace(decision, experts=tuple(experts))
 
 
-def with_epistemic(decision: Decision, value: float) -> Decision:
-    return replace(decision, uncertainty=replace(decision.uncertainty, epistemic=value))
+def with_doubt(decision: Decision, value: float) -> Decision:
+    return replace(decision, probability=1.0 - value)
 
 
 def test_agreement(decision: Decision) -> None:
@@ -59,38 +60,38 @@ def test_agreement_of_few(decision: Decision) -> None:
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (0.29, "Uncertainty is low: lower than 71 % of the default set’s clips."),
-        (0.64, "Uncertainty is moderate: higher than 64 % of the default set’s clips."),
-        (0.96, "Uncertainty is high: higher than 96 % of the default set’s clips."),
-        (-1.0, "Uncertainty is low: lower than all 101 of the default set’s clips."),
-        (2.0, "Uncertainty is high: higher than all 101 of the default set’s clips."),
+        (0.25, "Doubt is low: lower than 75 % of the default set’s clips."),
+        (0.64, "Doubt is moderate: higher than 64 % of the default set’s clips."),
+        (0.96, "Doubt is high: higher than 96 % of the default set’s clips."),
+        (-1.0, "Doubt is low: lower than all 101 of the default set’s clips."),
+        (2.0, "Doubt is high: higher than all 101 of the default set’s clips."),
     ],
 )
 def test_uncertainty(decision: Decision, value: float, sentence: str) -> None:
-    assert words.uncertainty(with_epistemic(decision, value), REFERENCE).replace("\xa0", " ") == sentence
+    assert words.uncertainty(with_doubt(decision, value), REFERENCE).replace("\xa0", " ") == sentence
 
 
 def test_uncertainty_without_a_reference(decision: Decision) -> None:
-    said = words.uncertainty(with_epistemic(decision, 0.0123), None)
-    assert said.replace("\xa0", " ") == "Epistemic uncertainty is 0.0123 nats."
+    said = words.uncertainty(with_doubt(decision, 0.0123), None)
+    assert said.replace("\xa0", " ") == "Its doubt is 0.012."
 
 
 def test_verdict_and_refusal(decision: Decision) -> None:
-    sure = with_epistemic(with_labels(replace(decision, probability=0.934)), 0.29)
-    verdict = words.verdict(sure, reference=REFERENCE)
-    assert verdict.headline.replace("\xa0", " ") == "Dog, 93 %"
-    assert verdict.sentence.startswith("All nine experts agree. Uncertainty is low")
+    sure = with_labels(with_doubt(decision, 0.29))
+    limits = Limits(doubt=0.3, promise="at most 5 % of the answers are wrong", largest=(0.99999,))
+    verdict = words.verdict(sure, reference=REFERENCE, limits=limits)
+    assert verdict.headline.replace("\xa0", " ") == "Dog, 71 %"
+    assert verdict.sentence.startswith("All nine experts agree. Doubt is low")
+    assert "Prediction set, right in 95 % of cases: dog" in verdict.sentence.replace("\xa0", " ")
     assert not verdict.refused
-    refused = words.verdict(sure, reference=REFERENCE, abstain="epistemic", limit=0.1)
+    refused = words.verdict(sure, reference=REFERENCE, limits=replace(limits, doubt=0.1))
     assert refused.headline == "No answer"
     assert refused.sentence.replace("\xa0", " ").startswith(
-        "The best guess is dog, 93 %, "
-        "but the epistemic uncertainty, 0.290 nats, is above your limit of 0.1 nats."
+        "The best guess is dog, 71 %, but the doubt, 0.290, is above 0.100, the limit for which at most 5 % "
+        "of the answers are wrong."
     )
     assert refused.refused
-    assert not words.verdict(sure, abstain="epistemic", limit=0.29).refused
-    assert not words.verdict(sure, abstain="probability", limit=0.934).refused
-    assert words.verdict(sure, abstain="probability", limit=0.94).refused
+    assert not words.verdict(sure).refused
 
 
 def answered_by(decision: Decision, name: str) -> Decision:

@@ -35,6 +35,7 @@ from qmoe_core.embedders.learned import LearnedEmbedder
 from qmoe_core.embedders.logmel_stats import LogMelStats
 from qmoe_core.engine import LEVELS, ExpertWeights, HiddenLayer
 from qmoe_core.errors import BundleError, ConfigError
+from qmoe_core.evaluation import conformal
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.runtime import system
 from qmoe_core.runtime.store import unfinished
@@ -54,9 +55,10 @@ def export_onnx(
     """Write a bundle as an ONNX graph.
 
     Input `waveform`, float32 [B, n] (5 s at the embedder's sample rate, mono). Outputs, float32:
-    `probabilities` [B, C], `expert_probabilities` [B, N, C], `routing` [B, N], `epistemic` [B], and
-    `embedding` [B, D]. The metadata
-    of the file name classes, experts, front end and the bundle's digest, and carry its card.
+    `probabilities` [B, C], `expert_probabilities` [B, N, C], `routing` [B, N], `epistemic` [B],
+    `doubt` [B] and `embedding` [B, D]. The metadata of the file name classes, experts, front end and the
+    bundle's digest, say above which doubt an answer is to be withheld and which labels a prediction set
+    holds (JSON, see `conformal.Limits`), and carry its card.
 
     Args:
         bundle: to be carried.
@@ -103,6 +105,7 @@ def export_onnx(
         "top_k": str(settings.top_k),
         "curiosity": settings.curiosity,
         "bundle_digest": bundle.digest,
+        "limits": _json(conformal.limits(bundle, settings)),
         "card": card(bundle, AsGraph(settings, expert_bytes, _times(model.SerializeToString(), window))),
     }
     for key, value in properties.items():
@@ -244,6 +247,8 @@ def _model(
     mixed = [experts.index(name) for name in settings.experts]
     q = g.node("Gather", "expert_probabilities", g.integers(*mixed), axis=1)
     _mixture(g, bundle, settings, z, q)
+    most = g.node("ReduceMax", "probabilities", g.integers(1), keepdims=0)
+    g.node("Sub", g.constant(1.0), most, to="doubt")
 
     def value(name: str, *shape: int | str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
@@ -258,6 +263,7 @@ def _model(
             value("expert_probabilities", len(experts), classes),
             value("routing", len(mixed)),
             value("epistemic"),
+            value("doubt"),
             value("embedding", embedder.dim),
         ],
         list(g.constants.values()),
