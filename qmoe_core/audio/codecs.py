@@ -368,9 +368,7 @@ class FFmpeg:
     def _resampler(self) -> Any:
         import av
 
-        return av.AudioResampler(
-            format="fltp", layout=self._layout, rate=self.rate, frame_size=BLOCK_FRAMES
-        )
+        return av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate, frame_size=BLOCK_FRAMES)
 
 
 def _unlike(told: str, held: str, less: bool) -> str:
