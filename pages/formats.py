@@ -8,7 +8,7 @@ from dashboard.session import linked, measured, switch
 from dashboard.views import widgets
 from dashboard.views.formats import PAGE, ask_for_latency, controls, the_choice
 from dashboard.views.formats_weights import the_bits, the_grids
-from dashboard.views.paths import the_board, the_path
+from dashboard.views.paths import the_board, the_layers, the_path
 from qmoe_core.errors import UserError
 from qmoe_core.evaluation.formats import formats
 
@@ -35,6 +35,7 @@ def page() -> None:
     the_path(bundle)
     the_board(PAGE, values, bundle)
     the_bits(bundle, found, latency, energy)
+    the_layers()
     the_grids(bundle, found)
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.charts import palette
 from dashboard.session import hearing, state, switch
-from dashboard.views import uploads, widgets, words
+from dashboard.views import first_screen, uploads, widgets, words
 from dashboard.views.listen import (
     take_away,
     the_answer,
@@ -27,10 +27,10 @@ AWAITED = "The answer appears here, with each expert’s class probabilities and
 
 def listen() -> None:
     """The page, from top to bottom."""
-    st.title("A sound, judged by every quantized expert", anchor=False)
     bundle = switch.bundle()
     if bundle is None:
         return
+    first_screen.question(bundle)
     controls, problems = state.controls(bundle)
     for problem in problems:
         widgets.warning(problem)
@@ -58,7 +58,11 @@ def listen() -> None:
 
     verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits)
     colour = palette.class_colour(decision.classes, decision.label)
+    first_screen.player(chosen, shown)
     widgets.verdict_block(verdict, colour, chosen.result.notes)
+    first_screen.tiles(shown, bundle)
+    first_screen.slider(chosen, shown, bundle, controls)
+    first_screen.further()
     left, right = st.columns([3, 2], gap="large")
     with left:
         the_sound(chosen, shown)

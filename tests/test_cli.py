@@ -254,7 +254,9 @@ def test_people_read_a_sentence_and_a_table(qmoe, sounds, tiny_run):
     label, probability = document["prediction"]["label"], document["prediction"]["probability"]
     lines = ended.out.splitlines()
     assert lines[0] == f"rain.wav: {label}, {probability:.0%}"
-    assert f"experts say {label}; uncertainty {document['uncertainty']['total']:.3f} nats" in lines[1]
+    known = document["uncertainty"]
+    assert f"experts say {label}; doubt {document['doubt']:.3f} " in lines[1]
+    assert f"(total uncertainty {known['total']:.3f} nats, epistemic {known['epistemic']:.3f})" in lines[1]
     assert [line.split()[0] for line in lines[3:6]] == MIXTURE
     assert [line.split()[0] for line in lines[3:6] if line.endswith("yes")] == [
         expert["name"] for expert in document["experts"] if expert["selected"]

@@ -41,7 +41,10 @@ SERVING = [
     "cli/common.py",
     "cli/classify.py",
     "cli/listen.py",
+    "embedders/ds_cnn.py",
+    "embedders/learned.py",
     "embedders/logmel_stats.py",
+    "embedders/models.py",
     "experts/spec.py",
 ]
 
@@ -184,7 +187,7 @@ def test_the_wheel_holds_the_app_and_nothing_beside_the_package(unpacked):
     for name in (
         "dashboard/app.py",
         "pages/listen.py",
-        "data/esc10-logmel-stats/bundle.json",
+        "data/esc10-ds-cnn/bundle.json",
         "data/ATTRIBUTION.md",
         ".streamlit/config.toml",
     ):
@@ -214,7 +217,7 @@ def test_the_wheel_classifies_from_any_directory(unpacked, tmp_path):
 
     assert (ended.returncode, ended.stderr) == (0, "")
     document = json.loads(ended.stdout)
-    assert document["bundle"] == "esc10-logmel-stats"
+    assert document["bundle"] == "esc10-ds-cnn"
     assert document["prediction"]["label"] in document["classes"]
 
 

@@ -206,10 +206,10 @@ def test_an_activation_at_the_threshold_is_not_above_it(learning: bool) -> None:
 # Intervals
 
 
-def test_a_bootstrap_draws_positives_and_negatives_apart() -> None:
+def test_a_bootstrap_leaves_out_resamples_without_positives() -> None:
     found = detection({"total": np.arange(10.0)}, np.arange(10) == 9)
     assert found is not None
-    # With one positive, drawing all together leaves many resamples without any.
+    # With one positive, many resamples are without any: they are left out.
     assert (found["total"].auroc, found["total"].low, found["total"].high) == (1.0, 1.0, 1.0)
     many = detection({"total": np.zeros(10)}, np.arange(10) == 9)
     assert many is not None

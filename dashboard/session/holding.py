@@ -38,7 +38,7 @@ def offer(bundle: Bundle, *, first: bool) -> None:
     """Leave classes out, in the background; the job's progress while it runs."""
     job = _newest(bundle)
     if job is not None and job.active:
-        job_panel.watch(job, link=True)
+        job_panel.watch(job)
         return
     if job is not None and job.state == "failed":
         st.error(f"The last attempt failed: {widgets.plain(job.error or '')}.")

@@ -107,7 +107,7 @@ def panel(choices: Sequence[tuple[str, Bench]], *, primary: bool = False) -> Non
     what = kind(choices[0][1])
     job = running(what)
     if job is not None and job.active:
-        job_panel.watch(job, done=f"{words.capital(what.replace('-', ', '))} measured")
+        job_panel.watch(job)
         return
     job_panel.failed(job)
     with st.container(horizontal=True):

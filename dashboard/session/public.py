@@ -27,8 +27,9 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from qmoe_core import datasets
 from qmoe_core.config import Config, EvaluationConfig
 from qmoe_core.datasets.takes import EXPERT, FOLDER, Takes
-from qmoe_core.embedders import OWN, logmel_stats
+from qmoe_core.embedders import SHIPPED
 from qmoe_core.errors import DatasetError, StoreError, UserError
+from qmoe_core.numbers import listed
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Train
 from qmoe_core.runtime.store import VISITORS, Store, default_root, lab_root
@@ -102,8 +103,8 @@ def training() -> str:
     if LIMITS is None:
         return ""
     return (
-        "This lab is open to the public, so trainings are of the data sets listed here, on log-mel "
-        f"statistics with the standard settings: {_counted(LIMITS.jobs, 'job')} at a time, "
+        "This lab is open to the public, so trainings are of the data sets listed here, with the "
+        f"embedders that ship and the standard settings: {_counted(LIMITS.jobs, 'job')} at a time, "
         f"{LIMITS.job_s / 60:g} minutes at most. Folders, other embedders, weights, single settings, seeds "
         "and clusters are switched off. What you train is yours alone, and is removed when you leave."
     )
@@ -139,12 +140,12 @@ def allowed(request: Request) -> None:
     if isinstance(request, Bench | Claims):
         raise UserError(MEASURING)
     if isinstance(request, Train) and request.dataset == str(takes().root):
-        if request.embedder not in OWN or request.config.expert != EXPERT or request.seeds > 1:
+        if request.embedder not in SHIPPED or request.config.expert != EXPERT or request.seeds > 1:
             raise UserError("Other settings are switched off, because this lab is open to the public")
         return
     allowed_dataset(request.dataset)
     for wrong, what in (
-        (request.embedder != logmel_stats.NAME, f"embedders other than {logmel_stats.NAME} are"),
+        (request.embedder not in SHIPPED, f"embedders other than {listed(SHIPPED)} are"),
         (request.weights is not None, "weights from a file or the network are"),
         (isinstance(request, Train) and _special(request.config), "single settings are"),
         (request.config.evaluation.folds > LIMITS.folds, f"more than {LIMITS.folds} folds are"),

@@ -51,7 +51,9 @@ LIMITS = {
 }
 """Stops of the sliders of what answers keep: the share of errors among them, the share of clips answered."""
 DEFAULT_LIMIT = {"usual": 0.0, "risk": 0.05, "coverage": 0.9, "never": 0.0}
-FIRST_SOUND = "dog-bark"
+SOUNDS = {synth.DISPUTED.name: synth.DISPUTED, **synth.GALLERY}
+"""What the gallery offers."""
+FIRST_SOUND = synth.DISPUTED.name
 
 Abstain = Literal["usual", "risk", "coverage", "never"]
 """When an answer is withheld: for the usual promise, one's own risk or coverage, or never."""
@@ -158,9 +160,7 @@ def read_link(link: Mapping[str, str], bundle: Bundle) -> tuple[Controls, tuple[
     if "per_class" in link:
         take("per_class", "0 or 1", per_class={"0": False, "1": True}.get(link["per_class"]))
     if "sound" in link:
-        take(
-            "sound", f"one of {', '.join(synth.GALLERY)}", sound=_one_of(link["sound"], tuple(synth.GALLERY))
-        )
+        take("sound", f"one of {', '.join(SOUNDS)}", sound=_one_of(link["sound"], tuple(SOUNDS)))
     return replace(controls, top_k=min(controls.top_k, n)), tuple(problems)
 
 
@@ -216,6 +216,20 @@ def controls(bundle: Bundle) -> tuple[Controls, tuple[str, ...]]:
         strangers = {key: value for key, value in asked.items() if key not in _LINKED}
         st.query_params.from_dict(strangers | state.link)
     return current, problems
+
+
+def remembered(bundle: Bundle) -> Controls:
+    """The controls on a page that does not show them, and whose address does not carry them."""
+    state = st.session_state
+    if "controls" not in state:
+        state.controls, state.problems, state.own, state.link = defaults(bundle), (), defaults(bundle), {}
+    return state.controls
+
+
+def set_alpha(alpha: float) -> None:
+    """Set α from a callback, on whatever page."""
+    st.session_state.controls = replace(st.session_state.controls, alpha=alpha)
+    st.session_state[linked.keep("alpha", alpha)] = alpha
 
 
 def follow(bundle: Bundle) -> Controls:

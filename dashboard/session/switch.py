@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.views import widgets
 from qmoe_core import bundles
-from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, Bundle, BundleDataset
+from qmoe_core.bundles import DEFAULT_NAME, MANIFEST, SHIPPED_BEFORE, Bundle, BundleDataset
 from qmoe_core.errors import BundleError, UserError
 
 KEY = "bundle"
@@ -42,14 +42,14 @@ def chosen() -> str:
 
 
 def bundle() -> Bundle | None:
-    """The bundle that this page is about; a selector where there are several, a sentence where one fails.
+    """The bundle that this page is about; a sentence where it fails.
 
     Call it first: it puts the choice in the link. Gives None, with the reason drawn, when not even the bundle
     that ships can be loaded.
     """
     names, name, problem = bundles.names(), _wanted(), ""
     try:
-        if name not in names:  # a link may name one of ours, not probe folders
+        if name not in (*names, *SHIPPED_BEFORE):  # a link may name one of ours, not probe folders
             raise BundleError(f"There is no bundle “{name[:60]}” here, or there is none any more")
         loaded = load(name)
     except UserError as error:
@@ -61,8 +61,6 @@ def bundle() -> Bundle | None:
             return None
     st.session_state[_CHOSEN] = name
     _write_link(name)
-    if len(names) > 1:
-        _selector(names, name)
     if problem:
         widgets.warning(f"{problem}. This is the default bundle.")
     return loaded
@@ -102,13 +100,18 @@ def _write_link(name: str) -> None:
         del st.query_params[KEY]
 
 
-def _selector(names: list[str], name: str) -> None:
-    st.session_state[_SELECTED] = name
+def select() -> None:
+    """The selector in the bar above every page."""
+    names, name = bundles.names(), _wanted()
+    if name in names:
+        st.session_state[_CHOSEN] = name
+        _write_link(name)
+    st.session_state[_SELECTED] = name if name in names else DEFAULT_NAME
     st.selectbox(
         "Bundle",
         names,
         key=_SELECTED,
         on_change=lambda: use(st.session_state[_SELECTED]),
-        width=320,
-        help="Experts, router and the data they were judged on. Train makes new ones.",
+        width=230,
+        help="Experts, router and the data they were judged on. Your sounds and Train make new ones.",
     )

@@ -61,7 +61,7 @@ def the_run(findings: claims_views.Findings, job: Job | None) -> None:
         st.caption(public.MEASURING)
         return
     if job is not None:
-        job_panel.watch(job, place="all")
+        job_panel.watch(job)
         return
     job_panel.failed(next((one for one in jobs.list_jobs() if isinstance(one.request, Claims)), None))
     left = tuple(claim.id for claim in CLAIMS if claim.id not in findings)
@@ -144,10 +144,10 @@ def _as_json(shown: Sequence[Finding]) -> str:
 def the_claim(claim: Claim, finding: Finding | None, job: Job | None) -> None:
     """One claim: its card, and how it was tested behind a fold that is drawn when it is opened."""
     st.html(claims_views.card(claim, finding))
-    if st.session_state.get(f"run:{claim.id}"):  # pressed a moment ago; the rest of the page may wait
-        job = running()
+    if st.session_state.get(f"run:{claim.id}") and job is None and running():  # pressed a moment ago
+        st.rerun()  # the tray is to follow it
     if job is not None and isinstance(job.request, Claims) and job.request.only == (claim.id,):
-        job_panel.watch(job, place=str(claim.id))
+        job_panel.watch(job)
     fold = st.expander("How it was tested", key=f"fold:{claim.id}", on_change="rerun", type="compact")
     if not fold.open:
         return

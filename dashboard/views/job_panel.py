@@ -1,12 +1,10 @@
-"""The job panel: how far a job is and a button that stops it, on every page that starts one.
+"""Jobs on pages: starting one, how far it is in words, a button that stops it, and where its result is.
 
 A job (`qmoe_core.runtime.jobs`) runs in a process of its own, one at a time, whatever becomes of the page.
-The panel reads its state once a second, and draws the whole page again when it has ended.
+The tray in the bar (`views.bar`) follows them all.
 """
 
 from __future__ import annotations
-
-import time
 
 import streamlit as st
 
@@ -16,9 +14,7 @@ from qmoe_core import numbers
 from qmoe_core.errors import UserError
 from qmoe_core.numbers import NBSP
 from qmoe_core.runtime import jobs
-from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story
-
-POLL_S = 1.0
+from qmoe_core.runtime.jobs import Bench, Claims, Job, Request, Story, Train
 
 
 def start(request: Request) -> None:
@@ -31,15 +27,9 @@ def start(request: Request) -> None:
     st.session_state["jobs:own"] = (*st.session_state.get("jobs:own", ()), job.id)
 
 
-def watch(job: Job, *, place: str = "", done: str = "", link: bool = False) -> None:
-    """An active job, drawn again every second; its end draws the whole page anew.
-
-    Args:
-        place: tells two panels of one job apart.
-        done: what to say when it has finished well.
-        link: whether to show its title, and the way to the Train page.
-    """
-    st.fragment(_draw, run_every=POLL_S)(job.id, place, done, link)
+def watch(job: Job) -> None:
+    """What stands on a page where an active job was started: the tray above has its progress."""
+    widgets.caption(f"{job.title}: its progress, and a way to stop it, are under Jobs, above.")
 
 
 def failed(job: Job | None) -> None:
@@ -52,24 +42,15 @@ def failed(job: Job | None) -> None:
             st.code(log, language=None)
 
 
-def _draw(name: str, place: str, done: str, link: bool) -> None:
-    try:
-        job = jobs.get(name)
-        text, share = progress(job, time.time())
-    except UserError:
-        st.rerun()
-    if not job.active:
-        if job.state == "done" and done:
-            st.toast(done, icon=":material/check:")
-        st.rerun()
-    if link:
-        st.markdown(f"**{widgets.plain(job.title)}**")
-    left, right = st.columns([4, 1], vertical_alignment="center")
-    left.progress(share, text=widgets.plain(text))
-    with right:
-        stop_button(job, place)
-    if link:
-        st.page_link(widgets.PAGES / "train.py", label="See it on Train", query_params={"job": name})
+def place_of(job: Job) -> tuple[str, dict[str, str]]:
+    """The page that shows what came of a job: its file, and a link's parameters."""
+    if isinstance(job.request, Claims):
+        return "claims.py", {}
+    if isinstance(job.request, Bench):
+        return "efficiency.py", {"view": job.request.measure} if job.request.measure != "size" else {}
+    if isinstance(job.request, Train) and job.request.dataset == str(public.takes().root.resolve()):
+        return "sounds.py", {}
+    return "train.py", {"job": job.id}
 
 
 def stop_button(job: Job, place: str = "") -> None:

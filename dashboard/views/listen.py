@@ -24,13 +24,9 @@ ZOOM_ABOVE_S = 60.0  # of a longer recording, the spectrogram shows the minute a
 
 
 def the_sound(judged: Judged, shown: Shown) -> None:
-    """Player, waveform and spectrogram."""
+    """Waveform and spectrogram."""
     theme, sound, result = widgets.theme(), judged.sound, judged.result
     st.subheader("The recording", anchor=False)
-    if shown.span is None:
-        st.audio(sound.playable)
-    else:
-        st.audio(sound.playable, start_time=shown.span[0], end_time=shown.span[1])
     duration = result.duration_s
     widgets.figure(
         charts.waveform(judged.heard.envelope, duration, theme, shown.span),
@@ -87,7 +83,7 @@ def the_mixture(shown: Shown, bundle: Bundle, controls: Controls) -> None:
     """Controls, and the routing that they make."""
     decision = shown.decision
     st.subheader("Who answers", anchor=False)
-    widgets.mixture_controls(bundle, controls)
+    widgets.mixture_controls(bundle, controls, alpha=False)
     st.markdown(f"**{widgets.plain(words.curiosity(decision, shown.plain))}**")
     routed = (
         f"{e.name} {numbers.percent(e.router_probability)} before, {numbers.percent(e.routing_probability)} "

@@ -13,10 +13,10 @@ from dashboard.charts import decision as charts
 from dashboard.components import microphone
 from dashboard.session import hearing, linked, public
 from dashboard.session.hearing import Heard, Sound
-from dashboard.session.state import Controls
+from dashboard.session.state import SOUNDS, Controls
 from dashboard.views import uploads, widgets, words
 from qmoe_core import numbers
-from qmoe_core.audio import containers, synth
+from qmoe_core.audio import containers
 from qmoe_core.audio.decode import WINDOW_S
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification, Decision
@@ -57,14 +57,14 @@ def choose_sounds(controls: Controls) -> list[Sound]:
     with gallery:
         st.pills(
             "Sounds synthesised by this project",
-            list(synth.GALLERY),
+            list(SOUNDS),
             key="sound",
             required=True,
             wrap=True,
-            format_func=lambda name: synth.GALLERY[name].title,
+            format_func=lambda name: SOUNDS[name].title,
             help="Made by arithmetic, not recorded. The experts learned from recordings, and may be wrong.",
         )
-        widgets.caption(synth.GALLERY[controls.sound].description)
+        widgets.caption(SOUNDS[controls.sound].description)
     with record:
         st.fragment(recorder)()
     with upload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import streamlit as st
@@ -73,9 +74,82 @@ def the_path(bundle: Bundle, *, measure: bool = True) -> None:
         )
     else:
         widgets.empty(f"Paths of {bundle.embedder} are not timed by qmoe bench path; only heads are.")
+    the_roofline(bundle, report)
     if measure:
         request = Bench(measure="path", n=QUICK_N, embedders=("ds-cnn", logmel_stats.NAME))
         measured.panel([("Measure whole paths here: about a minute", request)])
+
+
+def the_roofline(bundle: Bundle, report: BenchReport) -> None:
+    """What limits each layer of the embedder's network."""
+    name = embedder_of(bundle)
+    drawn = report.environment.get("roofline", {})
+    layers = drawn.get("layers", {}).get(name if ":" in name else f"{name}:fp32")
+    if not layers:
+        return
+    with st.expander("What limits each layer"):
+        roofs = {key: value / 1e9 for key, value in drawn["roofs"].items()}
+        slowest = sorted(layers, key=lambda layer: -layer["us"])[:3]
+        widgets.figure(
+            path_charts.roofline(drawn["roofs"], layers, widgets.theme()),
+            alt="The layers that take longest: "
+            + "; ".join(f"{one['name']}, {one['kind']}, {one['us']:.1f} µs" for one in slowest),
+            key="roofline",
+        )
+        widgets.caption(
+            f"Layers of {name}, each timed alone; lines: the most that this machine was measured to give, "
+            f"{roofs['second-level cache']:.0f} GB/s in the second-level cache, {roofs['memory']:.0f} GB/s "
+            f"of memory, {roofs['float32']:.0f} · 10⁹ operations a second in float32 and four times that in "
+            "bytes. Layers at the flat line are limited by the vector units, layers under the slope by "
+            "what they move; depthwise layers do little with each number they load."
+        )
+
+
+MIX_COLUMNS = (
+    Column("formats", "Large layers", number=False, meaning="In order of depth; others have 8 bits."),
+    Column("bytes", "size", lambda v: numbers.amount("bytes", v), "Packed file of the network."),
+    Column("p50_us", "network, µs", three, "Median of the network alone, one clip."),
+    Column("accuracy", "accuracy", decimals(4), "Share of clips judged rightly, out of fold."),
+    Column("delta", "to 8 bits", numbers.signed, "Accuracy less that of uniform 8 bits."),
+    Column("ci95", "95 %", lambda v: f"{v[0]:+.3f} to {v[1]:+.3f}", "Bootstrap over recordings, paired."),
+    Column("cosine", "cosine", decimals(3), "Of the embedding with the float one, mean over clips."),
+)
+
+
+def the_layers() -> None:
+    """Where bits cost, as `qmoe sweep layers` found it for the embedder that ships."""
+    found = boards.shipped_layers()
+    with st.expander("Where bits cost: layer by layer"):
+        worst = min(found["rows"], key=lambda row: row["delta"])
+        widgets.figure(
+            path_charts.layers(found["rows"], widgets.theme()),
+            alt="Accuracy lost with one layer in few bits; most with "
+            f"{worst['layer']} in {worst['bits']} bit, {worst['delta']:+.3f}.",
+            key="layers",
+        )
+        widgets.caption(
+            f"{found['embedder']} on {found['dataset']}, n = {found['n']} clips, out of fold, float accuracy "
+            f"{found['accuracy']:.3f}: percentage points with one layer rounded, nothing trained and all "
+            "other layers float. From the first layer down; head.0 and head.1 are the classifier's."
+        )
+        chosen = found["chosen"]
+        rows = [
+            mix
+            | {"formats": _formats(mix["assignment"]), "mark": mix["bytes"] == (chosen or {}).get("bytes")}
+            for mix in found["mixes"]
+        ]
+        tables.table(MIX_COLUMNS, rows, name="mixes", title="Mixes of formats", label="Mixes")
+        widgets.caption(
+            f"{found['measured']} mixes were measured: the front, and uniform formats. A mix takes layers of "
+            "the formats that ship, and was chosen while looking at these clips. "
+            "qmoe sweep layers --bytes 120000 --keep NAME makes one an embedder."
+        )
+
+
+def _formats(assignment: dict[str, str]) -> str:
+    """`q3 × 4, q2 × 2` for the formats of layers in order."""
+    runs = [(name, len(list(group))) for name, group in groupby(assignment.values())]
+    return ", ".join(f"{name} × {count}" for name, count in runs)
 
 
 # --- A board --------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def the_training(takes: Takes, listed: Sequence[Take]) -> None:
         widgets.caption(training.problem(error))
         asked = None
     if job is not None and job.active:
-        job_panel.watch(job, place="takes", done="Your sounds are trained.")
+        job_panel.watch(job)
     else:
         st.button(
             "Train all formats" if job is None else "Train again",

@@ -147,8 +147,8 @@ def verdict_block(verdict: Verdict, colour: str, notes: Sequence[str] = ()) -> N
     )
 
 
-def mixture_controls(bundle: Bundle, controls: Controls) -> None:
-    """Everything that changes how the experts are mixed; see `state.controls` for where the values go."""
+def alpha_slider(controls: Controls) -> None:
+    """Curiosity's α."""
     st.select_slider(
         "Curiosity α",
         stops(ALPHAS, controls.alpha),
@@ -159,6 +159,16 @@ def mixture_controls(bundle: Bundle, controls: Controls) -> None:
         "The paper uses 0.2 and 0.3; between good experts d is about 0.01 nats, so α has to be large to "
         "matter.",
     )
+
+
+def mixture_controls(bundle: Bundle, controls: Controls, *, alpha: bool = True) -> None:
+    """Everything that changes how the experts are mixed; see `state.controls` for where the values go.
+
+    Args:
+        alpha: whether α is among them; else the page has its slider elsewhere.
+    """
+    if alpha:
+        alpha_slider(controls)
     st.segmented_control(
         "What α rewards",
         CURIOSITIES,

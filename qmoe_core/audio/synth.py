@@ -40,7 +40,7 @@ def render(name: str, seed: int = 0) -> np.ndarray:
     Raises:
         KeyError: there is no such sound in `GALLERY`.
     """
-    sound = GALLERY[name]
+    sound = DISPUTED if name == DISPUTED.name else GALLERY[name]
     waveform = sound.make(np.random.default_rng([seed, zlib.crc32(name.encode())]))
     fade = np.minimum(1.0, np.arange(WINDOW_SAMPLES) / (_FADE_S * SAMPLE_RATE))
     waveform = waveform * fade * fade[::-1]
@@ -372,3 +372,17 @@ GALLERY: dict[str, GallerySound] = {
         ),
     )
 }
+
+
+def _helicopter_over_fire(rng: np.random.Generator) -> np.ndarray:
+    return 0.8 * render("helicopter") + 0.2 * render("fire")
+
+
+DISPUTED = GallerySound(
+    "helicopter-fire",
+    "Helicopter over a fire",
+    "Two sounds at once, of which the experts know each: what do they make of both?",
+    "helicopter",
+    _helicopter_over_fire,
+)
+"""A sound on which formats disagree; the gallery's others are one sound each."""

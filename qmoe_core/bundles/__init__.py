@@ -45,7 +45,9 @@ from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.store import unfinished
 
 VERSION = 1
-DEFAULT_NAME = "esc10-logmel-stats"
+DEFAULT_NAME = "esc10-ds-cnn"
+SHIPPED_BEFORE = {"esc10-logmel-stats": "qmoe train esc10 --bundle esc10-logmel-stats"}
+"""Bundles that came with earlier versions, and how each is made again."""
 MANIFEST = "bundle.json"
 ROUTER_FILE = "router.safetensors"
 DATASET_FILE = "dataset.safetensors"
@@ -397,6 +399,8 @@ def find(name: str | Path | None = None) -> Path:
             # A pipe or a device is neither: it would be waited for, or read, for ever.
             if (candidate / MANIFEST).is_file() or (candidate.is_file() and zipfile.is_zipfile(candidate)):
                 return candidate
+    if (command := SHIPPED_BEFORE.get(str(name))) is not None:
+        raise BundleError(f"{name}: ships no more; {DEFAULT_NAME} does. It is made again with: {command}")
     raise BundleError(
         f"{name}: not a bundle; accepted is a folder with a {MANIFEST}, a file that qmoe export made "
         f"(packed, not onnx), or one of {', '.join(names())}"

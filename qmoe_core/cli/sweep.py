@@ -43,6 +43,7 @@ sweep = LazyGroup(
         "bits": "qmoe_core.cli.sweep:bits",
         "ood": "qmoe_core.cli.sweep:held_out",
         "paths": "qmoe_core.cli.sweep:paths",
+        "layers": "qmoe_core.cli.sweep:layers",
     },
 )
 
@@ -135,7 +136,7 @@ def curiosity(arguments: Arguments) -> int:
     help="what asking a further expert costs, and what it is worth",
     details="Bundles of one dataset with different embedders may be joined: the experts of all but the first "
     "are called EMBEDDER.EXPERT.",
-    example="qmoe sweep cascade --bundle esc10-logmel-stats --experts q1,q8 --json",
+    example="qmoe sweep cascade --bundle esc10-ds-cnn --experts q1,q8 --json",
 )
 @click.option("--bundle", multiple=True, help="folder or name; may be repeated (default: the one that ships)")
 @click.option("--experts", help="in the order in which they are asked (default: by cost, q8 of each bundle)")
@@ -364,4 +365,63 @@ def paths(arguments: Arguments) -> int:
         scores = [f"{score.mean:.3f} ± {score.std:.3f} (n = {score.n})" for score in path.f1.values()]
         rows.append((path.name, path.embedder, path.head, f"{path.bytes:,}", *scores))
     print(table(rows))
+    return 0
+
+
+@command(
+    "layers",
+    help="where bits cost: each layer in few bits, then mixes of formats under a budget",
+    details="Float heads are trained on the folds; nothing else is. --keep makes the chosen mix an embedder.",
+    example="qmoe sweep layers esc10 --embedder ds-cnn --bytes 120000 --keep mixed",
+)
+@click.argument("dataset", metavar="DATASET")
+@click.option("--embedder", default="ds-cnn", show_default=True, help="ds-cnn or mn04")
+@click.option("--bytes", "most_bytes", type=float, help="of the mix’s file, at most")
+@click.option("--us", "most_us", type=float, help="of the mix’s network on one clip, at most, µs")
+@click.option("--keep", metavar="NAME", help="keep the chosen mix as the embedder ds-cnn:NAME")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="write the result as JSON")
+@json_option
+def layers(arguments: Arguments) -> int:
+    from qmoe_core.runtime.executor import Context
+    from qmoe_core.runtime.store import Store
+    from qmoe_core.training.paths import sweep_layers
+
+    needs("torch")
+    found, kept = sweep_layers(
+        arguments.dataset,
+        arguments.embedder,
+        Context(Store(), progress=ProgressBar),
+        most_bytes=arguments.most_bytes,
+        most_us=arguments.most_us,
+        keep=arguments.keep,
+    )
+    document = found.to_json()
+    if arguments.out:
+        arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+    if arguments.json:
+        print_json(document)
+        return 0
+    print(f"{found.dataset}, {found.embedder}, n = {found.n} clips: float accuracy {found.accuracy:.3f}")
+    rows: list[Sequence[str]] = [("layer", "bits", "bytes", "µs", "accuracy", "difference", "cosine")]
+    for row in found.rows:
+        figures = (f"{row.accuracy:.3f}", f"{row.delta:+.3f}", f"{row.cosine:.3f}")
+        rows.append((row.layer, str(row.bits), f"{row.bytes:,}", cell(row.us), *figures))
+    print(table(rows))
+    print(f"\n{found.measured} mixes measured; the front, and the uniform ones:")
+    rows = [("formats of the large layers", "bytes", "µs", "accuracy", "to q8", "95 %", "cosine")]
+    for mix in found.mixes:
+        low, high = mix.ci95
+        figures = (
+            f"{mix.accuracy:.4f}",
+            f"{mix.delta:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            f"{mix.cosine:.3f}",
+        )
+        name = mix.uniform or " ".join(mix.assignment.values())
+        rows.append((name, f"{mix.bytes:,}", cell(mix.p50_us), *figures))
+    print(table(rows))
+    if found.chosen is None:
+        print("No mix is within the budget.")
+    else:
+        print(f"chosen: {' '.join(found.chosen.assignment.values())}, {found.chosen.bytes:,} bytes{kept}")
     return 0

@@ -33,6 +33,8 @@ VARIANTS = "pictures, random, random=SEED, no-normalisation, unseeded-projection
 
 OWN = (logmel_stats.NAME, *models.ARCHITECTURES)
 """Embedders that need neither torch nor timm."""
+SHIPPED = (logmel_stats.NAME, *models.shipped())
+"""Those that can be used without a download."""
 
 
 class Embedder(Protocol):

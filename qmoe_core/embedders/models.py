@@ -45,6 +45,11 @@ MN04: dict[str, Any] = {
 """What is downloaded for `mn04`: see `datasets.download.File`."""
 
 
+def shipped() -> list[str]:
+    """Names of the networks whose weights ship, each model's float one first."""
+    return sorted(file.stem.replace(".", ":") for file in SHIPPED.glob("*.safetensors"))
+
+
 def home() -> Path:
     """The folder with weights that were downloaded or given."""
     return published(default_root()) / "models"

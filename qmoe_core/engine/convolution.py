@@ -18,6 +18,7 @@ or pixel; what comes there is written later. `convolution_plan.py` says where ev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -336,6 +337,9 @@ def _run_of(name: str, *, quantized: bool) -> Any:
     def function(python: Callable) -> Any:
         return compiled(named(label, python))
 
+    def small(python: Callable) -> Any:
+        return inline(named(label, python))
+
     finish_plain = made(emitting.finish(), 7)
     finish_hardswish = made(emitting.finish(hardswish=True), 7)
     finish_added = made(emitting.finish(added=True), 7)
@@ -488,15 +492,15 @@ def _run_of(name: str, *, quantized: bool) -> Any:
             unpack_1(packed, count, lowest, to)
         return to
 
-    @inline
+    @small
     def floats(memory: np.ndarray, at: int, count: int) -> np.ndarray:
         return memory[at : at + 4 * count].view(np.float32)
 
-    @inline
+    @small
     def integers(memory: np.ndarray, at: int, count: int) -> np.ndarray:
         return memory[at : at + 4 * count].view(np.int32)
 
-    @inline
+    @small
     def to_level(y: Any, lowest: Any) -> Any:
         return np.uint8(min(max(np.rint(y), lowest), 255))
 
@@ -648,7 +652,9 @@ def entry(name: str, *, quantized: bool) -> Callable[[int], Callable]:
     workspace of the size that the program says, one caller at a time; out, float32 [B · D], which gets the
     embeddings; and the number of clips, B.
     """
-    run = _run_of(name, quantized=quantized)
+    # As a global, not in the closure: numba's cache has the closure in its key, and there a compiled function
+    # has another name in every process.
+    around = globals() | {"run": _run_of(name, quantized=quantized)}
 
     def make(fingerprint: int) -> Callable:
         def forward(
@@ -663,6 +669,11 @@ def entry(name: str, *, quantized: bool) -> Callable[[int], Callable]:
                 run(at, arena, steps, places, workspace, out[dim * clip : dim * (clip + 1)])
             return 0
 
-        return named(f"{name}_{quantized}", forward)
+        made = FunctionType(forward.__code__, around, forward.__name__, None, forward.__closure__)
+        return named(f"{name}_{quantized}", made)
 
     return make
+
+
+run: Any = None
+"""A network on one target: what `entry` puts here for the function that it makes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from qmoe_core.engine import convolution_plan as plan
 from qmoe_core.engine import kernels, network_reference
 from qmoe_core.engine.arena import aligned
 from qmoe_core.engine.network import Network
+from qmoe_core.errors import ConfigError
 
 _LENGTHS = 4
 """Numbers of frames whose program and scratch memory a thread keeps."""
@@ -82,6 +84,27 @@ class PackedNetwork:
                 ready.workspace, out.reshape(-1), len(clips),
             )  # fmt: skip
         return out.reshape(*x.shape[:-2], self.dim)
+
+    def layer_calls(self, x: np.ndarray) -> list[Callable[[], object]]:
+        """What runs nothing, and then what runs each layer alone, in the order of `Network.layers`: to be
+        timed. Activations are those that x, float32 [bands, frames], left in the workspace.
+
+        Raises:
+            ConfigError: numpy runs the network.
+        """
+        if self._network is not None:
+            raise ConfigError(f"{self.name}: its layers run in numpy, and are not timed")
+        self.embed(x)
+        ready, flat = self._ready(x.shape[-1]), np.ascontiguousarray(x, np.float32).reshape(-1)
+        out, program = np.empty(self.dim, np.float32), ready.program
+
+        def call(steps: np.ndarray) -> Callable[[], object]:
+            given = (flat, self._packed.arena, steps, program.places, ready.workspace, out, 1)
+            return lambda: self._forward(*given)
+
+        layers = np.isin(program.steps[:, plan.OP], (plan.PRODUCT, plan.DEPTHWISE, plan.DENSE))
+        every = [program.steps[:0], *(program.steps[i : i + 1] for i in np.flatnonzero(layers))]
+        return [call(steps) for steps in every]
 
     def _ready(self, frames: int) -> _Ready:
         """Program and scratch memory of this thread."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,7 @@ from qmoe_core.measure.machines import PathTime
 FOLDER = "paths"
 """In `data/`: `figures.json` and the files to carry, made by `qmoe sweep paths`."""
 FIGURES = "figures.json"
+LAYERS = "layers.json"
 SAMPLES_BYTES = 2
 """A sample of sound in a board's memory: 16 bits."""
 
@@ -105,6 +107,12 @@ class OnBoard:
 def shipped() -> tuple[Path, ...]:
     """The paths whose figures ship."""
     return tuple(msgspec.json.decode((bundles.shipped() / FOLDER / FIGURES).read_bytes(), type=list[Path]))
+
+
+@lru_cache(maxsize=1)
+def shipped_layers() -> dict[str, Any]:
+    """What `qmoe sweep layers` found for `ds-cnn`, as its JSON."""
+    return msgspec.json.decode((bundles.shipped() / FOLDER / LAYERS).read_bytes())
 
 
 def fits(paths: Sequence[Path], board: Board, report: BenchReport) -> list[OnBoard]:

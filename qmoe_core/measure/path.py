@@ -27,7 +27,7 @@ from qmoe_core.engine.network_reference import forward
 from qmoe_core.engine.packed_network import PackedNetwork
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import NAMES
-from qmoe_core.measure import environment, latency, peers, size
+from qmoe_core.measure import environment, latency, peers, roofline, size
 from qmoe_core.measure.latency import Contestant
 
 EMBEDDERS = ("mn04", "ds-cnn", logmel_stats.NAME)
@@ -146,6 +146,7 @@ class Stages:
     note: str = ""
     embedder_bytes: int = 0
     memory_bytes: int = 0
+    network: Network | None = None
 
 
 def stages_of(made: Embedder) -> Stages:
@@ -169,7 +170,7 @@ def _learned(embedder: str, network: Network, waveform: np.ndarray) -> dict[str,
         note = f"{packed.kernel} kernel, {packed.nbytes:,} bytes of it in memory"
         size_ = len(network_storage.dumps(made))
         memory = packed.workspace_bytes(x.shape[-1]) + x.nbytes
-        found[name] = Stages(front_end, packed.embed, network.dim, note, size_, memory)
+        found[name] = Stages(front_end, packed.embed, network.dim, note, size_, memory, made)
     return found
 
 
@@ -303,6 +304,7 @@ def run(
     if n < 50:
         raise ConfigError(f"--n is {n}; accepted is 50 or more (a figure to quote needs 500)")
     contestants: dict[str, list[_Timed]] = {}
+    networks: dict[str, tuple[Network, np.ndarray]] = {}
     for name in names:
         network = None if name == logmel_stats.NAME else random_network(name)
         rate = SAMPLE_RATE if network is None else FRONT_ENDS[name].sample_rate
@@ -310,6 +312,8 @@ def run(
         stages = {"fp32": stages_of(LogMelStats())} if network is None else _learned(name, network, noise)
         if network is None:  # its numbers are floats under a head of any format
             stages = dict.fromkeys(FORMATS, stages["fp32"])
+        x = stages["fp32"].front_end.levels(noise)
+        networks |= {f"{name}:{key}": (one.network, x) for key, one in stages.items() if one.network}
         contestants[name] = _others(name, network, stages["fp32"], noise) + _ours(name, stages, noise)
     everyone = [one for group in contestants.values() for one in group]
     times = latency.race(everyone, n=n, progress=progress, cancelled=cancelled)
@@ -323,7 +327,10 @@ def run(
             for row in summary.values()
             if row.kind != "stage"
         ]
-    where = environment.describe(threads=1, batch=1, seconds=SECONDS, weights="random")
+    with latency.quiet():
+        drawn = {name: roofline.layers(network, x) for name, (network, x) in networks.items()}
+        drawn = {"roofs": roofline.roofs(), "layers": drawn}
+    where = environment.describe(threads=1, batch=1, seconds=SECONDS, weights="random", roofline=drawn)
     return where, rows
 
 

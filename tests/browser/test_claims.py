@@ -34,8 +34,8 @@ def test_finding_a_claim_and_testing_it_again(lab: Lab, browse: Browse) -> None:
     expect(page.locator(".js-plotly-plot")).to_be_visible()
     before = claims.latest(lab.store)[28].at
     page.get_by_role("button", name="Run this check again").click()
-    expect(page.get_by_test_id("stProgress").first).to_be_visible()
-    expect(page.get_by_test_id("stProgress")).to_have_count(0)
+    expect(page.get_by_role("button", name="Jobs: one running")).to_be_visible()
+    expect(page.get_by_role("button", name="Jobs: one running")).to_have_count(0)
     expect(page.get_by_role("button", name="Run this check again")).to_be_enabled()
     assert claims.latest(lab.store)[28].at > before
     width, seen = page.get_by_test_id("stMain").evaluate("e => [e.scrollWidth, e.clientWidth]")

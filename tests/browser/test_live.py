@@ -16,6 +16,7 @@ from playwright.sync_api import Page, expect
 from qmoe_core import bundles
 from qmoe_core.audio import decode, synth
 from tests.browser.server import served
+from tests.browser.test_menu import go
 from tests.live.recordings import in_order, ten_clips
 
 pytestmark = pytest.mark.browser
@@ -153,10 +154,10 @@ def test_leaving_the_page_frees_the_microphone(dashboard: str, browse: Browse, r
     page = opened(browse, f"{dashboard}/live", rain, SPY)
     start(page)
     expect(page.get_by_text("Listening.", exact=True)).to_be_visible()
-    page.get_by_role("link", name="Method").click()
+    go(page, "Method")
     expect(page.get_by_role("heading", level=1)).not_to_have_text("The microphone, judged live")
     page.wait_for_function("window.tracks.every((track) => track.readyState === 'ended')")
-    page.get_by_role("link", name="Live").click()
+    go(page, "Live")
     expect(page.get_by_role("button", name="Start")).to_be_visible()
 
 

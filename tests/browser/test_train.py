@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 from qmoe_core import bundles
 from qmoe_core.runtime import jobs
 from tests.browser.conftest import Lab
+from tests.browser.test_menu import go
 
 pytestmark = pytest.mark.browser
 
@@ -69,7 +70,7 @@ def test_another_bundle_on_every_page(lab: Lab, browse: Browse) -> None:
         page.get_by_role("option", name="own", exact=True).click()
         expect(page).to_have_url(re.compile("bundle=own"))
         for name in ("Compare", "Dataset", "Sweep", "Efficiency"):
-            page.get_by_role("link", name=name, exact=True).click()
+            go(page, name)
             expect(page).to_have_url(re.compile(f"/{name.lower()}\\?.*bundle=own"))
             expect(page.get_by_role("combobox", name="Bundle")).to_have_value("own")
     finally:

@@ -604,7 +604,7 @@ def test_the_default_carries_its_dataset_with_attribution(default):
     assert data.embeddings.shape == (400, len(default.mean))
     assert np.bincount(data.labels).tolist() == [40] * 10
     assert sorted(set(data.folds.tolist())) == [1, 2, 3, 4, 5]
-    assert data.outputs.logits.shape == (400, 9, 10)
+    assert data.outputs.logits.shape == (400, len(default.experts), 10)
     assert default.provenance.licence
     assert "Piczak" in default.provenance.citation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.campaigns import arm, batch, cluster, disk, fuzz, hostile, kill, sessions
+from tests.campaigns import arm, batch, cluster, disk, fuzz, hostile, kill, sessions, takes
 
 CAMPAIGNS = {
     "fuzz": fuzz,
@@ -16,6 +16,7 @@ CAMPAIGNS = {
     "hostile": hostile,
     "cluster": cluster,
     "arm": arm,
+    "takes": takes,
 }
 
 

@@ -293,7 +293,7 @@ def export(home: Path, here: Machine, arm: Machine) -> Iterator[Result]:
     written = [machine.home / "carried.qmoe" for machine in (here, arm)]
     for machine, path in zip((here, arm), written, strict=True):
         path.unlink(missing_ok=True)
-        machine.qmoe("export", "esc10-logmel-stats", "--format", "packed", "--out", str(path))
+        machine.qmoe("export", "esc10-ds-cnn", "--format", "packed", "--out", str(path))
     contents = [members(path) for path in written]
     if differing := [name for name, _ in contents[0].items() ^ contents[1].items() if name != "CARD.md"]:
         result.failures.append(f"the files differ in {', '.join(sorted(set(differing)))}")

@@ -162,7 +162,8 @@ def experts() -> list[bytes]:
 
 
 def use_expert(data: bytes, _: Path) -> None:
-    engine.PackedExpert(engine.loads(data, "mutant")).logits(np.zeros((1, 744), np.float32))
+    weights = engine.loads(data, "mutant")
+    engine.PackedExpert(weights).logits(np.zeros((1, weights.dim), np.float32))
 
 
 def tables() -> list[bytes]:
@@ -216,7 +217,7 @@ def use_settings(data: bytes, home: Path) -> None:
 def links() -> list[bytes]:
     return [
         b"experts=q4,q8&alpha=0.3&k=1&curiosity=router-mc&abstain=risk&limit=0.1&sound=rain&normalise=1",
-        b"page=sweep&bundle=esc10-logmel-stats&clip=1-100032-A-0.ogg&class=dog&colour=fold",
+        b"page=sweep&bundle=esc10-ds-cnn&clip=1-100032-A-0.ogg&class=dog&colour=fold",
     ]
 
 

@@ -91,12 +91,25 @@ def test_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert works(kernels._compile(tiny))
 
 
+@pytest.mark.parametrize("quantized", [True, False])
+def test_the_key_of_a_compiled_network_is_that_of_every_process(quantized: bool) -> None:
+    """Numba pickles the closure into the key, and a compiled function has a new name in each process."""
+    from qmoe_core.engine import convolution
+
+    made = convolution.entry("portable", quantized=quantized)(7)
+    assert [cell.cell_contents for cell in made.__closure__ or ()] == [7]
+    assert hasattr(made.__globals__["run"], "py_func")
+
+
 @pytest.mark.skipif("avx2" not in kernels.available(), reason="needs AVX2")
 def test_generated_functions_have_names_of_their_own() -> None:
     """Code of several kernels, cached by several processes, must not share a symbol; see `avx2._named`."""
-    from qmoe_core.engine import avx2
+    from qmoe_core.engine import avx2, convolution
 
     functions: list[Any] = [avx2._forward, avx2._forward_vnni, avx2._forward_avx512]
+    functions += [
+        convolution._run_of(name, quantized=q) for name in ("avx2", "portable") for q in (True, False)
+    ]
     names: dict[str, set[int]] = {}
     while functions:
         python = functions.pop().py_func

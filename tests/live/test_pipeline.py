@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from qmoe_core import serve
+from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, mel, synth
 from qmoe_core.audio.fitness import NothingToJudge
 from qmoe_core.bundles import Bundle
@@ -18,6 +18,7 @@ from qmoe_core.live.log import Log, LoggedDetection
 from qmoe_core.live.pipeline import HOP_S, SHOWN_S, Pipeline
 from qmoe_core.live.sources import HeldSource
 from tests.live.recordings import Sequence, in_order
+from tests.tiny import FROZEN
 
 DAY = 1_700_000_000.0
 PACKET_S = 0.25
@@ -67,9 +68,10 @@ def test_another_rate_is_resampled_on_the_way(
 
 
 def test_an_embedder_of_a_higher_rate_gets_what_only_the_source_has(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tone of 14 kHz is not in the history's 22,050 Hz."""
+    bundle = bundles.load(FROZEN / bundles.DEFAULT_NAME)
     asked: list[np.ndarray] = []
 
     class Finer(LogMelStats):

@@ -181,18 +181,25 @@ MUTANTS = (
     ),
     # Evaluation
     M(
-        "bootstrap-not-stratified",
+        "bootstrap-of-clips",
         "qmoe_core/evaluation/selective.py",
-        "for clips in (np.flatnonzero(positive), np.flatnonzero(~positive)):",
-        "for clips in (np.arange(n),):",
-        (f"{NET}::test_a_bootstrap_draws_positives_and_negatives_apart",),
+        "np.arange(n) if sources is None else sources, seed=seed",
+        "np.arange(n), seed=seed",
+        ("tests/evaluation/test_selective.py::test_the_interval_is_that_of_a_plain_bootstrap_of_recordings",),
+    ),
+    M(
+        "bootstrap-without-positives",
+        "qmoe_core/evaluation/selective.py",
+        "weights = weights[some]",
+        "weights = weights + 0.0",
+        (f"{NET}::test_a_bootstrap_leaves_out_resamples_without_positives",),
     ),
     M(
         "auroc-of-equals",
         "qmoe_core/evaluation/selective.py",
         "- 0.5 * of_negatives",
         "- 1.0 * of_negatives",
-        (f"{NET}::test_a_bootstrap_draws_positives_and_negatives_apart",),
+        (f"{NET}::test_a_bootstrap_leaves_out_resamples_without_positives",),
     ),
     M(
         "brier-without-square",

@@ -1,4 +1,8 @@
-"""The dashboard without a browser: Streamlit's AppTest on the real default bundle."""
+"""The dashboard without a browser: Streamlit's AppTest on a bundle of log-mel statistics that stays as it is.
+
+Tests say figures and words of it. The bundle that ships changes with the weights of its embedder; it is what
+tests/golden and the browser tests look at.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,29 @@ from qmoe_core import bundles, serve
 from qmoe_core.audio import decode, synth
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Classification
+from tests.tiny import FROZEN
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 
 
 @pytest.fixture(scope="session")
-def bundle() -> Bundle:
-    return bundles.load()
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder data/ with the bundle and the results on it that stay as they are."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for path in bundles.shipped().iterdir():
+        kept = FROZEN / path.name
+        (folder / path.name).symlink_to(kept if kept.exists() else path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _frozen(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmoe_core.bundles.shipped", lambda: shipped)
+
+
+@pytest.fixture(scope="session")
+def bundle(shipped: Path) -> Bundle:
+    return bundles.load(shipped / bundles.DEFAULT_NAME)
 
 
 @pytest.fixture(scope="session")

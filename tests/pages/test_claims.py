@@ -145,8 +145,9 @@ class TestChecked:
         monkeypatch.setattr(jobs, "cancel", stopped.append)
         app = visit(search="13")
         assert not app.exception
-        assert len(app.get("progress")) == 2  # above, and at the claim itself
-        app.button(key=f"stop:13:{job.id}").click().run()
+        assert len(app.get("progress")) == 1  # in the tray
+        assert sum("under Jobs, above" in caption.value for caption in app.caption) == 2
+        app.button(key=f"stop:tray:{job.id}").click().run()
         assert stopped == [job.id]
 
     def test_the_store_cannot_be_read(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def test_one_clip(compare: Open, bundle: Bundle) -> None:
 
 def test_the_sound_heard_on_listen(compare: Open) -> None:
     app = compare(view="clip", clip="heard on Listen")
-    assert "n = 1 sound, Dog" in text(app)
+    assert "n = 1 sound, Helicopter over a fire" in text(app)
     assert [row[0] for row in rows(app, "Predictions of each")] == ["q16", "q4", "popcount"]
     del app.session_state["example"]
     assert "No sound was judged on Listen" in text(app.run())

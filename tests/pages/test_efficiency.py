@@ -192,7 +192,7 @@ def a_job(state: str, tmp_path: Path, **changes) -> Job:
     given = {
         "id": "20260101-000000-00000000",
         "title": "Measure latency",
-        "request": Bench(measure="latency", bundle="esc10-logmel-stats", n=300),
+        "request": Bench(measure="latency", bundle="esc10-ds-cnn", n=300),
         "state": state,
         "submitted": 0.0,
         "started": 10.0,

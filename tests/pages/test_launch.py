@@ -20,7 +20,7 @@ def test_warming_judges_a_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = []
     monkeypatch.setattr(serve, "classify", lambda clip, bundle: judged.append((clip.name, bundle.name)))
     launch.warm()
-    assert judged == [("Dog", bundles.DEFAULT_NAME)]
+    assert judged == [("Helicopter over a fire", bundles.load().name)]
 
 
 def test_a_broken_bundle_is_left_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def upload(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
 
 
 def test_first_visit_shows_a_sound_already_judged(visit: Visit, heard_as: HeardAs) -> None:
-    app = visit()
+    app = visit(sound="dog-bark")
     headline, sentence = verdict(app)
     assert re.fullmatch(heard_as("dog-bark") + r", [\w ]+ %", headline)
     assert re.search(r"experts? agree", sentence)
@@ -61,7 +61,7 @@ def test_first_visit_shows_a_sound_already_judged(visit: Visit, heard_as: HeardA
     assert len(app.get("plotly_chart")) == 5
     assert not app.error
     assert not app.warning
-    assert not app.query_params
+    assert app.query_params == {"sound": "dog-bark"}
 
 
 def test_another_sound_of_the_gallery(visit: Visit, heard_as: HeardAs) -> None:
@@ -281,7 +281,7 @@ def test_the_link_restores_the_controls(visit: Visit) -> None:
         ("curiosity", "<script>", "disagreement, distilled, router-mc, none and cascade"),
         ("normalise", "maybe", "0 or 1"),
         ("abstain", "often", "usual, risk, coverage and never"),
-        ("sound", "../../etc", "one of rain"),
+        ("sound", "../../etc", "one of helicopter-fire, rain"),
     ],
 )
 def test_nonsense_in_a_link_gives_a_sentence_and_the_default(
@@ -442,3 +442,23 @@ def test_envelope_holds_every_peak() -> None:
     low, high = hearing.envelope(samples)
     assert (low.min(), high.max()) == (-0.75, 0.5)
     assert hearing.envelope(samples[:3]).shape == (2, 3)
+
+
+def test_the_first_sound_divides_the_formats_and_the_slider_turns_the_answer(visit: Visit) -> None:
+    app = visit(abstain="never")
+    (tiles,) = [html.body for html in app.html if '<ul class="qm-tiles"' in html.body]
+    answers = re.findall(r"<li.*?<span>(.*?), ", tiles)
+    assert len(answers) == len(bundles.load().experts)
+    assert len(set(answers)) > 1
+    assert len(re.findall(r"\d (?:kB|MB) · [\d.]+ ms</small>", tiles)) == len(answers)
+    before = verdict(app)[0]
+    hint = re.search(r"At α = ([\d,.]+) the answer is ([\w ]+)\.", text(app))
+    assert hint
+    app.select_slider(key="alpha").set_value(float(hint[1])).run()
+    assert verdict(app)[0] != before
+    assert verdict(app)[0].lower().startswith(hint[2])
+    assert app.query_params == {"abstain": "never", "alpha": hint[1]}
+    assert "It knows ten sounds: " in text(app)
+    next(button for button in app.button if button.label == "Upload a recording").click().run()
+    assert not app.exception
+    assert app.session_state.source == "Upload"

@@ -24,7 +24,7 @@ def text(app: AppTest) -> str:
 
 
 def test_without_a_sound_it_explains_with_the_gallerys(visit: Visit, dog: Classification) -> None:
-    app = visit().switch_page(METHOD)
+    app = visit(sound="dog-bark").switch_page(METHOD)
     del app.session_state["example"]
     app.run()
     assert "those of **Dog**" in text(app)

@@ -25,6 +25,7 @@ from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.routing.uncertainty import softmax
 from tests import tiny
+from tests.engine.networks import quantized
 
 
 def heard(path: Path, waveforms: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,10 +50,13 @@ def test_every_expert_says_the_same(everything, gallery):
     loaded = bundles.load()
     embeddings = embedders.create(loaded.embedder).embed(gallery)
     found = heard(everything, gallery)
-    outputs = loaded.outputs(embeddings).all()
+    outputs = loaded.outputs(found["embedding"]).all()
     mixed = mixing.mix(outputs, loaded.settings())
 
-    np.testing.assert_allclose(found["embedding"], embeddings, rtol=1e-3, atol=2e-3)
+    # In a quantized network a level here and there is rounded the other way, because spectra differ slightly.
+    apart = np.abs(found["embedding"] - embeddings)
+    assert (apart > 2e-3 + 1e-3 * np.abs(embeddings)).mean() < 0.05
+    assert apart.max() < 0.03 * np.abs(embeddings).max()
     q = softmax(outputs.logits)
     assert (found["expert_probabilities"].argmax(-1) == q.argmax(-1)).all()
     # One rounding of an 8-bit activation may fall the other way: see the packed form's own bound.
@@ -63,9 +67,15 @@ def test_every_expert_says_the_same(everything, gallery):
     np.testing.assert_allclose(found["doubt"], 1.0 - mixed.probabilities.max(axis=-1), atol=5e-3)
 
 
+@pytest.mark.parametrize("layer_format", ["float", "int8"])
 @pytest.mark.parametrize(("name", "module"), [("ds-cnn", networks.DsCnn), ("mn04", networks.Mn04)])
-def test_a_learned_embedder_gives_the_same(name: str, module: type[nn.Module], tmp_path: Path, gallery):
-    embedder = LearnedEmbedder(name, models.ARCHITECTURES[name](tiny.untrained(module())))
+def test_a_learned_embedder_gives_the_same(
+    name: str, module: type[nn.Module], layer_format: str, tmp_path: Path, gallery: np.ndarray
+):
+    network = models.ARCHITECTURES[name](tiny.untrained(module()))
+    if layer_format != "float":
+        network = quantized(network, layer_format)
+    embedder = LearnedEmbedder(name, network)
     waveforms = np.stack([decode.resample(x, decode.SAMPLE_RATE, embedder.sample_rate) for x in gallery[:3]])
     g = graph.Graph()
     graph.learned(g, embedder, "waveform")
@@ -106,7 +116,7 @@ def test_other_ways_to_mix(tmp_path, gallery, changes):
     loaded = bundles.load()
     settings = replace(loaded.settings(), experts=("popcount", "q1", "q16"), **changes)
     found = heard(export.export_onnx(loaded, tmp_path / "x.onnx", settings), gallery[:3])
-    outputs = loaded.outputs(embedders.create(loaded.embedder).embed(gallery[:3])).all()
+    outputs = loaded.outputs(found["embedding"]).all()
     mixed = mixing.mix(
         outputs, settings, mean_interest=loaded.mean_interest(settings) if settings.normalise else 1.0
     )
@@ -130,7 +140,10 @@ def test_bits_stay_bits(everything):
     properties = {entry.key: entry.value for entry in model.metadata_props}
 
     assert {"MatMulInteger", "MatMulNBits", "DequantizeLinear", "STFT"} <= kinds
-    assert everything.stat().st_size < 1.25 * sum(loaded.expert_bytes(name) for name in loaded.experts)
+    network = models.path(loaded.embedder)
+    assert network is not None
+    packed = sum(loaded.expert_bytes(name) for name in loaded.experts) + network.stat().st_size
+    assert everything.stat().st_size < 1.25 * packed
     assert properties["bundle_digest"] == loaded.digest
     assert properties["front_end"] == loaded.manifest.embedder_id
     assert properties["card"].startswith("# ")
@@ -151,7 +164,8 @@ def test_its_card_tells_of_the_graph(tmp_path):
         graph, packed = (int(cell.strip(" |").replace(",", "")) for cell in row[2:])
         assert packed == loaded.expert_bytes(row[0][2:])
         assert 0.9 * packed < graph < 1.5 * packed
-    assert "mixture bitnet+q4+q8 curious: F1 0.925" in card
+    f1 = loaded.provenance.f1["bitnet+q4+q8 curious"]["mean"]
+    assert f"mixture bitnet+q4+q8 curious: F1 {f1:.3f}" in card
     assert f"ms a clip in ONNX Runtime {onnxruntime.__version__}" in card
 
 
