@@ -23,6 +23,7 @@ from qmoe_core.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from qmoe_core.evaluation.selective import Auroc
     from qmoe_core.runtime.executor import Context
     from qmoe_core.runtime.requests import Train
 
@@ -208,3 +209,54 @@ def noise(arguments: Arguments) -> int:
         "other folds, with 95 % confidence."
     )
     return 0
+
+
+@command(
+    "rule",
+    help="would a router that learned who is right ask better than a threshold of doubt?",
+    details="For a cascade of two experts; bundles are joined as by sweep cascade.",
+    example="qmoe sweep rule --bundle esc10-ds-cnn --bundle esc10-mn04 --experts q8,mn04.q8",
+)
+@click.option("--bundle", multiple=True, help="folder or name; may be repeated (default: the one that ships)")
+@click.option("--experts", required=True, help="two, the cheaper one first")
+@json_option
+def rule(arguments: Arguments) -> int:
+    from qmoe_core import bundles
+    from qmoe_core.evaluation import cascade, learned_rule
+
+    needs("torch")
+    loaded = [bundles.load(name) for name in arguments.bundle or (None,)]
+    outputs, data = cascade.joined(loaded)
+    experts = tuple(name.strip() for name in arguments.experts.split(",") if name.strip())
+    sources = [clip.source for clip in data.clips]
+    found = learned_rule.learned_rules(
+        data.embeddings, outputs.of(experts), data.labels, data.folds, sources, cascade.costs(loaded)
+    )
+    if arguments.json:
+        print_json(found.to_json())
+        return 0
+    shares = [f"{name} at {share:.0%}" for share in learned_rule.SHARES for name in ("accuracy", "F1", "ms")]
+    rows: list[tuple[str, ...]] = [("", "AUROC of errors", "95 %", "of what is put right", "95 %", *shares)]
+    rows += [
+        (
+            one.name,
+            *(cell for found in (one.errors, one.rescued) for cell in _auroc(found)),
+            *(
+                cell
+                for point in one.asking
+                for cell in (f"{point.accuracy:.4f}", f"{point.f1:.4f}", f"{point.cost_us / 1e3:.2f}")
+            ),
+        )
+        for one in found.rules
+    ]
+    print(table(rows))
+    (first, second), (low, high) = found.experts, found.accuracy
+    print(
+        f"\n{found.n:,} clips of {loaded[0].provenance.dataset}, out of fold: {first} alone {low:.4f}, "
+        f"{second} alone {high:.4f}; intervals resample recordings"
+    )
+    return 0
+
+
+def _auroc(found: Auroc) -> tuple[str, str]:
+    return f"{found.auroc:.3f}", f"{found.low:.3f}–{found.high:.3f}"

@@ -39,6 +39,7 @@ sweep = LazyGroup(
         "cascade": "qmoe_core.cli.sweep:cascade",
         "uncertainty": "qmoe_core.cli.promises:uncertainty",
         "sets": "qmoe_core.cli.promises:sets",
+        "rule": "qmoe_core.cli.promises:rule",
         "noise": "qmoe_core.cli.promises:noise",
         "bits": "qmoe_core.cli.sweep:bits",
         "ood": "qmoe_core.cli.sweep:held_out",
