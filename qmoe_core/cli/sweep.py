@@ -199,7 +199,7 @@ def _print_cascade(found: CascadeSweep, clips: str) -> None:
 
     equal, above = found.equal_accuracy, found.front_gain
     print(
-        f"\nThresholds chosen on other folds to be within {equal.margin:g} of the best expert, "
+        f"\nThresholds chosen on other folds to be as good as the best expert, "
         f"{found.best_single.name}: accuracy {equal.accuracy:.4f}, {equal.difference:+.4f} "
         f"{interval(equal.difference_ci95, '+.4f')} from the best, {equal.cost_ratio:.2f} "
         f"{interval(equal.ci95, '.2f')} of the cost of {equal.single}, {equal.over_random:+.4f} "

@@ -70,7 +70,7 @@ class EqualAccuracy:
     """The cascade at thresholds chosen on other folds to be as good as the best expert, held out.
 
     Attributes:
-        margin: what as good means; accuracy, cost_us: of the cascade.
+        margin: how much less accurate an expert may be to be as good; accuracy, cost_us: of the cascade.
         single: the cheapest expert that is as good.
         cost_ratio: the cascade's mean cost over that expert's; ci95: bootstrapped over recordings.
         difference: of accuracy from the best expert; difference_ci95: likewise.
@@ -254,8 +254,10 @@ def _most_above(
     return most, int(best[most])
 
 
-def choose(right: np.ndarray, alone: np.ndarray, margin: float = MARGIN) -> int:
+def choose(right: np.ndarray, alone: np.ndarray, margin: float = 0.0) -> int:
     """The threshold of least cost at which the cascade is as good as the best expert on some clips.
+
+    On other clips it will be a little worse: that is what `MARGIN` has room for.
 
     Args:
         right: whether its answer is right at each of T thresholds, the largest first, [T, n].
