@@ -56,7 +56,7 @@ def listen() -> None:
     st.session_state.example_of = (bundle.digest, settings)
     st.session_state.example = hearing.Example(chosen.sound.name, decision, chosen.heard.spectrogram.shape)
 
-    verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits)
+    verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits, known=False)
     colour = palette.class_colour(decision.classes, decision.label)
     first_screen.player(chosen, shown)
     widgets.verdict_block(verdict, colour, chosen.result.notes)

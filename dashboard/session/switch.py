@@ -113,5 +113,5 @@ def select() -> None:
         key=_SELECTED,
         on_change=lambda: use(st.session_state[_SELECTED]),
         width=230,
-        help="Experts, router and the data they were judged on. Your sounds and Train make new ones.",
+        label_visibility="collapsed",
     )

@@ -9,7 +9,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard.components import copy_link
 from dashboard.session import public, state, switch
-from dashboard.views import job_panel, widgets
+from dashboard.views import glossary, job_panel, widgets
 from qmoe_core import numbers
 from qmoe_core.errors import UserError
 from qmoe_core.runtime import jobs
@@ -55,7 +55,7 @@ def bar(file: str) -> None:
     """
     inside = next(pages for pages in DOORS.values() if file in dict(pages))
     _mark(inside[0][0])
-    with st.container(horizontal=True, vertical_alignment="bottom", key="qm-bar"):
+    with st.container(horizontal=True, vertical_alignment="center", key="qm-bar"):
         with st.container(horizontal=True, key="qm-behind", gap="small"):
             for other, title in inside:
                 st.page_link(widgets.PAGES / other, label=title)
@@ -63,6 +63,8 @@ def bar(file: str) -> None:
         if file != SWEEP:
             _alpha(file in MIXING)
         st.fragment(tray, run_every=POLL_S if _active() else None)()
+        with st.popover("Words", key="qm-words", width="content"):
+            st.markdown(glossary.markdown())
         copy_link.button(public.LIMITS is not None)
 
 
@@ -87,9 +89,10 @@ def _alpha(linked: bool) -> None:
         "Curiosity α",
         state.stops(state.ALPHAS, controls.alpha),
         key=_ALPHA,
-        format_func=lambda value: f"{value:g}",
+        format_func=lambda value: f"α = {value:g}",
+        label_visibility="collapsed",
         on_change=lambda: state.set_alpha(st.session_state[_ALPHA]),
-        width=110,
+        width=120,
     )
 
 

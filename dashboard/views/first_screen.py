@@ -29,7 +29,7 @@ def question(bundle: Bundle) -> None:
 def player(judged: Judged, shown: Shown) -> None:
     """The sound, or the part of it that is shown, to be played."""
     span = shown.span or (0, None)
-    st.audio(judged.sound.playable, start_time=span[0], end_time=span[1])
+    st.audio(judged.sound.playable, start_time=span[0], end_time=span[1], width=480)
 
 
 def tiles(shown: Shown, bundle: Bundle) -> None:
@@ -44,10 +44,10 @@ def tiles(shown: Shown, bundle: Bundle) -> None:
         size = bundle.manifest.files[f"experts/{expert.name}.safetensors"].bytes
         time = f"{times[expert.name].us / 1e3:.2f} ms" if expert.name in times else "not timed"
         answer = f"{words.readable(expert.label)}, {numbers.percent(float(expert.probabilities.max()))}"
-        other = "" if expert.label == decision.label else ' class="qm-other"'
+        other = "" if expert.label == decision.label else " qm-other"
         made.append(
-            f'<li{other} style="--qm-class:{colour}"><b>{escape(expert.name)}</b><span>{escape(answer)}'
-            f"</span><small>{numbers.amount('bytes', size)} · {time}</small></li>"
+            f'<li class="qm-tile{other}" style="--qm-class:{colour}"><b>{escape(expert.name)}</b>'
+            f"<span>{escape(answer)}</span><small>{numbers.amount('bytes', size)} · {time}</small></li>"
         )
     st.html(f'<ul class="qm-tiles" aria-label="Answers of the formats">{"".join(made)}</ul>')
     whose = "here" if kept and report is kept.report and times else "on the reference machine"

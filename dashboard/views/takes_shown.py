@@ -167,7 +167,7 @@ def label_next(takes: Takes, listed: Sequence[Take], embedder: str) -> None:
     except UserError as error:
         widgets.error(error)
         return
-    order, doubt = labelling.next_ones(
+    order, apart = labelling.next_ones(
         np.stack([z[take.sound] for take in labelled]) if labelled else np.empty((0, 1)),
         [take.label for take in labelled],
         np.stack([z[take.sound] for take in pool]),
@@ -176,16 +176,16 @@ def label_next(takes: Takes, listed: Sequence[Take], embedder: str) -> None:
         f"{len(pool):,} of {len(listed):,} takes have no class. "
         + (
             "In the order in which they came, while fewer than two classes are labelled."
-            if doubt is None
-            else "First those of which a logistic regression of the labelled takes is least sure: the "
-            f"largest doubt, 1 − max q, on {embedder}; n = {len(labelled)} labelled takes."
+            if apart is None
+            else "First those whose two most probable classes a logistic regression of the labelled takes "
+            f"puts least apart, on {embedder}; n = {len(labelled)} labelled takes."
         )
     )
     for column, index in zip(st.columns(ASKED, gap="large"), order[:ASKED].tolist(), strict=False):
         with column:
             take = pool[index]
-            unsure = "" if doubt is None else f"doubt {numbers.percent(float(doubt[index]))}, "
-            st.markdown(widgets.plain(f"{unsure}{take.name}"))
+            margin = "" if apart is None else f", {numbers.percent(float(apart[index]))} apart"
+            st.markdown(widgets.plain(f"{take.name}{margin}"))
             st.audio(str(takes.path(take)))
             _label(takes, take, classes)
 

@@ -122,7 +122,11 @@ def prediction_set(decision: Decision, limits: Limits | None) -> str:
 
 
 def verdict(
-    decision: Decision, *, reference: np.ndarray | None = None, limits: Limits | None = None
+    decision: Decision,
+    *,
+    reference: np.ndarray | None = None,
+    limits: Limits | None = None,
+    known: bool = True,
 ) -> Verdict:
     """The answer in plain words.
 
@@ -130,6 +134,7 @@ def verdict(
         decision: what the mixture made of a window or a recording.
         reference: doubts of the default set, sorted [n], or None.
         limits: when to refuse an answer, and what prediction sets hold.
+        known: whether a refusal says which sounds are known; not where the page says it.
     """
     why = limits.reason(decision.doubt) if limits else ""
     answer = f"{readable(decision.label)}, {percent(decision.probability)}"
@@ -137,7 +142,9 @@ def verdict(
     rest = " ".join(filter(None, parts))
     if why:
         guess = f"The best guess is {answer}, but {why}."
-        return Verdict("No answer", f"{guess} {rest} {knows(decision.classes)}", refused=True)
+        return Verdict(
+            "No answer", f"{guess} {rest}{f' {knows(decision.classes)}' if known else ''}", refused=True
+        )
     return Verdict(capital(answer), rest, refused=False)
 
 

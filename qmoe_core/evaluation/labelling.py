@@ -1,7 +1,8 @@
 """Which sounds to label next: those of which a quick classifier of what is labelled is least sure.
 
-Active learning by uncertainty sampling (Lewis and Gale, SIGIR 1994): a logistic regression on the embeddings
-is fitted to the labelled sounds, and the unlabelled ones are put in the order of its doubt, 1 − max q.
+Active learning by uncertainty sampling (margin: Scheffer, Decomain and Wrobel, IDA 2001): a logistic
+regression on the embeddings is fitted to the labelled sounds, and those unlabelled ones come first whose two
+most probable classes are least apart. On ESC-10 that needs fewer labels than the doubt 1 − max q.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ def next_ones(
         pool: embeddings of the unlabelled ones, float [m, D].
 
     Returns:
-        Indices into the pool, int64 [m], the least sure first, and the doubt of each in the pool's order,
-        float64 [m]; None, and the pool as it is, while fewer than two classes are labelled.
+        Indices into the pool, int64 [m], the least sure first, and how far the two most probable classes are
+        apart, in the pool's order, float64 [m]; None, and the pool as it is, while fewer than two classes are
+        labelled.
     """
     if len(set(labels)) < 2 or not len(pool):
         return np.arange(len(pool)), None
-    doubt = 1.0 - probabilities(z, labels, pool).max(axis=1)
-    return np.argsort(-doubt, kind="stable"), doubt
+    q = np.sort(probabilities(z, labels, pool), axis=1)
+    apart = q[:, -1] - q[:, -2]
+    return np.argsort(apart, kind="stable"), apart

@@ -1,10 +1,10 @@
-"""How well few takes do, with a data set in their place: five a class, labels by doubt, and a sixth class.
+"""How well few takes do, with a data set in their place: five a class, labels chosen, and a sixth class.
 
     python -m tests.campaigns takes --embedder ds-cnn
 
 - Shots: five takes a class, each of another recording, train the formats with the settings of Your sounds; F1
   on all clips of other recordings.
-- Labels: a pool is labelled five at a time, at random or by the doubt of `evaluation.labelling`, until the F1
+- Labels: a pool is labelled three at a time, at random or by `evaluation.labelling`, until the F1
   on the held-out fold is 95 % of what the whole pool gives; how many labels each way needs.
 - Sixth: weighted F1 of five classes, on their own test clips, before and after one more class is added.
 """
@@ -25,7 +25,7 @@ from qmoe_core.experts.spec import NAMES
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.store import Store
 
-SHOTS, CLASSES, STEP, ENOUGH = 5, 5, 5, 0.95
+SHOTS, CLASSES, FIRST, STEP, ENOUGH = 5, 5, 10, 3, 0.95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,9 @@ def main(chosen: argparse.Namespace) -> int:
     needed = np.array([_needed(z, labels, folds, run) for run in range(chosen.runs)])
     ratio = [_ratio(needed[_drawn(len(needed), i)]) for i in range(2000)]
     low, high = np.quantile(ratio, [0.025, 0.975])
-    print(f"  labels to {ENOUGH:.0%} of the full F1: random {needed[:, 0].mean():.1f}, by doubt", end=" ")
+    print(
+        f"  labels to {ENOUGH:.0%} of the full F1: random {needed[:, 0].mean():.1f}, by uncertainty", end=" "
+    )
     print(f"{needed[:, 1].mean():.1f}: {_ratio(needed):.2f} [{low:.2f}, {high:.2f}]")
     for few in (False, True):
         cost = np.array([sixth(z, labels, sources, folds, few, seed) for seed in range(chosen.runs)])
@@ -114,13 +116,13 @@ def _f1(
 
 
 def _needed(z: np.ndarray, labels: np.ndarray, folds: np.ndarray, run: int) -> tuple[int, int]:
-    """Labels that random choice and choice by doubt need, from the same first ones."""
+    """Labels that random choice and choice by uncertainty need, from the same first ones."""
     numbers = np.unique(folds)
     held = folds == numbers[run % len(numbers)]
-    return (labels_to(z, labels, held, run, by_doubt=False), labels_to(z, labels, held, run, by_doubt=True))
+    return (labels_to(z, labels, held, run, by_margin=False), labels_to(z, labels, held, run, by_margin=True))
 
 
-def labels_to(z: np.ndarray, labels: np.ndarray, held: np.ndarray, seed: int, *, by_doubt: bool) -> int:
+def labels_to(z: np.ndarray, labels: np.ndarray, held: np.ndarray, seed: int, *, by_margin: bool) -> int:
     """Labels of the pool until the held-out clips are classified nearly as well as with all of them."""
     test, order = np.flatnonzero(held), np.random.default_rng(seed).permutation(np.flatnonzero(~held))
 
@@ -129,9 +131,9 @@ def labels_to(z: np.ndarray, labels: np.ndarray, held: np.ndarray, seed: int, *,
         said = labelling.probabilities(z[known], labels[known], z[test]).argmax(axis=1)
         return weighted_f1(labels[test], classes[said])
 
-    full, known, pool = f1(order), order[: 2 * STEP], order[2 * STEP :]
+    full, known, pool = f1(order), order[:FIRST], order[FIRST:]
     while f1(known) < ENOUGH * full:
-        if by_doubt:
+        if by_margin:
             pool = pool[labelling.next_ones(z[known], labels[known], z[pool])[0]]
         known, pool = np.concatenate([known, pool[:STEP]]), pool[STEP:]
     return len(known)

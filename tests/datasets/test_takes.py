@@ -157,8 +157,8 @@ def test_the_least_sure_comes_first() -> None:
     rng = np.random.default_rng(0)
     z = np.concatenate([rng.normal(-3, 0.3, (5, 8)), rng.normal(3, 0.3, (5, 8))])
     pool = np.stack([np.full(8, -3.0), np.full(8, 0.05), np.full(8, 3.0)])
-    order, doubt = labelling.next_ones(z, ["a"] * 5 + ["b"] * 5, pool)
+    order, apart = labelling.next_ones(z, ["a"] * 5 + ["b"] * 5, pool)
     assert order[0] == 1
-    assert doubt is not None
-    assert doubt[1] > 0.4
+    assert apart is not None
+    assert apart[1] < 0.2 < min(apart[0], apart[2])
     assert labelling.next_ones(z, ["a"] * 10, pool)[1] is None

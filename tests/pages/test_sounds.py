@@ -92,7 +92,7 @@ def test_labels_cuts_and_second_thoughts(page: AppTest) -> None:
     own.label([take.id for take in own.listed if take.name[0] == "b"][:2], "b")
     app.run()
     assert "Fewer than 5 takes of a and b" in text(app)
-    assert "a logistic regression of the labelled takes is least sure" in text(app)
+    assert "whose two most probable classes a logistic regression" in text(app)
     assert "n = 4 labelled takes" in text(app)
 
     take = own.listed[0]
