@@ -29,7 +29,7 @@ from qmoe_core.config import Config, fingerprint, to_dict
 from qmoe_core.datasets import splits
 from qmoe_core.datasets.manifest import Manifest
 from qmoe_core.engine import ExpertWeights, from_tensors, to_tensors
-from qmoe_core.errors import DatasetError
+from qmoe_core.errors import ConfigError, DatasetError
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.experts.spec import EXPERTS
 from qmoe_core.routing import mixing
@@ -206,8 +206,10 @@ def tasks_of(subject: Subject, experts: Sequence[str], config: Config, seeds: Se
     """What `train_experts` does, in its order: every expert, and what it is made from, on every split.
 
     Raises:
-        DatasetError: folds that cannot be made.
+        DatasetError: folds that cannot be made. ConfigError: an expert of another embedder or format of it.
     """
+    if strange := [name for name in experts if name not in EXPERTS]:
+        raise ConfigError(f"{strange[0]}: only formats of heads are accepted here: {', '.join(EXPERTS)}")
     made = splits_of(subject, config, seeds)
     # Derived experts come last: by then what they are made from is in the store (else they train it).
     names = sorted(with_sources(experts), key=lambda name: EXPERTS[name].derived_from is not None)

@@ -72,6 +72,11 @@ def mixtures_of(
     return [tuple(names) for names in mixtures]
 
 
+def needed_by(experts: Sequence[str], mixtures: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Every expert that is asked for, alone or in a mixture, once."""
+    return tuple(dict.fromkeys([*experts, *(name for names in mixtures for name in names)]))
+
+
 def seeds_of(config: Config, count: int) -> list[int]:
     """So many seeds, counted from the configuration's.
 
