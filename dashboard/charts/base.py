@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd  # noqa: F401  Plotly looks into a pandas that another thread has begun to import.
 import plotly.graph_objects as go
 
 from dashboard.charts.palette import Theme

@@ -15,11 +15,11 @@ from qmoe_core.evaluation.formats import Format, WeightGrid
 from qmoe_core.numbers import amount
 
 COSTS = {
-    "bytes": "size of its files",
-    "p50_us": "time of a call: median",
-    "p95_us": "time of a call: 95 % are faster",
-    "p99_us": "time of a call: 99 % are faster",
-    "energy_mj": "energy of a call, mJ",
+    "bytes": "size of the head’s files",
+    "p50_us": "time of the head: median",
+    "p95_us": "time of the head: 95 % are faster",
+    "p99_us": "time of the head: 99 % are faster",
+    "energy_mj": "energy of the head’s call, mJ",
 }
 """What a format may cost, as an axis is called."""
 GREY = "rgba(128,128,128,0.55)"
@@ -176,19 +176,19 @@ def ladder(formats: Sequence[Format], theme: Theme) -> go.Figure:
     colours = [_colour(one) for one in ranked]
     titles = [
         ("F1: mean and deviation; a ring for each fold", 2.2),
-        ("Size, kB", 1.0),
+        ("Size of the head, kB", 1.0),
     ]
     traces = _folds(ranked, names, colours, theme)
     traces.append(_bars(names, [one.bytes / 1e3 for one in ranked], colours, "y2", "%{y:,.0f} kB"))
     if any(one.p50_us for one in ranked):
-        titles.append(("Latency, µs: median; the line reaches to p95", 1.0))
+        titles.append(("Latency of the head, µs: median; the line reaches to p95", 1.0))
         times = _bars(names, [one.p50_us for one in ranked], colours, "y3", "median %{y:.3~g} µs")
         late = [(one.p95_us or 0) - (one.p50_us or 0) for one in ranked]
         reach = {"type": "data", "symmetric": False, "array": late, "arrayminus": [0] * len(ranked)}
         traces.append(times | {"error_y": {**reach, "thickness": 1.3, "width": 3, "color": theme.ink}})
     if any(one.energy_mj for one in ranked):
         source = next(one.energy_source for one in ranked if one.energy_mj)
-        titles.append((f"Energy of a call, mJ, {source}", 1.0))
+        titles.append((f"Energy of the head’s call, mJ, {source}", 1.0))
         values = [one.energy_mj for one in ranked]
         traces.append(_bars(names, values, colours, f"y{len(titles)}", "%{y:.3~g} mJ"))
     axes, notes, height = _stacked(titles, theme)

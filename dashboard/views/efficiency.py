@@ -107,7 +107,7 @@ SCENARIO_COLUMNS = (
     Column("f1", "F1", decimals(3), r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."),
     Column(
         "p50_us",
-        "median, µs",
+        "head, median, µs",
         lambda value: f"{value:,.3g}",
         "Half of the calls take at most so long, $t_{0.5}$.",
     ),
@@ -115,7 +115,7 @@ SCENARIO_COLUMNS = (
         "bytes", "size, kB", lambda value: f"{value / 1e3:,.0f}", "Bytes of the files that must be carried."
     ),
     Column(
-        "energy_mj", "energy, mJ", lambda value: f"{value:.3g}", r"Gross energy of a call, $E = P \cdot t$."
+        "energy_mj", "head, mJ", lambda value: f"{value:.3g}", r"Gross energy of a call, $E = P \cdot t$."
     ),
     Column("paper", "the paper’s", number=False),
     Column("agrees", "same pick", number=False, meaning="Whether the paper’s pick is ours too."),

@@ -12,12 +12,13 @@ from dashboard.session.linked import widget
 from dashboard.session.measured import Kept
 from dashboard.views import tables, widgets, words
 from dashboard.views.efficiency_controls import KINDS, PAGE
-from dashboard.views.paths import the_path
+from dashboard.views.paths import path_times, the_path
 from dashboard.views.tables import Column
 from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.formats import formats
 from qmoe_core.measure.energy import QUOTABLE_BLOCK_S
+from qmoe_core.measure.machines import PathTime
 from qmoe_core.measure.peers import TORCH_FP32
 from qmoe_core.numbers import NBSP, decimals, p_value, three
 from qmoe_core.runtime.jobs import Bench
@@ -205,8 +206,14 @@ ENERGY_COLUMNS = (
     Column("source", "how", number=False, meaning="By a meter, or modelled from load and time."),
     Column("n", "n", lambda n: f"{n:,}", "Calls that the energy was divided by."),
     Column(
+        "path_mj",
+        "path, mJ",
+        three,
+        r"From waveform to decision: the head’s energy times $t_{path} / t_{head}$, at the same power.",
+    ),
+    Column(
         "gross_mj",
-        "energy, mJ",
+        "head alone, mJ",
         three,
         r"All that was drawn meanwhile, a call: $E = (P_{cpu} + P_{ram})\,t / n$.",
     ),
@@ -235,7 +242,10 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
             "where the processor has no meter, power is modelled, and every figure says so."
         )
         return
+    paths = dict(path_times(bundle))
+    rows: list[dict[str, Any]]
     rows, where = kept.report.rows, kept.report.environment
+    rows = [{**row, "path_mj": _of_path(row["gross_mj"], paths.get(row["name"]))} for row in rows]
     modelled = all(row["source"] == "modelled" for row in rows)
     memory = sum(row["ram_mj"] for row in rows) / sum(row["gross_mj"] for row in rows)
     word = "modelled" if modelled else "measured"
@@ -255,17 +265,23 @@ def the_energy(bundle: Bundle, values: dict[str, Any]) -> None:
     tables.table(ENERGY_COLUMNS, rows, name="energy", title=title, label="Energy", file=file)
     widgets.figure(
         efficiency_charts.energy(rows, widgets.theme()),
-        alt=f"Energy of a call, {word}: "
+        alt=f"Energy of the head alone, a call, {word}: "
         + "; ".join(f"{r['name']} {three(r['gross_mj'])} mJ" for r in rows)
         + ".",
         key="energy",
     )
     quotable = "" if where["quotable"] else " Blocks this short are for a first look, not for quoting."
     widgets.caption(
-        f"Full colour: processor; pale: memory; tick: net of idling. {rows[0]['blocks']} blocks of "
-        f"{where['block_s']:g} s of each, {where['country']} at {kept.grid:.0f} g of CO₂ a kWh, {word}. "
+        "The head alone; full colour: processor; pale: memory; tick: net of idling. "
+        f"{rows[0]['blocks']} blocks of {where['block_s']:g} s of each, {where['country']} at "
+        f"{kept.grid:.0f} g of CO₂ a kWh, {word}. "
         f"{kept.basis(bundle)}{quotable}"
     )
+
+
+def _of_path(head_mj: float, time: PathTime | None) -> float | None:
+    """Energy of a path whose head takes so much; None where its parts were not timed."""
+    return None if time is None else head_mj * time.parts_us / time.head_us
 
 
 MEMORY_COLUMNS = (

@@ -127,7 +127,7 @@ def the_budget(values: dict[str, Any]) -> None:
         help="F1 of the format over F1 of the 16-bit expert, as in the paper’s Table 2: $F_1 / F_1^{16}$.",
     )
     st.select_slider(
-        "Answer within",
+        "The head must answer within",
         stops(DEADLINES, values["within"]),
         key=widget(PAGE, "within"),
         format_func=lambda us: "no limit" if us == NO_LIMIT else f"{us:g}{NBSP}µs",
@@ -154,14 +154,14 @@ def the_terms(values: dict[str, Any], latency: Kept | None, energy: Kept | None)
     )
     with st.expander("More budgets", expanded=NO_LIMIT not in (values["size"], values["energy"])):
         st.select_slider(
-            "Size at most",
+            "Size of the head at most",
             stops(SIZES, values["size"]),
             key=widget(PAGE, "size"),
             format_func=lambda kb: "no limit" if kb == NO_LIMIT else f"{kb:,g}{NBSP}kB",
             help="Bytes of the files that must be carried; a mixture needs all its experts and the router.",
         )
         st.select_slider(
-            "Energy of a call at most",
+            "Energy of the head’s call at most",
             stops(ENERGIES, values["energy"]),
             key=widget(PAGE, "energy"),
             format_func=lambda mj: "no limit" if mj == NO_LIMIT else f"{mj:g}{NBSP}mJ",
@@ -206,7 +206,7 @@ def the_trade(
     bundle: Bundle,
 ) -> None:
     """F1 against a cost, with the front."""
-    st.subheader("Accuracy against cost", anchor=False)
+    st.subheader("Accuracy against the cost of the head", anchor=False)
     st.segmented_control(
         "Against",
         list(CHEAPEST),
@@ -258,7 +258,7 @@ def ask_for_latency(bundle: Bundle) -> None:
     with st.container(border=True):
         st.markdown(
             "**No latency was measured on this machine yet.** F1 and size are known all the same; for "
-            "“answer within”, measure first."
+            "“answer within”, measure first. (Whole paths are below, of a reference machine.)"
         )
         quick = Bench(measure="latency", bundle=measured.named(bundle), experts=bundle.experts, n=QUICK_N)
         measured.panel([(f"Measure now: {QUICK_N} calls of each, under a minute", quick)], primary=True)

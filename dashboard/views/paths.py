@@ -40,6 +40,12 @@ def times(bundle: Bundle, report: BenchReport) -> list[tuple[str, machines.PathT
     return [(name, time) for name, time in found if time is not None]
 
 
+def path_times(bundle: Bundle) -> list[tuple[str, machines.PathTime]]:
+    """As `times`, on this machine where it was measured, else on the reference machine."""
+    kept = measured.latest("path", bundle)
+    return (times(bundle, kept.report) if kept else []) or times(bundle, machines.reference())
+
+
 def the_path(bundle: Bundle, *, measure: bool = True) -> None:
     """What each part of this bundle's paths takes: here, or on the reference machine.
 

@@ -58,7 +58,7 @@ def test_before_anything_was_measured() -> None:
     assert any("Measure now" in button.label for button in app.button)
     assert app.segmented_control(key="formats.calls").disabled
     assert app.segmented_control(key="formats.against").value == "size"  # which needs no measuring
-    assert ">median, µs<" not in said  # no column for it
+    assert ">head, median, µs<" not in said  # no column for it
     assert not app.query_params
 
 
