@@ -24,11 +24,13 @@ class Lingering(MediaFileManager):
 
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
-    def add_deferred(self, data_callable: Any, mimetype: str | None, coordinates: str, **more: Any) -> str:
+    def add_deferred(
+        self, data_callable: Any, mimetype: str | None, coordinates: str, *rest: Any, **more: Any
+    ) -> str:
         session = media_file_manager._get_session_id()
         with self._lock:
             self._linger(session, self._files_by_session_and_coord[session].pop(coordinates, None))
-        return super().add_deferred(data_callable, mimetype, coordinates, **more)
+        return super().add_deferred(data_callable, mimetype, coordinates, *rest, **more)
 
     def execute_deferred(self, file_id: str) -> str:
         url = super().execute_deferred(file_id)

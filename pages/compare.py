@@ -10,6 +10,7 @@ from dashboard.views import widgets
 from dashboard.views.compare import PAGE
 from dashboard.views.compare_clip import one_clip
 from dashboard.views.compare_errors import agreement, errors
+from dashboard.views.compare_noise import in_noise
 from dashboard.views.compare_overview import VIEWS, choose, controls, overview
 from dashboard.views.compare_runs import all_runs
 from dashboard.views.compare_uncertainty import abstaining, calibration
@@ -39,6 +40,8 @@ def compare() -> None:
         calibration(judged, looks, bundle)
     elif view == "abstaining":
         abstaining(judged, looks, bundle, values)
+    elif view == "noise":
+        in_noise(bundle, values)
     elif view == "clip":
         one_clip(compared, looks, bundle, data, values)
     else:

@@ -8,6 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.session import state, switch
 from dashboard.session.state import stops
 from dashboard.views import sweeping, widgets
+from dashboard.views.sweep_cascade import the_cascade
 from dashboard.views.sweep_curves import the_curves, the_mixture, the_use
 from dashboard.views.sweep_tables import take_away, the_alpha
 from qmoe_core.evaluation.sweep import Flip
@@ -41,6 +42,7 @@ def page() -> None:
     with top:
         the_alpha(bundle, sweeps, scales, slots, moved)
     take_away(bundle, settings, sweeps, moved)
+    the_cascade(bundle, settings.experts)
 
 
 page()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from dashboard.charts.base import (
 from dashboard.charts.palette import Look, Theme, class_colour
 from dashboard.views.words import capital, drawn, readable
 from qmoe_core.evaluation.calibration import Reliability
+from qmoe_core.evaluation.noise import NoiseCell, NoiseSweep
 from qmoe_core.evaluation.runs import Run
 from qmoe_core.evaluation.selective import Auroc, RiskCoverage
 from qmoe_core.experts.spec import EXPERTS
@@ -396,3 +397,35 @@ def _logarithmic(title: str, values: Sequence[float]) -> dict[str, Any]:
 def _marker(look: Look, size: Any) -> dict[str, Any]:
     edge = {"width": 2 if look.symbol.endswith("-open") else 0, "color": look.colour}
     return {"size": size, "color": look.colour, "symbol": look.symbol, "line": edge}
+
+
+def noise(
+    found: NoiseSweep,
+    value: Callable[[NoiseCell], float | None],
+    name: Callable[[NoiseCell], str],
+    theme: Theme,
+) -> go.Figure:
+    """A matrix of formats and changes of the sound, in per cent; what is unknown is empty."""
+    changes = list(dict.fromkeys(name(cell) for cell in found.rows))
+    experts = list(dict.fromkeys(cell.expert for cell in found.rows))
+    z = np.full((len(changes), len(experts)), np.nan)
+    for cell in found.rows:
+        shown = value(cell)
+        if shown is not None:
+            z[changes.index(name(cell)), experts.index(cell.expert)] = 100.0 * shown
+    text = [["" if np.isnan(v) else f"{v:.0f}" for v in row] for row in z]
+    cells = heatmap(
+        z,
+        scale(theme.scale),
+        "%{customdata}: %{z:.1f} %",
+        text=text,
+        customdata=[[c] * len(experts) for c in changes],
+    )
+    return figure(
+        theme,
+        [cells],
+        height=120 + 24 * len(changes),
+        margin={"l": 4, "r": 60, "t": 110, "b": 4},
+        x=names_above(experts, theme),
+        y=names_axis(theme, tickvals=list(range(len(changes))), ticktext=changes, autorange="reversed"),
+    )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.base import SHARES, axis_title, figure, lines
+from dashboard.charts.base import SHARES, axis_title, dots, figure, lines
 from dashboard.charts.palette import Theme, expert_colour
+from qmoe_core.evaluation.cascade import CascadeSweep
 from qmoe_core.evaluation.sweep import AlphaSweep
 from qmoe_core.numbers import percent
 
@@ -189,3 +190,35 @@ def _alpha_axis(theme: Theme) -> dict[str, Any]:
 def _decades(scale: Scale) -> int:
     """Whole decades between labels, for about four of them."""
     return max(1, round(np.log10(scale.high / scale.low) / 3))
+
+
+def front(found: CascadeSweep, theme: Theme, height: int = 320) -> go.Figure:
+    """Accuracy against mean cost: the cascade, asking at random, each expert alone, and the oracle."""
+
+    def line(points: Sequence[Any], colour: str, name: str, **look: Any) -> dict[str, Any]:
+        x, y = [one.cost_us / 1e3 for one in points], [one.accuracy for one in points]
+        return lines(x, y, colour, "%{x:.3~g} ms: %{y:.4f}", **look) | {"name": name}
+
+    alone = [*found.experts, found.oracle]
+    named = [*(one.name for one in found.experts), "oracle"]
+    marks = dots(
+        [one.cost_us / 1e3 for one in alone],
+        [one.accuracy for one in alone],
+        {"color": [*(expert_colour(name.rpartition(".")[2]) for name in named[:-1]), theme.ink], "size": 10},
+        "%{text}, %{x:.3~g} ms: %{y:.4f}",
+        text=named,
+        textposition="bottom center",
+    )
+    return figure(
+        theme,
+        [
+            line(found.random, theme.muted, "at random", dash="dot", width=1.5),
+            line(found.curve, theme.accent, "cascade", width=2.5),
+            marks | {"mode": "markers+text"},
+        ],
+        height=height,
+        margin={"l": 56, "r": 24, "t": 8, "b": 48},
+        x={"title": axis_title("mean cost of the whole path, ms a clip", theme), "type": "log"},
+        y={"title": axis_title("accuracy", theme), "tickformat": ".3~f"},
+        hovermode="closest",
+    )

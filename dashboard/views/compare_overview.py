@@ -26,6 +26,7 @@ VIEWS = {
     "agreement": "Agreement",
     "calibration": "Calibration",
     "abstaining": "Abstaining",
+    "noise": "In noise",
     "clip": "One clip",
     "runs": "All runs",
 }
@@ -69,6 +70,7 @@ def controls(bundle: Bundle, data: BundleDataset) -> list[Control]:
         Control("held", "", "one or more classes with + between them", held_out),
         linked.one_of("clip", clips, default),
         linked.one_of("runs", ["bundles", "all"], "bundles"),
+        linked.one_of("noise", ["accuracy", "doubt", "ece", "risk"], "accuracy"),
     ]
 
 

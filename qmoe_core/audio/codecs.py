@@ -237,12 +237,15 @@ class _ForwardOnly(soundfile.SoundFile):
 
 
 _quiet = threading.Lock()
+_MPEG_TAGS = (b"P\0", b"U\0")  # of a WAV file with MPEG layers I and II, or III, in it
 
 
 @contextlib.contextmanager
 def _without_chatter(header: bytes) -> Iterator[None]:
-    """libmpg123 prints its opinion of a damaged MP3 on file descriptor 2; keep it off the terminal."""
-    if not header.startswith((b"ID3", b"\xff")):
+    """libmpg123 prints its opinion of damaged MPEG audio on file descriptor 2; keep it off the terminal."""
+    at = header.find(b"fmt ") + 8
+    in_wave = header.startswith(b"RI") and header[at : at + 2] in _MPEG_TAGS
+    if not in_wave and not header.startswith((b"ID3", b"\xff")):
         yield
         return
     with _quiet:
@@ -365,7 +368,7 @@ class FFmpeg:
     def _resampler(self) -> Any:
         import av
 
-        return av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate)
+        return av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate, frame_size=BLOCK_FRAMES)
 
 
 def _unlike(told: str, held: str, less: bool) -> str:

@@ -37,6 +37,10 @@ sweep = LazyGroup(
         "alpha": "qmoe_core.cli.sweep:alpha",
         "curiosity": "qmoe_core.cli.sweep:curiosity",
         "cascade": "qmoe_core.cli.sweep:cascade",
+        "uncertainty": "qmoe_core.cli.promises:uncertainty",
+        "sets": "qmoe_core.cli.promises:sets",
+        "rule": "qmoe_core.cli.promises:rule",
+        "noise": "qmoe_core.cli.promises:noise",
         "bits": "qmoe_core.cli.sweep:bits",
         "ood": "qmoe_core.cli.sweep:held_out",
         "paths": "qmoe_core.cli.sweep:paths",
@@ -193,13 +197,15 @@ def _print_cascade(found: CascadeSweep, clips: str) -> None:
     def interval(ends: tuple[float, float], form: str) -> str:
         return f"(95 % {ends[0]:{form}} to {ends[1]:{form}})"
 
-    equal = found.equal_accuracy
+    equal, above = found.equal_accuracy, found.front_gain
     print(
-        f"\nThresholds chosen on other folds to be within {equal.margin:g} of the best expert, "
+        f"\nThresholds chosen on other folds to be as good as the best expert, "
         f"{found.best_single.name}: accuracy {equal.accuracy:.4f}, {equal.difference:+.4f} "
         f"{interval(equal.difference_ci95, '+.4f')} from the best, {equal.cost_ratio:.2f} "
         f"{interval(equal.ci95, '.2f')} of the cost of {equal.single}, {equal.over_random:+.4f} "
-        f"{interval(equal.over_random_ci95, '+.4f')} above asking as many at random. {clips}; intervals over "
+        f"{interval(equal.over_random_ci95, '+.4f')} above asking as many at random. Most above the front of "
+        f"single experts: accuracy {above.accuracy:.4f} at {above.cost_us / 1e3:.3f} ms, {above.gain:+.4f} "
+        f"{interval(above.ci95, '+.4f')} above the best of at most that cost. {clips}; intervals over "
         "recordings."
     )
 

@@ -72,6 +72,17 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
         )
 
 
+def expected_ece(confidence: np.ndarray, *, draws: int = 200, seed: int = 0) -> float:
+    """The ECE that perfect calibration would show with these n clips: noise alone makes some.
+
+    Args:
+        confidence: probability of the predicted class [n]; each draw is right as often as it says.
+    """
+    generator = np.random.default_rng(seed)
+    right = generator.random((draws, len(confidence))) < confidence
+    return float(reliability(np.broadcast_to(confidence, right.shape), right).ece.mean())
+
+
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Brier score (1950): mean squared distance of the distribution from the truth, 0 to 2.
 

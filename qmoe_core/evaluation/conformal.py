@@ -200,8 +200,33 @@ def kept_by(
     Args:
         p: class probabilities [n, C], out of fold; labels, folds: int [n]; sources: recordings [n].
     """
+    return kept_over([p], labels, folds, sources, promise)
+
+
+def kept_over(
+    seeds: Sequence[np.ndarray],
+    labels: np.ndarray,
+    folds: np.ndarray,
+    sources: Sequence[str],
+    promise: Promise,
+) -> Kept:
+    """The same over several seeds, each with limits of its own: p [n, C] of each."""
     group, n = groups(folds, sources), len(labels)
-    answered, held = np.zeros(n, bool), np.zeros(p.shape, bool)
+    answered, held = zip(*(_judged(p, labels, group, promise) for p in seeds), strict=True)
+    wrong = np.concatenate([p.argmax(axis=-1) != labels for p in seeds])
+    covered = np.concatenate([sets[np.arange(n), labels] for sets in held])
+    recordings = np.tile(np.asarray(sources), len(seeds))
+    risk, risk_ci95 = resampled(wrong, recordings, np.concatenate(answered))
+    share, share_ci95 = resampled(covered, recordings)
+    size = float(np.mean([sets.sum(axis=-1).mean() for sets in held]))
+    return Kept(n, float(np.mean(answered)), risk, risk_ci95, share, share_ci95, size)
+
+
+def _judged(
+    p: np.ndarray, labels: np.ndarray, group: np.ndarray, promise: Promise
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which clips are answered, bool [n], and their sets, bool [n, C], under limits of the other groups."""
+    answered, held = np.zeros(len(labels), bool), np.zeros(p.shape, bool)
     for number in np.unique(group):
         new = group == number
         try:
@@ -210,13 +235,7 @@ def kept_by(
             set_on = replace(limits_from(p[~new], labels[~new], replace(promise, risk=1.0)), doubt=-1.0)
         answered[new] = 1.0 - p[new].max(axis=-1) <= set_on.doubt
         held[new] = set_on.held(p[new])
-    wrong = p.argmax(axis=-1) != labels
-    covered = held[np.arange(n), labels]
-    risk, risk_ci95 = resampled(wrong, sources, answered)
-    share, share_ci95 = resampled(covered, sources)
-    return Kept(
-        n, float(answered.mean()), risk, risk_ci95, share, share_ci95, float(held.sum(axis=-1).mean())
-    )
+    return answered, held
 
 
 def scores(p: np.ndarray, kind: Score = "threshold") -> np.ndarray:

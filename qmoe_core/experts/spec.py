@@ -35,7 +35,7 @@ class LevelRange(NamedTuple):
         return 1 << (self.bits - 1).bit_length()
 
     @property
-    def count(self) -> int:
+    def values(self) -> int:
         """How many values a level can take."""
         return 2 if self.bits == 1 else self.highest - self.lowest + 1
 
@@ -136,7 +136,7 @@ FORMATS: tuple[str, ...] = ("float", *LEVELS)
 
 
 def _cost(spec: ExpertSpec) -> tuple[int, int, bool]:
-    return spec.bits, spec.levels.count if spec.levels else 0, spec.rule != "popcount"
+    return spec.bits, spec.levels.values if spec.levels else 0, spec.rule != "popcount"
 
 
 CHEAPEST_FIRST: tuple[str, ...] = tuple(sorted(NAMES, key=lambda name: _cost(EXPERTS[name])))

@@ -18,6 +18,7 @@ from qmoe_core.runtime.executor import Context
 
 if TYPE_CHECKING:
     from qmoe_core.datasets import Manifest
+    from qmoe_core.embedders import Embedder
     from qmoe_core.evaluation.ood import HeldOut
     from qmoe_core.measure.bench import BenchReport
     from qmoe_core.paper.claims import Finding
@@ -75,6 +76,16 @@ class _OnDataset(_Request, frozen=True, kw_only=True):
     def trained_on(self, subject: Subject) -> Subject:
         """The part of the dataset that experts are trained on."""
         return subject
+
+    def embedded(self, context: Context) -> tuple[Subject, Manifest, Embedder]:
+        """The dataset, embedded (or found in the store), and what embedded it."""
+        from qmoe_core import datasets, embedders
+        from qmoe_core.embedders.embed import embed_dataset
+        from qmoe_core.training.crossval import Subject
+
+        manifest = datasets.open_dataset(self.dataset)
+        made = embedders.for_dataset(manifest, self.embedder, weights=self.weights)
+        return Subject.of(manifest, made.id, embed_dataset(manifest, made, context)), manifest, made
 
 
 class Train(_OnDataset, frozen=True, kw_only=True, tag="train"):
@@ -134,15 +145,10 @@ class HoldOut(_OnDataset, frozen=True, kw_only=True, tag="hold-out"):
 
     def run(self, context: Context) -> HeldOut:
         """As `evaluation.ood.hold_out`, after embedding."""
-        from qmoe_core import datasets, embedders
-        from qmoe_core.embedders.embed import embed_dataset
         from qmoe_core.evaluation import ood
-        from qmoe_core.training.crossval import Subject
 
         context = context.with_workers(self.workers)
-        manifest = datasets.open_dataset(self.dataset)
-        embedder = embedders.for_dataset(manifest, self.embedder, weights=self.weights)
-        subject = Subject.of(manifest, embedder.id, embed_dataset(manifest, embedder, context))
+        subject, _, _ = self.embedded(context)
         title = f"training without {', '.join(self.held_out)}"
         return ood.hold_out(subject, self.held_out, self.experts, self.config, context, title)
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import msgspec
 
-from qmoe_core import bundles, datasets, embedders
+from qmoe_core import bundles
 from qmoe_core.bundles import bundling
 from qmoe_core.config import Config
 from qmoe_core.datasets import splits
-from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import ConfigError
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.requests import DEFAULT_MIXTURE, Train
@@ -94,9 +93,7 @@ def train(request: Train, context: Context) -> TrainingReport:
     started, config, experts = time.perf_counter(), request.config, request.experts
     numbers = seeds_of(config, request.seeds)
     folder = None if request.bundle is None else bundles.destination(request.bundle)
-    manifest = datasets.open_dataset(request.dataset)
-    made = embedders.for_dataset(manifest, request.embedder, weights=request.weights)
-    subject = crossval.Subject.of(manifest, made.id, embed_dataset(manifest, made, context))
+    subject, manifest, made = request.embedded(context)
     mixtures = mixtures_of(experts, request.mixtures, folder is not None)
     needed = needed_by(experts, mixtures)
     results = crossval.train_experts(subject, crossval.with_sources(needed), config, numbers, context)

@@ -130,3 +130,19 @@ def test_the_command_gives_the_documented_object(monkeypatch, capfd) -> None:
     assert "above asking as many at random" in capfd.readouterr().out
     assert cli.main([*options[:3], "popcount,q99"]) == 2
     assert "there is no expert 'q99'" in capfd.readouterr().err
+
+
+def test_the_front_of_single_experts_is_left_behind_where_doubt_tells() -> None:
+    """A quarter of the first's answers are wrong, all in doubt; the second errs elsewhere."""
+    n = 80
+    first = [(1, 0.6) if i % 4 == 0 else (0, 0.9) for i in range(n)]
+    second = [(1, 0.9) if i % 4 == 1 else (0, 0.9) for i in range(n)]
+    said, labels = outputs(first, second), np.zeros(n, int)
+
+    found = cascade_sweep(
+        said, labels, Settings(EXPERTS), PATH, np.repeat([1, 2], n // 2), [str(i) for i in range(n)]
+    ).front_gain
+
+    assert (found.accuracy, found.gain) == (1.0, 0.25)
+    assert found.cost_us == pytest.approx(11.0 + 102.0 / 4)
+    assert 0.1 < found.ci95[0] < 0.25 < found.ci95[1] < 0.4

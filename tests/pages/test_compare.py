@@ -20,8 +20,9 @@ from dashboard.views import tables
 from dashboard.views.tables import Column
 from qmoe_core import bundles, datasets
 from qmoe_core.bundles import Bundle
-from qmoe_core.evaluation import calibration, contenders, ood, runs, selective
+from qmoe_core.evaluation import calibration, contenders, noise, ood, runs, selective
 from qmoe_core.evaluation.contenders import Contender
+from qmoe_core.evaluation.noise import NoiseCell, NoiseSweep
 from qmoe_core.evaluation.selective import Auroc
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.numbers import decimals
@@ -512,3 +513,24 @@ def test_figures_of_a_mixture_are_those_of_its_name(bundle: Bundle) -> None:
     assert bundle.dataset is not None
     judged = contenders.judge(own, bundle, bundle.dataset)
     assert found["bitnet+q4+q8 curious"].ece == pytest.approx(float(judged.reliability.ece))
+
+
+def test_noise_is_drawn_and_a_cell_is_heard(compare: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = compare(view="noise")
+    assert "Nobody has measured" in text(app) or len(app.get("plotly_chart")) == 1
+    auroc = {"doubt": (0.8, 0.7, 0.9)}
+    rows = [
+        NoiseCell(kind, level, name, 15, accuracy, 0.1, 0.05, 0.04, auroc, 0.9, None if level else 0.1)
+        for kind, level, accuracy in (("clean", 0.0, 0.9), ("background", -5.0, 0.3))
+        for name in ("q4", "q8")
+    ]
+    made = NoiseSweep("esc10", "any", ("dog", "rain"), "official", 3, 400, 0.1, tuple(rows))
+    monkeypatch.setattr(noise, "shipped", lambda *_: made)
+    app = compare(view="noise", noise="risk")
+    said = text(app)
+    assert len(app.get("plotly_chart")) == 1
+    assert "On clean sound 90 % right (q8); worst at background -5 dB, 30 % (q4)." in said
+    assert "15 runs a cell" in said
+    app.selectbox(key="noise_cell").set_value(("gain", -40.0)).run()
+    assert not app.exception
+    assert "Doubt" in text(app) or "Its doubt is" in text(app)

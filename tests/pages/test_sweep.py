@@ -49,10 +49,18 @@ def test_first_visit(swept: AlphaSweep) -> None:
     assert "n = 400 clips, each classified by experts that were not trained on it" in said
     assert "None at this α" in said
     assert f'<p class="qm-now">{swept.f1[0]:.3f}' in said
-    assert len(app.get("plotly_chart")) == 9
+    assert len(app.get("plotly_chart")) == 10
+    assert "the cheapest that is as good; asking as many at random is" in said  # the cascade
     assert not app.warning
     assert not app.error
     assert not app.query_params
+
+
+def test_the_cascade_can_be_chosen_and_needs_two() -> None:
+    app = visit(curiosity="cascade")
+    assert "<h2>The cascade</h2>" in text(app)
+    app.pills(key="experts").set_value(["q4"]).run()
+    assert "A cascade has two or more experts" in app.info[0].value
 
 
 def test_moving_alpha_moves_all_that_follows_it(swept: AlphaSweep) -> None:

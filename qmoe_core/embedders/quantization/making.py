@@ -108,8 +108,9 @@ def parse(text: str | None) -> tuple[str, ...]:
         ConfigError: one that an embedder is not made in.
     """
     names = FORMATS if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names or (wrong := [name for name in names if name not in FORMATS]):
-        said = wrong[0] if names else text
+    wrong = [name for name in names if name not in FORMATS]
+    if wrong or not names:
+        said = wrong[0] if wrong else text
         raise ConfigError(f"--formats: an embedder has no format '{said}'; accepted are {', '.join(FORMATS)}")
     return tuple(dict.fromkeys(names))
 
