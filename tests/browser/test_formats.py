@@ -48,9 +48,9 @@ def test_a_first_time_user_finds_the_cheapest_format(measured: str, browse: Brow
     slider.focus()
     page.keyboard.press("Home")
     expect(headline(page)).to_have_text("Nothing fits")
-    for _ in range(8):
+    for stop in (3, 5, 7, 10, 15, 20, 30, 50):
         page.keyboard.press("ArrowRight")
-    expect(page).to_have_url(re.compile("within=50"))
+        expect(page).to_have_url(re.compile(f"within={stop}"))
     quick = [one for one in formats(bundles.load()) if reports.MEDIANS_US.get(one.name, 99) < 45]
     fit = [one for one in quick if one.share_of_16bit and one.share_of_16bit >= 0.99]
     best = min(fit, key=lambda one: one.bytes)
