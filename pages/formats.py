@@ -29,11 +29,13 @@ def page() -> None:
     if not found:
         widgets.empty("This bundle records no F1, so there is nothing to choose by; train it again.")
         return
+    the_board(PAGE, values, bundle)
+    the_path(bundle)
+    st.subheader("The heads of this bundle", anchor=False)
     if latency is None:  # first: a deadline means nothing until it was measured
         ask_for_latency(bundle)
-    the_choice(bundle, found, latency, energy, values)
-    the_path(bundle)
-    the_board(PAGE, values, bundle)
+    with st.container(key="choice"):
+        the_choice(bundle, found, latency, energy, values)
     the_bits(bundle, found, latency, energy)
     the_layers()
     the_grids(bundle, found)

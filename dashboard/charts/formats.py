@@ -88,7 +88,7 @@ def trade(
     if cost in limits and ends[0] < np.log10(limits[cost]) < ends[1]:
         shapes.append(limit(x=limits[cost]))
     axis = {"type": "log", "range": ends, "title": axis_title(COSTS[cost], theme), **_ticks(cost, ends)}
-    f1 = {"range": levels, "title": axis_title("F1, weighted", theme), "tickformat": ".2f", "nticks": 6}
+    f1 = {"range": levels, "title": axis_title("F1, weighted", theme), "tickformat": ".3f", "nticks": 6}
     margin = {"l": 48, "r": 12, "t": 10, "b": 44}
     more = {"shapes": shapes, "hovermode": "closest"}
     return figure(theme, [edge, discs], height=height, margin=margin, x=axis, y=f1, **more)

@@ -144,7 +144,7 @@ def board(fits: Sequence[OnBoard], flash_bytes: float | None, theme: Theme) -> g
         height=320,
         margin={"l": 48, "r": 12, "t": 18, "b": 44},
         x={"type": "log", "range": ends, "title": axis_title("flash: embedder and head", theme), **ticks},
-        y={"title": axis_title("F1, mean of the data sets", theme), "tickformat": ".2f", "nticks": 6},
+        y={"title": axis_title("F1, mean of the data sets", theme), "tickformat": ".3f", "nticks": 6},
         shapes=[]
         if flash_bytes is None
         else [rule(theme.accent, x=flash_bytes / 1e3, dash="dash", width=1.5)],

@@ -258,7 +258,7 @@ def ask_for_latency(bundle: Bundle) -> None:
     with st.container(border=True):
         st.markdown(
             "**No latency was measured on this machine yet.** F1 and size are known all the same; for "
-            "“answer within”, measure first. (Whole paths are below, of a reference machine.)"
+            "“answer within”, measure first. (Whole paths are above.)"
         )
         quick = Bench(measure="latency", bundle=measured.named(bundle), experts=bundle.experts, n=QUICK_N)
         measured.panel([(f"Measure now: {QUICK_N} calls of each, under a minute", quick)], primary=True)

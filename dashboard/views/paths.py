@@ -207,7 +207,8 @@ def the_board(page: str, values: dict[str, Any], bundle: Bundle) -> None:
         + "; ".join(f"{f.path.name} {f.path.mean_f1:.3f}, {f.path.bytes:,}" for f in found),
         key="board",
     )
-    the_fits(found)
+    with st.expander("All paths on this board"):
+        the_fits(found)
     widgets.caption(
         f"Times: {machines.described(report)}, divided by {values['speed']:g}. A factor is a guess where "
         "processors differ in vector units; qmoe bench path --out FILE on the board measures it. No board "

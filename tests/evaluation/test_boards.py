@@ -83,7 +83,9 @@ def test_what_is_no_result_is_refused(tmp_path) -> None:
     assert machines.read(data, "board.json") == REPORT
     wrong = json.loads(data) | {"what": "latency"}
     negative = json.loads(data.replace(b"700", b"-7"))
-    for other in (b"", b"[]", b"\xff", json.dumps(wrong).encode(), json.dumps(negative).encode()):
+    partly = json.loads(data.replace(b"250", b"null"))
+    others = (json.dumps(document).encode() for document in (wrong, negative, partly))
+    for other in (b"", b"[]", b"\xff", *others):
         with pytest.raises(UserError, match=r"board\.json: expected a file that `qmoe bench path"):
             machines.read(other, "board.json")
 
