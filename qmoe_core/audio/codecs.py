@@ -165,7 +165,7 @@ class SoundFile:
                     block = sound.read(out=buffer, always_2d=True)
             except soundfile.SoundFileError:  # what was decoded before the damage lies in the buffer
                 whole = np.isfinite(buffer).all(axis=1)
-                decoded = len(whole) if whole.all() else int(whole.argmin())
+                decoded = BLOCK_FRAMES if np.all(whole) else int(np.argmin(whole))
                 if decoded:
                     yield buffer[:decoded]
                 raise
