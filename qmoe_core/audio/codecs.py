@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol, cast
@@ -24,7 +23,6 @@ from qmoe_core.errors import AudioError
 
 ACCEPTED = "WAV, FLAC, Ogg and MP3 are accepted"
 BLOCK_FRAMES = 65_536
-_STREAMED_SIZES = {0xFFFFFFFF, 0x7FFFFFFF}  # what programs write in a WAV header while the length is unknown
 _STREAM_BYTES = 1024
 """A rest shorter than this is a tag or padding, and no further stream."""
 _MAX_STREAMS = 1000
@@ -99,7 +97,8 @@ def open_decoder(file: BinaryIO, name: str) -> Decoder:
         ) from None
     except ValueError:
         raise AudioError(
-            f"{name} is not a sound file that can be read: it begins as {kind.name}; {ACCEPTED}."
+            f"{name} is not a sound file that can be read: it begins as {kind.name}, and may have been cut "
+            f"off; {ACCEPTED}."
         ) from None
 
 
@@ -149,6 +148,8 @@ class SoundFile:
             self.notes.append(f"The file is damaged after {held}; the rest is missing.")
         if not damaged and self._sound.format in ("MP3", "OGG"):
             yield from self._further_streams(frames)
+        if self._sound.format == "OGG" and not _ends(cast(BinaryIO, self._file)):
+            self.notes.append("The file ends within its stream: it may have been cut off.")
 
     def _open(self, file: FileView) -> soundfile.SoundFile:
         with _without_chatter(self._head):
@@ -158,8 +159,16 @@ class SoundFile:
         """Blocks up to the end of one stream."""
         buffer = np.empty((BLOCK_FRAMES, sound.channels), dtype=np.float32)
         while True:
-            with _without_chatter(self._head):
-                block = sound.read(out=buffer, always_2d=True)
+            buffer.fill(np.nan)
+            try:
+                with _without_chatter(self._head):
+                    block = sound.read(out=buffer, always_2d=True)
+            except soundfile.SoundFileError:  # what was decoded before the damage lies in the buffer
+                whole = np.isfinite(buffer).all(axis=1)
+                decoded = BLOCK_FRAMES if np.all(whole) else int(np.argmin(whole))
+                if decoded:
+                    yield buffer[:decoded]
+                raise
             self._file.check()
             if not len(block):
                 return
@@ -171,9 +180,8 @@ class SoundFile:
             return frames
         if self._sound.format == "OGG":
             return max(frames, self._sound.frames)
-        size = re.search(r"^data : (\d+) \(should be (\d+)\)", self._sound.extra_info, re.MULTILINE)
-        if size and int(size[1]) not in _STREAMED_SIZES and int(size[2]):
-            return round(frames * int(size[1]) / int(size[2]))
+        if self._reconciled.share > 1.0:
+            return round(frames * self._reconciled.share)
         return self._sound.frames
 
     def _further_streams(self, frames: int) -> Iterator[np.ndarray]:
@@ -280,6 +288,14 @@ def _next_ogg_stream(file: BinaryIO, position: int, size: int) -> int:
         position = base + len(data)
         overlap = data[-5:]
     return size
+
+
+def _ends(file: BinaryIO) -> bool:
+    """Whether the last page of an Ogg file has the flag "last page" (RFC 3533, §6)."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - _OGG_PAGE))
+    tail = file.read(_OGG_PAGE)
+    at = tail.rfind(b"OggS\0")
+    return 0 <= at < len(tail) - 5 and bool(tail[at + 5] & 4)
 
 
 def _is_tag(file: BinaryIO, position: int) -> bool:

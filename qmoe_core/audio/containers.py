@@ -1,7 +1,7 @@
 """What a file is by its first bytes, its chunks, and headers reconciled with what is there.
 
-Two headers announce a length that may be wrong, those of WAV and FLAC files: libsndfile is given them with
-the length that the file really has.
+Headers of FLAC, WAV, RF64, AIFF, AU and CAF files announce a length that may be wrong: libsndfile is given
+them with the length that the file really has.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 SUFFIXES = frozenset((
     ".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".amr", ".caf", ".webm",
@@ -95,16 +95,18 @@ class Reconciled:
         announced: frames that the header announced; None where it announced nothing, or what is in the file.
         notes: what was corrected.
         corrected: whether the length that libsndfile is told is another than the header's.
+        share: bytes of sound that the header announces, relative to those that are there, 1 or more.
     """
 
     file: FileView
     announced: int | None = None
     notes: tuple[str, ...] = ()
     corrected: bool = False
+    share: float = 1.0
 
 
 def reconcile(file: BinaryIO) -> Reconciled:
-    """Correct the length in the header of a FLAC or WAV file where it differs from what follows."""
+    """Correct the length in the header of a file where it differs from what follows."""
     file.seek(0)
     head = file.read(26)
     if head[:4] == b"fLaC" and len(head) == 26 and head[4] & 0x7F == 0:
@@ -113,53 +115,100 @@ def reconcile(file: BinaryIO) -> Reconciled:
         return Reconciled(
             FileView(file, patches={18: unknown}), fields & (1 << 36) - 1 or None, corrected=True
         )
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _reconcile_wave(file)
-    return Reconciled(FileView(file))
-
-
-def _reconcile_wave(file: BinaryIO) -> Reconciled:
-    size, frame, at, length = file.seek(0, io.SEEK_END), 0, 0, 0
-    for name, at, length in chunks(file):  # noqa: B007 - used behind
-        if name == b"fmt ":
-            file.seek(at + 12)
-            frame = int.from_bytes(file.read(2), "little")
-        if name == b"data":
-            break
-    else:
+    samples, size = _samples(file, head), file.seek(0, io.SEEK_END)
+    if samples is None or samples.length is None or size <= samples.at:
         return Reconciled(FileView(file))
-    there = size - at
-    if not frame or there <= 0 or length >= there or _chunks_follow(file, at + length + length % 2, size):
+    there, form = size - samples.at, samples.form
+    if form and _chunks_follow(file, samples.at + samples.length, size, form):
         return Reconciled(FileView(file))
-    patches = {4: (size - 8).to_bytes(4, "little"), at - 4: there.to_bytes(4, "little")}
+    order = form.order if form else "big"
+    patches = {samples.field: min(there, _MOST[samples.width]).to_bytes(samples.width, order)}
+    if form in (_RIFF, _AIFF):
+        patches[4] = min(size - 8, _MOST[4]).to_bytes(4, order)
+    view = FileView(file, patches=patches)
+    if samples.length >= there:
+        return Reconciled(view, share=samples.length / there)
     note = (
         "The header announces no sound, as after a loss of power: all that follows was read."
-        if not length
+        if not samples.length
         else "The file goes on behind the end that its header announces: all of it was read."
     )
-    return Reconciled(FileView(file, patches=patches), None, (note,), corrected=True)
+    return Reconciled(view, None, (note,), corrected=True)
 
 
-def _chunks_follow(file: BinaryIO, at: int, size: int) -> bool:
-    """Whether the rest of a WAV file is chunks up to its end, or only a few bytes of padding."""
-    for _, content, length in chunks(file, at):
-        at = content + length + length % 2
+@dataclass(frozen=True)
+class _Form:
+    """How the chunks of a file follow each other: the first one's place, byte order, bytes of a length."""
+
+    first: int
+    order: Literal["big", "little"]
+    width: int = 4
+    padded: bool = True
+
+
+_RIFF, _AIFF, _CAF = _Form(12, "little"), _Form(12, "big"), _Form(8, "big", 8, padded=False)
+_STREAMED = {0xFFFFFFFF, 0x7FFFFFFF}
+"""What programs write in a header while the length is unknown; one of 64 bits is then beyond `_MOST`."""
+_MOST = {4: 0xFFFFFFFE, 8: 1 << 48}
+"""The largest length, bytes, that a field of so many bytes is believed to tell."""
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of a file: where they begin, announced bytes (None: unknown), and where these are told."""
+
+    at: int
+    length: int | None
+    field: int
+    width: int = 4
+    form: _Form | None = None
+
+
+def _samples(file: BinaryIO, head: bytes) -> _Samples | None:
+    if head[:4] == b".snd":
+        at, length = (int.from_bytes(head[i : i + 4], "big") for i in (4, 8))
+        return _Samples(at, None if length in _STREAMED else length, 8)
+    forms = {b"RIFF": (_RIFF, b"data"), b"RF64": (_RIFF, b"data"), b"FORM": (_AIFF, b"SSND")}
+    form, wanted = (_CAF, b"data") if head[:4] == b"caff" else forms.get(head[:4], (None, b""))
+    if form is None:
+        return None
+    field, width, long = 0, form.width, None
+    for name, at, length in chunks(file, form=form):
+        if name == b"ds64" and head[:4] == b"RF64":  # lengths of 64 bits: of the file, of the samples
+            file.seek(at + 8)
+            field, width, long = at + 8, 8, int.from_bytes(file.read(8), "little")
+        if name == wanted:
+            told = length if long is None else long
+            unknown = told > _MOST[width] or (width == 4 and told in _STREAMED)
+            return _Samples(at, None if unknown else told, field or at - width, width, form)
+    return None
+
+
+def _chunks_follow(file: BinaryIO, at: int, size: int, form: _Form) -> bool:
+    """Whether the rest of a file is chunks up to its end, or only a few bytes of padding."""
+    at += at % 2 if form.padded else 0
+    for _, content, length in chunks(file, at, form):
+        at = content + length + (length % 2 if form.padded else 0)
     return -1 <= size - at < 8
 
 
 _MOST_CHUNKS = 1000
 
 
-def chunks(file: BinaryIO, at: int = 12) -> Iterator[tuple[bytes, int, int]]:
-    """Chunks of a RIFF file from a position on: name, where the content begins, and its announced length."""
+def chunks(file: BinaryIO, at: int | None = None, form: _Form = _RIFF) -> Iterator[tuple[bytes, int, int]]:
+    """Chunks of a file from a position on: name, where the content begins, and its announced length."""
+    at = form.first if at is None else at
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
-        header = file.read(8)
-        if len(header) < 8 or not all(32 <= character < 127 for character in header[:4]):
+        header = file.read(4 + form.width)
+        if len(header) < 4 + form.width or not all(32 <= character < 127 for character in header[:4]):
             return
-        length = int.from_bytes(header[4:], "little")
-        yield header[:4], at + 8, length
-        at += 8 + length + length % 2
+        length = int.from_bytes(header[4:], form.order)
+        at += 4 + form.width
+        yield header[:4], at, length
+        at += length + (length % 2 if form.padded else 0)
+        if at > _MOST[8]:
+            return
 
 
 class FileView(io.RawIOBase):
@@ -188,7 +237,16 @@ class FileView(io.RawIOBase):
         return self._file.tell() - self._start
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset + (self._start if whence == io.SEEK_SET else 0), whence) - self._start
+        try:
+            at = self._file.seek(offset + (self._start if whence == io.SEEK_SET else 0), whence)
+        except (
+            ValueError,
+            OverflowError,
+        ):  # a header that leads nowhere: where it was, which is a failure in C
+            at = self._file.tell()
+        except OSError as error:
+            self.error, at = error, self._start
+        return at - self._start
 
     def readinto(self, buffer: Any) -> int:
         try:

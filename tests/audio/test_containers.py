@@ -80,6 +80,40 @@ def test_all_of_the_sound_is_read_whatever_the_header_says(data: bytes, note: st
     assert any(note in text for text in notes) if note else not notes
 
 
+PLACES = {
+    "AIFF": (b"SSND", 4, ">I"),
+    "AU": (b".snd", 8, ">I"),
+    "CAF": (b"data", 4, ">q"),
+    "RF64": (b"ds64", 16, "<Q"),
+}
+"""Of a file that libsndfile writes: where its length stands behind which name, and as what."""
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize(
+    ("times", "note"),
+    [(0.0, "announces no sound"), (0.5, "goes on behind the end"), (2.0, "cut off"), (1.0, "")],
+)
+def test_lengths_in_other_headers(kind: str, times: float, note: str) -> None:
+    data, (name, offset, form) = bytearray(written(kind)), PLACES[kind]
+    at = data.find(name) + offset
+    (length,) = struct.unpack_from(form, data, at)
+    struct.pack_into(form, data, at, int(times * length))
+    clip = decode.load(bytes(data), name="it")
+    assert clip.duration_s == pytest.approx(SECONDS)
+    notes = [text for text in clip.notes if not text.startswith("Shorter")]
+    assert len(notes) == bool(note)
+    assert not notes or note in notes[0]
+
+
+@pytest.mark.parametrize("kind", [*PLACES, "WAV", "FLAC", "OGG"])
+def test_what_was_cut_off_is_said(kind: str) -> None:
+    data = written(kind)
+    clip = decode.load(data[: len(data) // 2], name="it")
+    assert 0.3 < clip.duration_s < 1.2  # whole blocks of the codec
+    assert any("may have been cut off" in text for text in clip.notes)
+
+
 @pytest.mark.parametrize("kind", ["MP3", "OGG"])
 @pytest.mark.parametrize("change", ["none", "rate", "channels"])
 def test_streams_one_after_the_other(kind: str, change: str) -> None:

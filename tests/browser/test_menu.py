@@ -183,6 +183,6 @@ def test_the_phones_menu_closes_over_the_page_that_was_chosen(dashboard: str, br
     page.get_by_test_id("stExpandSidebarButton").click()
     menu = page.get_by_test_id("stSidebar")
     expect(menu).to_have_attribute("data-collapsed", "false")
-    menu.get_by_role("link", name="Train", exact=True).click()
-    entered(page, "Train")
+    menu.get_by_role("link", name="Your sounds", exact=True).click()
+    entered(page, "Your sounds")
     expect(menu).to_have_attribute("data-collapsed", "true")
