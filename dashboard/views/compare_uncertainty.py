@@ -199,7 +199,8 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
     with left:
         st.subheader("Does uncertainty find its errors?", anchor=False)
         st.markdown(f"Errors of **{widgets.plain(one.contender.title)}**, found by each uncertainty.")
-        found = found_errors(bundle.digest, one.contender.name, one.uncertainties, one.correct)
+        sources = [clip.source for clip in bundle.dataset.clips] if bundle.dataset else None
+        found = found_errors(bundle.digest, one.contender.name, one.uncertainties, one.correct, sources)
         if found is None:
             st.info("It makes no errors, so there is nothing to find.")
         else:
@@ -207,7 +208,7 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
             some = next(iter(found.values()))
             widgets.caption(
                 "AUROC = P(uncertainty of an error > of a right answer), 0.5 is chance; lines: 95 % "
-                f"bootstrap over clips. {some.positives} errors among {some.positives + some.negatives} "
+                f"bootstrap over recordings. {some.positives} errors among {some.positives + some.negatives} "
                 f"clips; {widgets.how(bundle)}, seed {bundle.provenance.seeds[0]}."
             )
     with right:
@@ -217,10 +218,14 @@ def detections(judged: Sequence[Judged], bundle: Bundle, measure: str, held: str
 
 @st.cache_data(max_entries=64, show_spinner="Resampling clips …")
 def found_errors(
-    digest: str, name: str, _uncertainties: dict[str, np.ndarray], _correct: np.ndarray
+    digest: str,
+    name: str,
+    _uncertainties: dict[str, np.ndarray],
+    _correct: np.ndarray,
+    _sources: Sequence[str] | None,
 ) -> dict[str, Auroc] | None:
     """Error detection of a contender; a sixth of a second, so it is kept."""
-    return selective.detection(_uncertainties, ~_correct)
+    return selective.detection(_uncertainties, ~_correct, _sources)
 
 
 def draw_detection(found: dict[str, Auroc], measure: str, what: str, name: str) -> None:
@@ -265,7 +270,9 @@ def strange(bundle: Bundle, measure: str, asked: str) -> None:
         draw_detection(ood.together(chosen), measure, "Unknown classes", "held-out")
         one = chosen[0]
         lines = (
-            "95 % bootstrap over clips" if len(chosen) == 1 else f"least and largest of {len(chosen)} sets"
+            "95 % bootstrap over recordings"
+            if len(chosen) == 1
+            else f"least and largest of {len(chosen)} sets"
         )
         widgets.caption(
             f"AUROC = P(uncertainty of a clip of an unknown class > of a known one); lines: {lines}. "

@@ -41,6 +41,8 @@ class HeldOut:
         known: outputs of the n in-distribution test clips; labels: int64 [n] of them, into `classes`;
             clips: int64 [n], their indices in the dataset.
         strange: outputs of the m held-out clips; strange_clips: int64 [m].
+        recordings: which recording each was cut from, int64 [n + m], known ones first; None where that was
+            not kept.
     """
 
     dataset: str
@@ -56,6 +58,7 @@ class HeldOut:
     clips: np.ndarray
     strange: Outputs
     strange_clips: np.ndarray
+    recordings: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,14 @@ def hold_out(
         clips=kept[tests],
         strange=_joined(strange),
         strange_clips=np.concatenate(turns),
+        recordings=_recordings(subject, np.concatenate([kept[tests], *turns])),
     )
     _keep(made, subject, config, store)
     return made
+
+
+def _recordings(subject: Subject, clips: np.ndarray) -> np.ndarray:
+    return np.unique(np.asarray(subject.sources), return_inverse=True)[1][clips]
 
 
 def _turns(
@@ -261,7 +269,7 @@ def report(held: HeldOut, settings: Settings | None = None) -> UnknownClassesRes
         n_strange=len(held.strange_clips),
         experts=settings.experts,
         accuracy=accuracy(held.labels, known.probabilities.argmax(axis=-1)),
-        detection=detection(scores, is_strange) or {},
+        detection=detection(scores, is_strange, held.recordings) or {},
     )
 
 
@@ -276,6 +284,8 @@ def _keep(held: HeldOut, subject: Subject, config: Config, store: Store) -> None
         "code": identity(KIND),
     }
     tensors = {"labels": held.labels, "clips": held.clips, "strange_clips": held.strange_clips}
+    if held.recordings is not None:
+        tensors["recordings"] = held.recordings
     for name, outputs in (("known", held.known), ("strange", held.strange)):
         tensors |= {f"{name}.logits": outputs.logits, f"{name}.router": outputs.router}
         tensors[f"{name}.router_mc"] = outputs.router_mc
@@ -351,6 +361,7 @@ def kept(store: Store, embedder_id: str, classes: Sequence[str]) -> list[HeldOut
                 clips=tensors["clips"],
                 strange=strange,
                 strange_clips=tensors["strange_clips"],
+                recordings=tensors.get("recordings"),
             )
         )
     return found

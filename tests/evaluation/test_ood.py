@@ -69,6 +69,9 @@ def test_every_clip_is_judged_once_by_experts_that_know_two_classes(held: HeldOu
     assert held.strange.logits.shape == (10, 2, 2)
     assert held.strange.router_mc.shape == (4, 10, 2)
     assert held.folds == 5
+    judged = [*held.clips, *held.strange_clips]
+    names = [tiny_subject.sources[clip] for clip in judged]
+    assert len(set(zip(names, held.recordings, strict=True))) == len(set(names)) == 15
 
 
 def test_known_clips_get_what_cross_validation_says_of_them(
