@@ -154,7 +154,7 @@ _MOST = {4: 0xFFFFFFFE, 8: 1 << 48}
 
 
 @dataclass(frozen=True)
-class _Samples:
+class _DataChunk:
     """The samples of a file: where they begin, announced bytes (None: unknown), and where these are told."""
 
     at: int
@@ -164,10 +164,10 @@ class _Samples:
     form: _Form | None = None
 
 
-def _samples(file: BinaryIO, head: bytes) -> _Samples | None:
+def _samples(file: BinaryIO, head: bytes) -> _DataChunk | None:
     if head[:4] == b".snd":
         at, length = (int.from_bytes(head[i : i + 4], "big") for i in (4, 8))
-        return _Samples(at, None if length in _STREAMED else length, 8)
+        return _DataChunk(at, None if length in _STREAMED else length, 8)
     forms = {b"RIFF": (_RIFF, b"data"), b"RF64": (_RIFF, b"data"), b"FORM": (_AIFF, b"SSND")}
     form, wanted = (_CAF, b"data") if head[:4] == b"caff" else forms.get(head[:4], (None, b""))
     if form is None:
@@ -180,7 +180,7 @@ def _samples(file: BinaryIO, head: bytes) -> _Samples | None:
         if name == wanted:
             told = length if long is None else long
             unknown = told > _MOST[width] or (width == 4 and told in _STREAMED)
-            return _Samples(at, None if unknown else told, field or at - width, width, form)
+            return _DataChunk(at, None if unknown else told, field or at - width, width, form)
     return None
 
 
