@@ -122,7 +122,8 @@ class SoundFile:
         self.floats = self._sound.subtype in ("FLOAT", "DOUBLE")
         self.comment: str = self._sound.comment
         self.notes = list(reconciled.notes)
-        frames = self._sound.frames if not reconciled.corrected else reconciled.announced
+        frames = self._sound.frames if not reconciled.corrected else reconciled.announced or 0
+        frames //= 1 if reconciled.counted else containers.LONGER
         self.announced_s = frames / self.rate if frames and 0 < frames < 1 << 40 else None
 
     def close(self) -> None:
@@ -137,6 +138,7 @@ class SoundFile:
                 yield block
         except soundfile.SoundFileError:
             damaged = True
+        self._file.longer = 1
         announced = self._reconciled.announced
         if announced is None:
             announced = frames if self._reconciled.corrected else self._announced(frames)
@@ -176,9 +178,9 @@ class SoundFile:
 
     def _announced(self, frames: int) -> int:
         """How many frames the header promises, where it is a promise and not an estimate."""
-        if self._sound.format == "MP3":
+        if self._sound.format == "MP3" and not self._reconciled.counted:
             return frames
-        if self._sound.format == "OGG":
+        if self._sound.format in ("MP3", "OGG"):
             return max(frames, self._sound.frames)
         if self._reconciled.share > 1.0:
             return round(frames * self._reconciled.share)
@@ -198,7 +200,7 @@ class SoundFile:
                 )
             if size - position < _STREAM_BYTES:
                 break
-            rest = FileView(file, position)
+            rest = containers.reconcile(cast(BinaryIO, FileView(file, position))).file
             try:
                 sound = self._open(rest)
             except (soundfile.SoundFileError, TypeError):
@@ -380,6 +382,11 @@ class FFmpeg:
         if self._promises and self.announced_s is not None and abs(self.announced_s - held) > _PADDING_S:
             told = duration(self.announced_s)
             self.notes.append(_unlike(told, duration(held), self.announced_s > held))
+        further = containers.further_file(cast(BinaryIO, self._file))
+        if further is not None:
+            left = self._file.seek(0, io.SEEK_END) - further
+            stopped = f"Judging stopped at {duration(held)}"
+            self.notes.append(f"{stopped}: another file of {left:,} bytes follows in it, which was not read.")
 
     def _resampler(self) -> Any:
         import av

@@ -1,7 +1,7 @@
 """What a file is by its first bytes, its chunks, and headers reconciled with what is there.
 
-Headers of FLAC, WAV, RF64, AIFF, AU and CAF files announce a length that may be wrong: libsndfile is given
-them with the length that the file really has.
+Headers of FLAC, WAV, RF64, W64, AIFF, AU and CAF files announce a length that may be wrong: libsndfile is
+given them with the length that the file really has.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class Reconciled:
         notes: what was corrected.
         corrected: whether the length that libsndfile is told is another than the header's.
         share: bytes of sound that the header announces, relative to those that are there, 1 or more.
+        counted: False for an MP3 file that does not tell how many frames it has. libsndfile would estimate
+            them from the file's size, and stop there: `file` is `LONGER` times as long for it.
     """
 
     file: FileView
@@ -103,6 +105,7 @@ class Reconciled:
     notes: tuple[str, ...] = ()
     corrected: bool = False
     share: float = 1.0
+    counted: bool = True
 
 
 def reconcile(file: BinaryIO) -> Reconciled:
@@ -115,6 +118,8 @@ def reconcile(file: BinaryIO) -> Reconciled:
         return Reconciled(
             FileView(file, patches={18: unknown}), fields & (1 << 36) - 1 or None, corrected=True
         )
+    if head[:3] == b"ID3" or head[:1] == b"\xff":
+        return _mp3(file, head)
     samples, size = _samples(file, head), file.seek(0, io.SEEK_END)
     if samples is None or samples.length is None or size <= samples.at:
         return Reconciled(FileView(file))
@@ -122,7 +127,8 @@ def reconcile(file: BinaryIO) -> Reconciled:
     if form and _chunks_follow(file, samples.at + samples.length, size, form):
         return Reconciled(FileView(file))
     order = form.order if form else "big"
-    patches = {samples.field: min(there, _MOST[samples.width]).to_bytes(samples.width, order)}
+    told = min(there + (form.counted if form else 0), _MOST[samples.width])
+    patches = {samples.field: told.to_bytes(samples.width, order)}
     if form in (_RIFF, _AIFF):
         patches[4] = min(size - 8, _MOST[4]).to_bytes(4, order)
     view = FileView(file, patches=patches)
@@ -136,21 +142,76 @@ def reconcile(file: BinaryIO) -> Reconciled:
     return Reconciled(view, None, (note,), corrected=True)
 
 
+def _mp3(file: BinaryIO, head: bytes) -> Reconciled:
+    """Of an MP3 file, whose first frame may tell how many there are (a tag Xing or Info, as LAME writes)."""
+    at = 0
+    if head[:3] == b"ID3":  # its length has 7 bits a byte
+        at = 10 + sum(byte << 7 * i for i, byte in enumerate(reversed(head[6:10])))
+    file.seek(at)
+    frame = file.read(64)
+    tag = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if tag >= 0 and len(frame) >= tag + 12 and frame[tag + 7] & 1 and any(frame[tag + 8 : tag + 12]):
+        return Reconciled(FileView(file))
+    return Reconciled(FileView(file, longer=LONGER), counted=False)
+
+
+def further_file(file: BinaryIO) -> int | None:
+    """Where another file of the same kind begins behind the end of this one, as after `cat a.m4a b.m4a`.
+
+    It is found in files of at most `_MOST_CHUNKS` chunks: WAV, AIFF, CAF, MPEG-4. A W64 file is always read
+    to its end, and an AVI file may go on with a second RIFF.
+    """
+    file.seek(0)
+    head = file.read(12)
+    form = _MPEG4 if head[4:8] == b"ftyp" else _FORMS.get(head[:4], (None,))[0]
+    if form in (None, _W64) or head[8:] == b"AVI ":
+        return None
+    first = head[4:8] if form is _MPEG4 else head[:4]
+    for name, content, _ in chunks(file, form=form):
+        at = content - form.name - form.width
+        if at and name == first:
+            return at
+    return None
+
+
 @dataclass(frozen=True)
 class _Form:
-    """How the chunks of a file follow each other: the first one's place, byte order, bytes of a length."""
+    """How the chunks of a file follow each other.
+
+    Attributes:
+        first: where the first one is; order: of the bytes of a length; width: bytes of a length.
+        align: a chunk begins at a multiple of so many bytes.
+        name: bytes of a chunk's name, of which the first four are taken.
+        counted: bytes before the content that a length counts too.
+        length_first: the length stands before the name.
+    """
 
     first: int
     order: Literal["big", "little"]
     width: int = 4
-    padded: bool = True
+    align: int = 2
+    name: int = 4
+    counted: int = 0
+    length_first: bool = False
 
 
-_RIFF, _AIFF, _CAF = _Form(12, "little"), _Form(12, "big"), _Form(8, "big", 8, padded=False)
+_RIFF, _AIFF, _CAF = _Form(12, "little"), _Form(12, "big"), _Form(8, "big", 8, align=1)
+_W64 = _Form(40, "little", 8, align=8, name=16, counted=24)
+_MPEG4 = _Form(0, "big", align=1, counted=8, length_first=True)
+_FORMS = {
+    b"RIFF": (_RIFF, b"data"),
+    b"RF64": (_RIFF, b"data"),
+    b"FORM": (_AIFF, b"SSND"),
+    b"caff": (_CAF, b"data"),
+    b"riff": (_W64, b"data"),
+}
+"""By a file's first bytes: how its chunks follow each other, and which one holds the samples."""
 _STREAMED = {0xFFFFFFFF, 0x7FFFFFFF}
 """What programs write in a header while the length is unknown; one of 64 bits is then beyond `_MOST`."""
 _MOST = {4: 0xFFFFFFFE, 8: 1 << 48}
 """The largest length, bytes, that a field of so many bytes is believed to tell."""
+LONGER = 64
+"""More than the ratio of the highest and the lowest bit rate of MP3, 320 and 8 kbit/s."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +229,7 @@ def _samples(file: BinaryIO, head: bytes) -> _DataChunk | None:
     if head[:4] == b".snd":
         at, length = (int.from_bytes(head[i : i + 4], "big") for i in (4, 8))
         return _DataChunk(at, None if length in _STREAMED else length, 8)
-    forms = {b"RIFF": (_RIFF, b"data"), b"RF64": (_RIFF, b"data"), b"FORM": (_AIFF, b"SSND")}
-    form, wanted = (_CAF, b"data") if head[:4] == b"caff" else forms.get(head[:4], (None, b""))
+    form, wanted = _FORMS.get(head[:4], (None, b""))
     if form is None:
         return None
     field, width, long = 0, form.width, None
@@ -186,9 +246,9 @@ def _samples(file: BinaryIO, head: bytes) -> _DataChunk | None:
 
 def _chunks_follow(file: BinaryIO, at: int, size: int, form: _Form) -> bool:
     """Whether the rest of a file is chunks up to its end, or only a few bytes of padding."""
-    at += at % 2 if form.padded else 0
+    at += -at % form.align
     for _, content, length in chunks(file, at, form):
-        at = content + length + (length % 2 if form.padded else 0)
+        at = content + length + -length % form.align
     return -1 <= size - at < 8
 
 
@@ -198,17 +258,28 @@ _MOST_CHUNKS = 1000
 def chunks(file: BinaryIO, at: int | None = None, form: _Form = _RIFF) -> Iterator[tuple[bytes, int, int]]:
     """Chunks of a file from a position on: name, where the content begins, and its announced length."""
     at = form.first if at is None else at
+    size = form.name + form.width
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
-        header = file.read(4 + form.width)
-        if len(header) < 4 + form.width or not all(32 <= character < 127 for character in header[:4]):
+        header = file.read(size)
+        split = form.width if form.length_first else form.name
+        name, told = header[:split], header[split:]
+        if form.length_first:
+            name, told = told, name
+        if len(header) < size or not all(32 <= character < 127 for character in name[:4]):
             return
-        length = int.from_bytes(header[4:], form.order)
-        at += 4 + form.width
-        yield header[:4], at, length
-        at += length + (length % 2 if form.padded else 0)
+        length, at = int.from_bytes(told, form.order), at + size
+        if form.length_first and length == 1:  # 64 bits follow
+            length = int.from_bytes(file.read(8), form.order)
+        length = max(0, length - form.counted)
+        yield name[:4], at, length
+        at += length + -length % form.align
         if at > _MOST[8]:
             return
+
+
+_ID3_BYTES = 128
+"""Of the tag that libmpg123 reads at the end of a file (ID3v1), before it believes in the file's length."""
 
 
 class FileView(io.RawIOBase):
@@ -219,11 +290,15 @@ class FileView(io.RawIOBase):
 
     Args:
         file: seekable; start: where it begins for the reader; patches: what stands at which offset.
+        longer: how many times as long as it is the file is said to be, up to 4 GB.
     """
 
-    def __init__(self, file: BinaryIO, start: int = 0, patches: Mapping[int, bytes] | None = None) -> None:
+    def __init__(
+        self, file: BinaryIO, start: int = 0, patches: Mapping[int, bytes] | None = None, longer: int = 1
+    ) -> None:
         super().__init__()
         self.error: BaseException | None = None
+        self.longer = longer
         self._file, self._start, self._patches = file, start, patches or {}
         file.seek(start)
 
@@ -238,6 +313,9 @@ class FileView(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
+            if whence == io.SEEK_END:
+                size = self._file.seek(0, io.SEEK_END)
+                offset += max(0, min(self.longer * size, _MOST[4]) - size)  # what any file system allows
             at = self._file.seek(offset + (self._start if whence == io.SEEK_SET else 0), whence)
         except (
             ValueError,
@@ -252,6 +330,8 @@ class FileView(io.RawIOBase):
         try:
             at = self.tell()
             data = bytearray(self._file.read(len(buffer)))
+            if self.longer > 1 and not data and len(buffer) == _ID3_BYTES:  # there is no tag at the end
+                data = bytearray(_ID3_BYTES)
         except BaseException as error:  # also Ctrl-C, which must not be lost in C
             self.error = error
             return 0

@@ -85,6 +85,7 @@ PLACES = {
     "AU": (b".snd", 8, ">I"),
     "CAF": (b"data", 4, ">q"),
     "RF64": (b"ds64", 16, "<Q"),
+    "W64": (b"data", 16, "<q"),
 }
 """Of a file that libsndfile writes: where its length stands behind which name, and as what."""
 
@@ -106,7 +107,7 @@ def test_lengths_in_other_headers(kind: str, times: float, note: str) -> None:
     assert not notes or note in notes[0]
 
 
-@pytest.mark.parametrize("kind", [*PLACES, "WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("kind", [*PLACES, "WAV", "FLAC", "OGG", "MP3"])
 def test_what_was_cut_off_is_said(kind: str) -> None:
     data = written(kind)
     clip = decode.load(data[: len(data) // 2], name="it")
@@ -137,6 +138,20 @@ def test_where_judging_stopped_is_said() -> None:
     assert any(text.startswith("Judging stopped at 2") for text in clip.notes)
 
 
+@pytest.mark.parametrize(("at", "bytes_there"), [(0, b"Xinf"), (8, bytes(4))], ids=["no tag", "0 frames"])
+def test_all_of_an_mp3_is_read_that_does_not_tell_its_length(
+    monkeypatch: pytest.MonkeyPatch, at: int, bytes_there: bytes
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    data = bytearray(written("MP3"))
+    at += data.find(b"Xing")
+    data[at : at + len(bytes_there)] = bytes_there
+    clip = decode.load(bytes(data), name="it")
+    assert SECONDS <= clip.duration_s < SECONDS + 0.1  # the encoder's padding
+    assert not [text for text in clip.notes if not text.startswith("Shorter")]
+    assert 0 <= decode.load(written("MP3") + data, name="it").duration_s - 2 * SECONDS < 0.1
+
+
 def test_a_stream_that_starts_in_the_middle_of_a_frame() -> None:
     pytest.importorskip("av")
     assert decode.load(written("MP3")[3001:], name="it").duration_s == pytest.approx(SECONDS, abs=0.4)
@@ -157,6 +172,32 @@ def test_what_phones_and_browsers_record(container: str, codec: str, rate: int) 
     assert clip.source_rate_hz == rate
     assert np.sqrt(np.mean(np.square(clip.samples))) > 0.05
     assert len(clip.notes) == 1  # it is shorter than a window
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: written("WAV"),
+        lambda: written("AIFF"),
+        lambda: encoded("ipod", "aac"),
+        lambda: encoded("ipod", "aac") + struct.pack(">I4sQ8x", 1, b"free", 24),
+        lambda: encoded("caf", "alac"),
+    ],
+    ids=["wav", "aiff", "m4a", "m4a with a length of 64 bits", "caf"],
+)
+def test_a_file_joined_to_another_is_said(make: Callable[[], bytes]) -> None:
+    data = make()
+    clip = decode.load(data + data, name="it")
+    assert clip.duration_s == pytest.approx(SECONDS, abs=0.1)
+    stopped = f"Judging stopped at {decode.duration(clip.duration_s)}: another file of {len(data):,} bytes"
+    assert any(text.startswith(stopped) for text in clip.notes)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("caf", "alac")])
+def test_without_its_index_a_recording_is_refused(container: str, codec: str) -> None:
+    data = encoded(container, codec)
+    with pytest.raises(AudioError, match=r"^memo is not a sound file that can be read: .*have been cut off"):
+        decode.load(data[: len(data) // 2], name="memo")
 
 
 def test_without_pyav_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
