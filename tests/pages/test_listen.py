@@ -450,7 +450,7 @@ def test_the_first_sound_divides_the_formats_and_the_slider_turns_the_answer(vis
     answers = re.findall(r"<li.*?<span>(.*?), ", tiles)
     assert len(answers) == len(bundles.load().experts)
     assert len(set(answers)) > 1
-    assert len(re.findall(r"\d (?:kB|MB) · [\d.]+ ms</small>", tiles)) == len(answers)
+    assert len(re.findall(r"\d (?:kB|MB)<br>[\d.]+ ms</small>", tiles)) == len(answers)
     before = verdict(app)[0]
     hint = re.search(r"At α = ([\d,.]+) the answer is ([\w ]+)\.", text(app))
     assert hint
