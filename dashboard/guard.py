@@ -402,6 +402,7 @@ def install(
     from streamlit.runtime import runtime as streamlit_runtime
     from streamlit.web import bootstrap
 
+    from dashboard.compressed import Compressed
     from dashboard.downloads import Lingering
 
     server: Any = import_module("streamlit.web.server.starlette.starlette_server")
@@ -411,7 +412,8 @@ def install(
 
     def guarded(runtime: Any) -> Any:
         own = (None, 0) if bounds is None else (bounds.session_bytes, bounds.total_bytes)
-        return Guard(make_app(runtime), hosts, literals, port, token, bounds, room.install(runtime, *own))
+        app = Compressed(make_app(runtime))
+        return Guard(app, hosts, literals, port, token, bounds, room.install(runtime, *own))
 
     def bounded() -> dict[str, Any]:
         limits = {} if bounds is None else {"ws_max_size": bounds.frame}

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import csv
 import functools
+import gzip
 import http.client
 import io
 import json
@@ -298,6 +299,22 @@ def test_no_website_speaks_to_the_lab_of_this_machine() -> None:
             assert ask(ours, "/_stcore/metrics", known)[0] == 404
             assert ask(ours, "/_stcore/agent/openapi.json", known)[0] == 404
             assert ask(ours, "/_stcore/health")[2] == "ok"
+
+            # What a browser loads of Streamlit is compressed, and is the same.
+            page = ask(ours, "/", known)[2]
+            (script, *_) = re.findall(r'src="[./]*(static/js/index[^"]+)"', page)
+            for path in 2 * [f"{address}/{script}"]:
+                asked = {"Cookie": known, "Accept-Encoding": "gzip"}
+                with urllib.request.urlopen(urllib.request.Request(path, headers=asked)) as answer:
+                    assert answer.headers["Content-Encoding"] == "gzip"
+                    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                    small = answer.read()
+                with urllib.request.urlopen(
+                    urllib.request.Request(path, headers={"Cookie": known})
+                ) as answer:
+                    whole = answer.read()
+                assert gzip.decompress(small) == whole
+                assert 3 * len(small) < len(whole)
 
 
 def knock(at: str, host: str, origin: str | None, cookies: str = "") -> int:

@@ -47,7 +47,7 @@ def tiles(shown: Shown, bundle: Bundle) -> None:
         other = "" if expert.label == decision.label else " qm-other"
         made.append(
             f'<li class="qm-tile{other}" style="--qm-class:{colour}"><b>{escape(expert.name)}</b>'
-            f"<span>{escape(answer)}</span><small>{numbers.amount('bytes', size)} · {time}</small></li>"
+            f"<span>{escape(answer)}</span><small>{numbers.amount('bytes', size)}<br>{time}</small></li>"
         )
     st.html(f'<ul class="qm-tiles" aria-label="Answers of the formats">{"".join(made)}</ul>')
     whose = "here" if kept and report is kept.report and times else "on the reference machine"

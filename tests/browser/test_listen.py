@@ -156,7 +156,7 @@ def test_nonsense_in_the_link(dashboard: str, browse: Browse) -> None:
 
 
 def test_downloads(dashboard: str, browse: Browse) -> None:
-    page = browse(dashboard, accept_downloads=True, **LAPTOP)
+    page = browse(f"{dashboard}/?sound=dog-bark", accept_downloads=True, **LAPTOP)
     with page.expect_download() as started:
         page.get_by_role("button", name="JSON").click()
     (result,) = json.loads(Path(started.value.path()).read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ def test_the_layout_is_found_out_or_given(make_esc) -> None:
     with pytest.raises(DatasetError, match=r"one class only \(audio\)"):
         open_dataset(root, layout="folder")
     with pytest.raises(
-        DatasetError, match="layout 'csv' does not exist; expected esc, urbansound, imported, folder"
+        DatasetError, match="layout 'csv' does not exist; expected esc, urbansound, imported, takes, folder"
     ):
         open_dataset(root, layout="csv")  # pyright: ignore[reportArgumentType]
 
