@@ -26,13 +26,14 @@ def test_browsing_with_the_keyboard(dashboard: str, browse: Browse) -> None:
     page = browse(f"{dashboard}/dataset", **LAPTOP)
     page.get_by_role("radio", name="confidently wrong").click()
     expect(page).to_have_url(re.compile("order=wrong"))
-    card = page.get_by_role("button", name=re.compile(r"Helicopter, called rain, over 99")).first
+    card = page.get_by_role("button", name=re.compile(r", called \w.*, (over )?99 %")).first
     expect(card).to_be_visible()
     # A key that is pressed while the cards are being replaced would go nowhere.
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    truth = (card.text_content() or "").split("called")[0].strip()
     card.focus()
     page.keyboard.press("Enter")
-    expect(drawer(page).get_by_role("heading", name="Helicopter")).to_be_visible()
+    expect(drawer(page).get_by_role("heading", name=truth)).to_be_visible()
     expect(drawer(page).get_by_text(re.compile(r"^1 of \d+$"))).to_be_visible()
     expect(page).to_have_url(re.compile("clip="))
     drawer(page).get_by_role("button", name="Next").click()

@@ -62,7 +62,7 @@ def test_choosing_a_scenario(lab: Lab, browse: Browse) -> None:
     page.reload()
     expect(headline(page)).to_have_text("popcount")
     page.get_by_role("radio", name="Energy-constrained").click()
-    expect(headline(page)).to_have_text("q1")
+    expect(headline(page)).to_have_text("popcount")
     expect(page).to_have_url(re.compile("scenario=energy"))
     with page.expect_download() as started:
         page.get_by_role("button", name="Scenarios").click()

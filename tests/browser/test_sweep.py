@@ -14,6 +14,7 @@ pytestmark = pytest.mark.browser
 
 Browse = Callable[..., Page]
 
+PLOTS = 10
 LAPTOP = {"viewport": {"width": 1366, "height": 768}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -26,10 +27,10 @@ def test_moving_alpha(dashboard: str, browse: Browse) -> None:
     """The keyboard moves α: sentence, numbers, marks and clips follow, the figures are not drawn again."""
     page = browse(f"{dashboard}/sweep?alpha=0", **LAPTOP)
     expect(headline(page)).to_have_text("At α = 0, the plain router answers")
-    expect(page.locator(".js-plotly-plot")).to_have_count(9)
+    expect(page.locator(".js-plotly-plot")).to_have_count(PLOTS)
     expect(page.get_by_text("None at this α")).to_be_visible()
     figures = page.locator(".js-plotly-plot").evaluate_all("all => all.map(one => one.qmSeen = true)")
-    assert len(figures) == 9
+    assert len(figures) == PLOTS
     slider = page.get_by_role("slider", name="Curiosity α")
     slider.focus()
     page.keyboard.press("End")
@@ -37,7 +38,7 @@ def test_moving_alpha(dashboard: str, browse: Browse) -> None:
     expect(page).to_have_url(re.compile("alpha=1000"))
     expect(page.get_by_role("region", name="Clips whose route or label changes")).to_be_visible()
     kept = page.locator(".js-plotly-plot").evaluate_all("all => all.filter(one => one.qmSeen).length")
-    assert kept == 9
+    assert kept == PLOTS
     mark = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--qm-alpha')")
     assert float(mark) == pytest.approx(0.9747, abs=1e-3)
 
@@ -64,7 +65,7 @@ def test_a_flip_opens_with_the_same_mixture(dashboard: str, browse: Browse) -> N
 
 def test_a_phone_scrolls_only_down(dashboard: str, browse: Browse) -> None:
     page = browse(f"{dashboard}/sweep?alpha=1000", color_scheme="dark", **PHONE)
-    expect(page.locator(".js-plotly-plot")).to_have_count(9)
+    expect(page.locator(".js-plotly-plot")).to_have_count(PLOTS)
     expect(page.get_by_role("region", name="Clips whose route or label changes")).to_be_visible()
     width, shown = page.get_by_test_id("stMain").evaluate("e => [e.scrollWidth, e.clientWidth]")
     assert width <= shown
