@@ -106,11 +106,12 @@ def entered(page: Page, title: str) -> None:
 
 
 def settled(page: Page, title: str) -> None:
-    """The page of this title is drawn, without an exception or an error."""
+    """The page of this title is drawn, in the lab's style, without an exception or an error."""
     entered(page, title)
     page.wait_for_function(
         """() => document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
-            && !document.querySelector('[data-stale="true"]')"""
+            && !document.querySelector('[data-stale="true"], [data-testid=stSkeleton]')
+            && getComputedStyle(document.documentElement).getPropertyValue("--qm-muted")"""
     )
     assert not page.locator("[data-testid=stException]").count(), page.inner_text("[data-testid=stMain]")
     wrong = page.locator("[data-testid=stAlertContentError], [data-testid=stAlertContentWarning]")

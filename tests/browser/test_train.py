@@ -66,12 +66,12 @@ def test_another_bundle_on_every_page(lab: Lab, browse: Browse) -> None:
     shutil.copytree(bundles.find(), own)
     try:
         page = browse(f"{lab.address}/formats", **LAPTOP)
-        page.get_by_role("combobox", name="Bundle").click()
+        page.get_by_role("combobox", name="Bundle", exact=True).click()
         page.get_by_role("option", name="own", exact=True).click()
         expect(page).to_have_url(re.compile("bundle=own"))
         for name in ("Compare", "Dataset", "Sweep", "Efficiency"):
             go(page, name)
             expect(page).to_have_url(re.compile(f"/{name.lower()}\\?.*bundle=own"))
-            expect(page.get_by_role("combobox", name="Bundle")).to_have_value("own")
+            expect(page.get_by_role("combobox", name="Bundle", exact=True)).to_have_value("own")
     finally:
         shutil.rmtree(own)
