@@ -122,20 +122,22 @@ class Client:
             state.widget_states.widgets.append(trigger)
         await self.socket.send(asked.SerializeToString())
         self.texts.clear()
-        finished = ForwardMsg.ScriptFinishedStatus
+        finished, began = ForwardMsg.ScriptFinishedStatus, False
         while True:
             answer = await self._next()
             kind = answer.WhichOneof("type")
             if kind == "delta":
                 self._take(answer.delta)
             elif kind == "new_session":
+                began = True  # what comes before is the end of another run
+                self.texts.clear()
                 self.session = answer.new_session.initialize.session_id
             elif kind == "navigation":
                 self.pages = {p.url_pathname: p.page_script_hash for p in answer.navigation.app_pages}
             elif kind == "auto_rerun":
                 every = answer.auto_rerun.interval
                 self.timers[answer.auto_rerun.fragment_id] = (every, time.monotonic() + every)
-            elif kind == "script_finished":
+            elif kind == "script_finished" and began:
                 if answer.script_finished == finished.FINISHED_WITH_COMPILE_ERROR:
                     raise Failed("the page did not compile")
                 if answer.script_finished != finished.FINISHED_EARLY_FOR_RERUN:
