@@ -276,7 +276,7 @@ def _model(
             value("routing", len(mixed)),
             value("epistemic"),
             value("doubt"),
-            value("embedding", embedder.dim),
+            value("embedding", used[0].dim),
         ],
         list(g.constants.values()),
     )
