@@ -13,14 +13,13 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from tests.browser.server import ROOT, cookie, served
+from tests.browser.test_menu import settled
 
 OUT = ROOT / "docs" / "listen.webp"
 VIEW = {"width": 1280, "height": 960}
 STILL_MS, LAST_MS = 900, 3000
 STOPS = 14
 """At most so many stops of the slider."""
-SETTLED = """() => document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
-    && !document.querySelector('[data-stale="true"], [data-testid=stSkeleton]')"""
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def main() -> None:
 def _taken(page: Page, frames: list[Image.Image]) -> str:
     """Add a picture of the page once it is drawn; gives the answer that it shows."""
     page.wait_for_timeout(400)  # until the server has begun to draw it again
-    page.wait_for_function(SETTLED)
+    settled(page, "Listen")
     frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
     return page.locator(".qm-verdict h2").first.inner_text()
 

@@ -613,7 +613,8 @@ def report(outcome: Outcome) -> str:
             f"{outcome.after:.0f} MB after. All freed {freed}"
             + (f"; left: {', '.join(outcome.left)}." if outcome.left else "."),
             f"They came: {ways or 'none'}.",
-            f"{len(outcome.failures)} failures.",
+            f"{len(outcome.failures)} failures; bars {'met' if outcome.good else 'MISSED'}: p95 below "
+            f"{LIMIT_MS:.0f} ms, below {LIMIT_MB:.0f} MB, all freed.",
         ]
     )
 
