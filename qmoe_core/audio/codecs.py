@@ -132,6 +132,8 @@ class SoundFile:
     def blocks(self) -> Iterator[np.ndarray]:
         """See `Decoder`."""
         frames, damaged = 0, False
+        if self._sound.format == "FLAC":
+            _end_with_the_first(self._file)
         try:
             for block in self._read(self._sound):
                 frames += len(block)
@@ -152,6 +154,8 @@ class SoundFile:
             yield from self._further_streams(frames)
         if self._sound.format == "OGG" and not _ends(cast(BinaryIO, self._file)):
             self.notes.append("The file ends within its stream: it may have been cut off.")
+        if self._file.end is not None:
+            self.notes.append(_stopped(self._file, self._file.end, held))
 
     def _open(self, file: FileView) -> soundfile.SoundFile:
         with _without_chatter(self._head):
@@ -324,6 +328,7 @@ class FFmpeg:
 
         av.logging.set_level(None)  # what FFmpeg says of a file is not for the terminal
         self._file = file
+        _end_with_the_first(file)  # now, since FFmpeg reads ahead
         self._errors: tuple[type[Exception], ...] = (FFmpegError, ValueError, EOFError)
         try:
             self._container: Any = av.open(file, format=kind.demuxer, options={"protocol_whitelist": "file"})
@@ -341,9 +346,9 @@ class FFmpeg:
         self.floats = str(context.name).startswith("pcm_f")
         self.comment = str(self._container.metadata.get("comment", ""))
         self.notes: list[str] = []
-        told = self._container.duration  # microseconds
-        self.announced_s = told / 1e6 if told and told > 0 else None
-        self._promises = kind.demuxer in ("mov", "matroska", "asf")  # elsewhere it is an estimate
+        told = self._told(kind.demuxer)
+        self.announced_s = told if told and told > 0 else None
+        self._promises = kind.demuxer in _PROMISING  # elsewhere it is an estimate
 
     def close(self) -> None:
         self._container.close()
@@ -378,20 +383,46 @@ class FFmpeg:
                 yield block
         held = frames / self.rate
         if damaged:
-            self.notes.append(f"{damaged} damaged parts were left out; {duration(held)} were read.")
+            parts = "1 damaged part was" if damaged == 1 else f"{damaged} damaged parts were"
+            self.notes.append(f"{parts} left out; {duration(held)} were read.")
         if self._promises and self.announced_s is not None and abs(self.announced_s - held) > _PADDING_S:
             told = duration(self.announced_s)
             self.notes.append(_unlike(told, duration(held), self.announced_s > held))
-        further = containers.further_file(cast(BinaryIO, self._file))
-        if further is not None:
-            left = self._file.seek(0, io.SEEK_END) - further
-            stopped = f"Judging stopped at {duration(held)}"
-            self.notes.append(f"{stopped}: another file of {left:,} bytes follows in it, which was not read.")
+        if self._file.end is not None:
+            self.notes.append(_stopped(self._file, self._file.end, duration(held)))
+
+    def _told(self, demuxer: str) -> float | None:
+        """How long it is by its header, seconds."""
+        if demuxer == "asf":
+            position = self._file.tell()
+            told = containers.promised_s(cast(BinaryIO, self._file))
+            self._file.seek(position)
+            return told
+        if demuxer == "avi":  # durations follow the size of the file
+            return float(self._stream.frames * self._stream.time_base)
+        return self._container.duration and self._container.duration / 1e6
 
     def _resampler(self) -> Any:
         import av
 
         return av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate, frame_size=BLOCK_FRAMES)
+
+
+_PROMISING = ("mov", "matroska", "asf", "avi", "flv", "wv")
+"""Demuxers of files whose header says how long they are."""
+
+
+def _end_with_the_first(file: FileView) -> None:
+    """Where another file was joined to one, let its decoder know of the first alone."""
+    position = file.tell()
+    file.end = containers.further_file(cast(BinaryIO, file))
+    file.seek(position)
+
+
+def _stopped(file: FileView, further: int, held: str) -> str:
+    file.end = None
+    left = file.seek(0, io.SEEK_END) - further
+    return f"Judging stopped at {held}: another file of {left:,} bytes follows in it, which was not read."
 
 
 def _unlike(told: str, held: str, less: bool) -> str:

@@ -7,6 +7,7 @@ given them with the length that the file really has.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
@@ -158,13 +159,17 @@ def _mp3(file: BinaryIO, head: bytes) -> Reconciled:
 def further_file(file: BinaryIO) -> int | None:
     """Where another file of the same kind begins behind the end of this one, as after `cat a.m4a b.m4a`.
 
-    It is found in files of at most `_MOST_CHUNKS` chunks: WAV, AIFF, CAF, MPEG-4. A W64 file is always read
-    to its end, and an AVI file may go on with a second RIFF.
+    In WAV, AIFF, CAF and MPEG-4 it is found by their chunks, of which at most `_MOST_CHUNKS` are followed;
+    in FLAC, FLV, AMR, WMA and WavPack by the bytes that such a file begins with, in all of the file.
+    A W64 file is always read to its end, and an AVI file may go on with a second RIFF.
     """
     file.seek(0)
-    head = file.read(12)
+    head = file.read(len(_WMA))
+    for first, beginning in _BEGINNINGS.items():
+        if head.startswith(first):
+            return _second(file, beginning)
     form = _MPEG4 if head[4:8] == b"ftyp" else _FORMS.get(head[:4], (None,))[0]
-    if form in (None, _W64) or head[8:] == b"AVI ":
+    if form in (None, _W64) or head[8:12] == b"AVI ":
         return None
     first = head[4:8] if form is _MPEG4 else head[:4]
     for name, content, _ in chunks(file, form=form):
@@ -172,6 +177,53 @@ def further_file(file: BinaryIO) -> int | None:
         if at and name == first:
             return at
     return None
+
+
+_WMA = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
+_BEGINNINGS = {
+    b"fLaC": re.compile(rb"fLaC[\0\x80]\0\0\x22"),  # the length of STREAMINFO
+    b"FLV\1": re.compile(rb"FLV\x01[\0\x01\x04\x05]\0\0\0\x09\0\0\0\0"),
+    b"#!AMR": re.compile(rb"#!AMR(?:-WB)?\n"),
+    _WMA: re.compile(re.escape(_WMA)),
+    # length, version 4.2 to 4.16, all samples, the place of the block's first (0), their number, its flags
+    b"wvpk": re.compile(rb"wvpk.{4}[\x02-\x10]\x04.{6}\0{4}(?!\0{4}).{4}.[\x08-\x0f\x18-\x1f]", re.DOTALL),
+}
+"""By a file's first bytes: what the header of every file of the kind looks like, with its constant parts."""
+_LONGEST_BEGINNING = 32
+
+
+def _second(file: BinaryIO, beginning: re.Pattern[bytes]) -> int | None:
+    """Where a pattern is found for the second time."""
+    file.seek(0)
+    known, at, data, seen = -1, 0, b"", 0
+    while block := file.read(1 << 20):
+        data = data[-_LONGEST_BEGINNING:] + block
+        at += len(block)
+        for match in beginning.finditer(data):
+            where = at - len(data) + match.start()
+            if where > known:
+                known, seen = where, seen + 1
+            if seen == 2:
+                return where
+    return None
+
+
+def promised_s(file: BinaryIO) -> float | None:
+    """How long a WMA file says that it is, in seconds, which FFmpeg guesses from its size; None if unknown.
+
+    ASF Specification, revision 1.20, §3.2: play duration in units of 100 ns, with the preroll in ms.
+    """
+    file.seek(0)
+    head = file.read(1 << 13)
+    at = head.find(_WMA_PROPERTIES)
+    if at < 0 or len(head) < at + 92 or head[at + 88] & 1:  # a broadcast does not know it
+        return None
+    played, preroll = (int.from_bytes(head[at + i : at + i + 8], "little") for i in (64, 80))
+    seconds = played / 1e7 - preroll / 1e3
+    return seconds if 0.0 < seconds < 1 << 40 else None
+
+
+_WMA_PROPERTIES = b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65"
 
 
 @dataclass(frozen=True)
@@ -291,6 +343,9 @@ class FileView(io.RawIOBase):
     Args:
         file: seekable; start: where it begins for the reader; patches: what stands at which offset.
         longer: how many times as long as it is the file is said to be, up to 4 GB.
+
+    Attributes:
+        end: where it ends for the reader, in the file; None where that does.
     """
 
     def __init__(
@@ -299,6 +354,7 @@ class FileView(io.RawIOBase):
         super().__init__()
         self.error: BaseException | None = None
         self.longer = longer
+        self.end: int | None = None
         self._file, self._start, self._patches = file, start, patches or {}
         file.seek(start)
 
@@ -315,6 +371,7 @@ class FileView(io.RawIOBase):
         try:
             if whence == io.SEEK_END:
                 size = self._file.seek(0, io.SEEK_END)
+                offset -= 0 if self.end is None else size - self.end
                 offset += max(0, min(self.longer * size, _MOST[4]) - size)  # what any file system allows
             at = self._file.seek(offset + (self._start if whence == io.SEEK_SET else 0), whence)
         except (
@@ -329,7 +386,10 @@ class FileView(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             at = self.tell()
-            data = bytearray(self._file.read(len(buffer)))
+            wanted = len(buffer)
+            if self.end is not None:
+                wanted = max(0, min(wanted, self.end - self._start - at))
+            data = bytearray(self._file.read(wanted))
             if self.longer > 1 and not data and len(buffer) == _ID3_BYTES:  # there is no tag at the end
                 data = bytearray(_ID3_BYTES)
         except BaseException as error:  # also Ctrl-C, which must not be lost in C
