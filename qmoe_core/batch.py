@@ -18,7 +18,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from qmoe_core.errors import StoreError, UserError, safe
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 from qmoe_core.verdicts import Format, Verdict, shown
 
 JOURNAL = "inputs.jsonl"
@@ -149,14 +149,14 @@ class Kept:
         for number, line in enumerate(lines[:-1]):
             try:
                 if number == 0:
-                    there = msgspec.json.decode(line, type=Run)
+                    there = typed.decode(line, Run)
                     if there != run:
                         raise UserError(
                             f"{safe(str(self.out))}: holds results of another bundle, of other settings or "
                             "in another format; give another name, or remove it"
                         )
                     continue
-                done = msgspec.json.decode(line, type=_Line)
+                done = typed.decode(line, _Line)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 raise StoreError(
                     f"{self.journal}: line {number + 1} is damaged; remove it to begin anew"

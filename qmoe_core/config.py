@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from qmoe_core.errors import ConfigError
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 
 Probability = Annotated[float, Meta(ge=0.0, lt=1.0)]
 # Bounded above because every configuration is saved as JSON, where infinity is no number.
@@ -180,7 +180,7 @@ def load(path: Path | str | None = None, settings: Iterable[str] = ()) -> Config
             node = child
         node[parts[-1]] = value
     try:
-        return msgspec.convert(tree, Config)
+        return typed.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_readable(error)}") from None
 

@@ -23,6 +23,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from qmoe_core.errors import UserError
 from qmoe_core.live.sources import MAX_RATE_HZ, Chunk, Condition, Packet, PushSource, State, narrow_band
+from qmoe_core.runtime import typed
 
 _HERE = Path(__file__)
 _component = component(
@@ -191,7 +192,7 @@ def parse(value: Any) -> tuple[int, Packet, Status]:
     Raises:
         ValueError: it is not what the component sends.
     """
-    sent = msgspec.convert(value, _Packet)
+    sent = typed.convert(value, _Packet)
     times = np.asarray([sent.rate, sent.sent, *(chunk.captured for chunk in sent.chunks)])
     if not (np.abs(times) <= _MOST).all():  # NaN neither
         raise ValueError("a time or a rate is no number")
@@ -301,7 +302,7 @@ def clip(seconds: float, *, key: str = "recorder", countdown: float = 0.0) -> tu
 
     def on_clip() -> None:
         try:
-            sent = msgspec.convert(st.session_state[key].clip, _Clip)
+            sent = typed.convert(st.session_state[key].clip, _Clip)
             if sent.name != mount.ack.get("clip"):
                 mount.recording = _recording(sent)
         except ValueError as error:

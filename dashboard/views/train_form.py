@@ -18,7 +18,7 @@ from qmoe_core import bundles, datasets, numbers
 from qmoe_core.embedders import OWN, models
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
-from qmoe_core.runtime import jobs, system
+from qmoe_core.runtime import jobs, system, typed
 from qmoe_core.runtime.jobs import Job, Plan, Train
 from qmoe_core.runtime.requests import DEFAULT_MIXTURE
 from qmoe_core.runtime.store import default_root
@@ -346,7 +346,7 @@ def plan(root: str, asked: bytes, stamp: tuple[tuple[str, str], ...]) -> Plan:
     Raises:
         UserError: the request cannot work.
     """
-    return jobs.plan(msgspec.json.decode(asked, type=Train))
+    return jobs.plan(typed.decode(asked, Train))
 
 
 PLAN = (

@@ -43,7 +43,7 @@ from qmoe_core.routing import distilled, mixing
 from qmoe_core.routing.mixing import Mixed, Outputs, Settings
 from qmoe_core.routing.router import Router
 from qmoe_core.routing.uncertainty import disagreement, softmax
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 from qmoe_core.runtime.files import put_in_place
 from qmoe_core.runtime.store import unfinished
 
@@ -539,7 +539,7 @@ def _refuse_to_replace_what_is_no_bundle(folder: Path) -> None:
 def _version(folder: Path) -> int:
     """Of the bundle that is there; 0 where that cannot be told."""
     try:
-        found = msgspec.json.decode(_read(folder, MANIFEST, MAX_MANIFEST_BYTES), type=dict[str, Any])
+        found = typed.decode(_read(folder, MANIFEST, MAX_MANIFEST_BYTES), dict[str, Any])
     except (OSError, _OtherSize, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
     version = found.get("version")
@@ -690,13 +690,13 @@ def _read_manifest(folder: Path) -> _Manifest:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
-        found = msgspec.json.decode(raw, type=dict[str, Any])
+        found = typed.decode(raw, dict[str, Any])
         version = found.get("version")
         if isinstance(version, int) and version > VERSION:
             raise BundleError(
                 f"{path}: written by a newer qmoe (bundle version {version}, this one reads {VERSION})"
             )
-        manifest = msgspec.convert(_upgraded(found) if version == 1 else found, _Manifest)
+        manifest = typed.convert(_upgraded(found) if version == 1 else found, _Manifest)
     except msgspec.ValidationError as error:
         if "unknown field" in str(error):  # what it means is not known either, so it is not passed over
             raise BundleError(
@@ -759,7 +759,7 @@ def _check_manifest(path: Path, manifest: _Manifest) -> None:
 
 def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
     """A description of version 1, which has one embedder, as one of this version."""
-    old = msgspec.convert({name: found.pop(name, None) for name in _Version1.__struct_fields__}, _Version1)
+    old = typed.convert({name: found.pop(name, None) for name in _Version1.__struct_fields__}, _Version1)
     embedder = {"name": old.embedder, "id": old.embedder_id, "dim": old.dim}
     experts = dict.fromkeys(old.experts, old.embedder)
     return found | {"version": VERSION, "embedders": [embedder], "experts": experts}

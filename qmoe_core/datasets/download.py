@@ -36,7 +36,7 @@ from qmoe_core import __version__, datasets
 from qmoe_core.datasets import esc, folder, urbansound
 from qmoe_core.datasets.manifest import printable
 from qmoe_core.errors import Cancelled, DatasetError
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 from qmoe_core.runtime.executor import Progress
 from qmoe_core.runtime.store import default_root
 
@@ -400,7 +400,7 @@ class _Fetch:
 
     def _kept(self) -> _Arrived:
         try:
-            return msgspec.json.decode(self.note.read_bytes(), type=_Arrived)
+            return typed.decode(self.note.read_bytes(), _Arrived)
         except (OSError, msgspec.DecodeError):
             return _Arrived("")
 

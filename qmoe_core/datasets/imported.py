@@ -33,6 +33,7 @@ import numpy as np
 from qmoe_core.datasets.esc import CLASSES as ESC_CLASSES
 from qmoe_core.datasets.manifest import DatasetClip, Manifest, Problem, Ready, Scan, check, first, printable
 from qmoe_core.errors import DatasetError
+from qmoe_core.runtime import typed
 from qmoe_core.runtime.executor import Progress
 from qmoe_core.runtime.files import FULL, put_in_place
 from qmoe_core.runtime.store import unfinished
@@ -77,7 +78,7 @@ def scan(root: Path, *, target: str = "class_id") -> Scan:
     """
     nothing = Manifest(root.name, root, (), (), media="embeddings")
     try:
-        header = msgspec.json.decode((root / HEADER).read_bytes(), type=_ImportHeader)
+        header = typed.decode((root / HEADER).read_bytes(), _ImportHeader)
         array = np.load(root / ARRAY, mmap_mode="r", allow_pickle=False)
         texts = _texts(root / CLIPS)
     except (OSError, ValueError, EOFError, csv.Error, msgspec.DecodeError) as error:
@@ -122,7 +123,7 @@ def _texts(path: Path) -> dict[str, list[str]]:
 
 def damage(root: Path) -> list[Problem]:
     """Files that are not as they were written; reads all of them."""
-    header = msgspec.json.decode((root / HEADER).read_bytes(), type=_ImportHeader)
+    header = typed.decode((root / HEADER).read_bytes(), _ImportHeader)
     return [
         Problem("error", name, "does not match its checksum; import the CSV again")
         for name, expected in header.sha256.items()

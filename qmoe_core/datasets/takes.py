@@ -27,6 +27,7 @@ from qmoe_core.datasets.manifest import DatasetClip, Manifest, Scan, check
 from qmoe_core.errors import AudioError, DatasetError
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.numbers import listed
+from qmoe_core.runtime import typed
 from qmoe_core.runtime.files import write_whole
 from qmoe_core.runtime.requests import Train
 
@@ -306,7 +307,7 @@ def pieces(seconds: float) -> list[tuple[float, float]]:
 
 def _read(root: Path) -> _Table:
     try:
-        return msgspec.json.decode((root / TABLE).read_bytes(), type=_Table)
+        return typed.decode((root / TABLE).read_bytes(), _Table)
     except FileNotFoundError:
         return _Table()
     except (OSError, msgspec.MsgspecError, RecursionError) as error:

@@ -19,6 +19,7 @@ from qmoe_core.errors import ConfigError
 from qmoe_core.measure import machines
 from qmoe_core.measure.bench import BenchReport
 from qmoe_core.measure.machines import PathTime
+from qmoe_core.runtime import typed
 
 FOLDER = "paths"
 """In `data/`: `figures.json` and the files to carry, made by `qmoe sweep paths`."""
@@ -106,7 +107,7 @@ class OnBoard:
 @lru_cache(maxsize=1)
 def shipped() -> tuple[Path, ...]:
     """The paths whose figures ship."""
-    return tuple(msgspec.json.decode((bundles.shipped() / FOLDER / FIGURES).read_bytes(), type=list[Path]))
+    return tuple(typed.decode((bundles.shipped() / FOLDER / FIGURES).read_bytes(), list[Path]))
 
 
 @lru_cache(maxsize=1)

@@ -26,6 +26,7 @@ from qmoe_core.evaluation.selective import detection, uncertainties
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Outputs, Settings
 from qmoe_core.routing.uncertainty import softmax
+from qmoe_core.runtime import typed
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.requests import Train
 from qmoe_core.training import crossval, run
@@ -294,7 +295,7 @@ def shipped(embedder_id: str, classes: Sequence[str]) -> NoiseSweep | None:
     """
     path = bundles.shipped() / SHIPPED
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=NoiseSweep)
+        found = typed.decode(path.read_bytes(), NoiseSweep)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

@@ -21,6 +21,7 @@ from qmoe_core.evaluation.classification import accuracy
 from qmoe_core.evaluation.selective import Auroc, detection, uncertainties
 from qmoe_core.routing import mixing
 from qmoe_core.routing.mixing import Outputs, Settings
+from qmoe_core.runtime import typed
 from qmoe_core.runtime.executor import Context
 from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store
@@ -313,7 +314,7 @@ def shipped(embedder_id: str, classes: Sequence[str]) -> list[UnknownClassesResu
     """
     path = bundles.shipped() / SHIPPED
     try:
-        reports = msgspec.json.decode(path.read_bytes(), type=list[UnknownClassesResult])
+        reports = typed.decode(path.read_bytes(), list[UnknownClassesResult])
     except FileNotFoundError:
         return []
     except (OSError, msgspec.DecodeError) as error:

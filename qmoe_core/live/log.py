@@ -33,7 +33,7 @@ import soundfile
 from qmoe_core.audio.decode import SAMPLE_RATE
 from qmoe_core.errors import StoreError
 from qmoe_core.live.detections import Detection
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 from qmoe_core.runtime.files import write_whole
 from qmoe_core.runtime.spreadsheets import defused
 
@@ -313,7 +313,7 @@ def _read(path: Path) -> _Kept:
         return kept
     for line in filter(None, raw.split(b"\n")):
         try:
-            fields = msgspec.json.decode(line, type=dict[str, Any])
+            fields = typed.decode(line, dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             kept.lines += 1
             damaged += 1
@@ -340,11 +340,11 @@ def _read(path: Path) -> _Kept:
 def _known(fields: dict[str, Any]) -> LoggedDetection | _Marked | None:
     """What a line says, if this version knows."""
     with suppress(msgspec.ValidationError):
-        entry = msgspec.convert(fields, LoggedDetection)
+        entry = typed.convert(fields, LoggedDetection)
         if _ID.fullmatch(entry.id):
             return entry
     with suppress(msgspec.ValidationError):
-        return msgspec.convert(fields, _Marked)
+        return typed.convert(fields, _Marked)
     return None
 
 

@@ -16,6 +16,7 @@ import msgspec
 from qmoe_core import bundles
 from qmoe_core.errors import UserError
 from qmoe_core.measure.bench import BenchReport
+from qmoe_core.runtime import typed
 from qmoe_core.runtime.store import unfinished
 
 REFERENCE = "reference-path.json"
@@ -104,7 +105,7 @@ def read(data: bytes, name: str) -> BenchReport:
     if len(data) > MAX_BYTES:
         raise UserError(f"{name}: {wanted}, of at most {MAX_BYTES:,} bytes")
     try:
-        checked = msgspec.json.decode(data, type=_ResultFile)
+        checked = typed.decode(data, _ResultFile)
         document: Any = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{name}: {wanted} ({error})") from None

@@ -18,6 +18,7 @@ import msgspec
 from qmoe_core.errors import Cancelled, ConfigError, StoreError, UserError
 from qmoe_core.paper import features, latency, protocol, quantisation, routing, statistics
 from qmoe_core.paper.claim import GROUNDS, HOLDS, VERDICTS, Claim, Figures, Materials, Ruling, Verdict
+from qmoe_core.runtime import typed
 from qmoe_core.runtime.store import Store
 from qmoe_core.runtime.system import processor
 
@@ -181,7 +182,7 @@ def latest(store: Store | None = None) -> dict[int, Finding]:
         if claim is None:
             continue
         try:
-            figures = msgspec.convert(kept["figures"], Figures)
+            figures = typed.convert(kept["figures"], Figures)
             ruling = claim.judge(figures.values)
         except (KeyError, msgspec.ValidationError):
             continue

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import msgspec
 
 from qmoe_core.errors import StoreError
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 from qmoe_core.runtime.files import named
 from qmoe_core.runtime.requests import Request
 from qmoe_core.runtime.store import Store
@@ -209,7 +209,7 @@ def events(name: str, after: int = 0, store: Store | None = None) -> tuple[list[
     found = []
     for line in whole.splitlines():
         with contextlib.suppress(msgspec.DecodeError):  # a process was killed in the middle of a line
-            found.append(msgspec.json.decode(line, type=dict[str, Any]))
+            found.append(typed.decode(line, dict[str, Any]))
     return found, after + len(whole)
 
 
@@ -304,7 +304,7 @@ def _log(folder: Path, last: int) -> str:
 
 
 def load(path: Path) -> Record:
-    return msgspec.json.decode(system.content(path, RECORD_BYTES), type=Record)
+    return typed.decode(system.content(path, RECORD_BYTES), Record)
 
 
 def write(path: Path, document: object) -> None:

@@ -28,7 +28,7 @@ import msgspec
 
 from qmoe_core import __version__
 from qmoe_core.errors import StoreError
-from qmoe_core.runtime import system
+from qmoe_core.runtime import system, typed
 from qmoe_core.runtime.store import BESIDE, VISITORS, Store
 from qmoe_core.runtime.store.entry import (
     HEADER,
@@ -312,7 +312,7 @@ def _checked(path: Path, archive: zipfile.ZipFile, progress: Progress | None) ->
         if member.compress_type != zipfile.ZIP_STORED:  # a few bytes could become gigabytes
             raise StoreError(f"{path}: {member.filename!a} is compressed, which nothing in a backup is")
     try:
-        manifest = msgspec.json.decode(archive.read(MANIFEST), type=_BackupManifest)
+        manifest = typed.decode(archive.read(MANIFEST), _BackupManifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{path}: its {MANIFEST} cannot be read ({error})") from None
     if manifest.format != FORMAT or manifest.version != VERSION:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from qmoe_core.config import fingerprint
 from qmoe_core.errors import StoreError
+from qmoe_core.runtime import typed
 
 SCHEMA = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -314,13 +315,13 @@ def decode(raw: bytes, kind: str, key: str, place: Place) -> StoreEntry:
         OtherVersion: it has a schema that cannot be read here.
     """
     try:
-        schema = msgspec.json.decode(raw, type=_Outline).body.schema
+        schema = typed.decode(raw, _Outline).body.schema
         if schema != SCHEMA and schema not in MIGRATIONS:
             raise OtherVersion(schema)
-        header = msgspec.json.decode(raw, type=_EntryHeader)
+        header = typed.decode(raw, _EntryHeader)
         if checksum(header.body) != header.sha256:
             raise Damaged(f"{HEADER} does not match its checksum")
-        body = msgspec.convert(_migrated(header.body), _Body)
+        body = typed.convert(_migrated(header.body), _Body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"{HEADER} cannot be read: {error}") from None
     if body.key != key or fingerprint(body.fields) != key or body.kind != kind:
