@@ -53,6 +53,8 @@ def page() -> None:
         st.subheader(title, anchor=False)
         for claim in listed:
             the_claim(claim, findings.get(claim.id), job)
+    with st.expander("Statements that no check here can test"):
+        st.markdown(claims_views.untested())
 
 
 page()

@@ -11,8 +11,9 @@ from typing import Any
 
 from dashboard.views.tables import Column
 from qmoe_core.numbers import NBSP
-from qmoe_core.paper.claim import GROUNDS, HOLDS, Claim
-from qmoe_core.paper.claims import Finding, tally
+from qmoe_core.paper.claim import Claim
+from qmoe_core.paper.claims import HEADINGS, Finding, heading, tally
+from qmoe_core.paper.untested import STATEMENTS
 
 UNCHECKED = "unchecked"
 STATES = {
@@ -96,10 +97,9 @@ def summary(claims: Sequence[Claim], findings: Findings) -> str:
 
 def grouped(claims: Sequence[Claim], findings: Findings) -> dict[str, list[Claim]]:
     """Claims by heading: what holds first, then by what the statement is compared with; no empty headings."""
-    groups: dict[str, list[Claim]] = {HOLDS: [], **{title: [] for title in GROUNDS.values()}}
+    groups: dict[str, list[Claim]] = {title: [] for title in HEADINGS}
     for claim in claims:
-        holds = state(claim, findings) == "holds"
-        groups[HOLDS if holds else GROUNDS[claim.ground]].append(claim)
+        groups[heading(claim, state(claim, findings))].append(claim)
     return {title: listed for title, listed in groups.items() if listed}
 
 
@@ -135,6 +135,11 @@ def card(claim: Claim, finding: Finding | None) -> str:
 def _text(text: str) -> str:
     """Escaped, and a figure on the same line as its per cent."""
     return escape(text).replace(" %", f"{NBSP}%")
+
+
+def untested() -> str:
+    """The statements that no check here can test, in Markdown, each with what a test would take."""
+    return "\n".join(f"- {one.statement} ({one.source}) *It would take {one.needs}.*" for one in STATEMENTS)
 
 
 def document(findings: Sequence[Finding]) -> list[dict[str, Any]]:

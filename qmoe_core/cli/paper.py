@@ -75,6 +75,7 @@ def reproduce(arguments: Arguments) -> int:
 @json_option
 def claims(arguments: Arguments) -> int:
     from qmoe_core.paper import claims as checks
+    from qmoe_core.paper.untested import STATEMENTS
     from qmoe_core.runtime.executor import Context
     from qmoe_core.runtime.requests import Claims
     from qmoe_core.runtime.store import Store
@@ -94,6 +95,10 @@ def claims(arguments: Arguments) -> int:
             verdict = finding.ruling.verdict.replace("-", " ")
             print(f"{finding.claim.id:4}. {finding.claim.claim} [{finding.claim.source}]")
             print(f"      {verdict}: {finding.ruling.ours} {finding.ruling.why}\n")
+    if only is None:
+        print(f"Statements that no check here can test: {len(STATEMENTS)}\n")
+        for one in STATEMENTS:
+            print(f"      {one.statement} [{one.source}] It would take {one.needs}.\n")
     count = checks.tally(findings)
     print(
         f"{len(findings)} claims: {count['holds']} hold, {count['does-not-hold']} do not, "

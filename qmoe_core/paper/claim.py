@@ -42,6 +42,8 @@ GROUNDS: dict[Ground, str] = {
 """What a check compares the statement with; each title, in the order of reading."""
 HOLDS = "What holds"
 """The title above all statements that hold; it is read first."""
+NOT_TESTABLE = "Could not be tested here"
+"""The title above statements whose check found no figures, and above `untested.STATEMENTS`; read last."""
 
 COMMIT = "public code, commit dfbb02c (later versions exist and were not examined)"
 

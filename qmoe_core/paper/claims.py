@@ -15,9 +15,21 @@ from typing import Any
 
 import msgspec
 
+from qmoe_core import __version__
 from qmoe_core.errors import Cancelled, ConfigError, StoreError, UserError
 from qmoe_core.paper import features, latency, protocol, quantisation, routing, statistics
-from qmoe_core.paper.claim import GROUNDS, HOLDS, VERDICTS, Claim, Figures, Materials, Ruling, Verdict
+from qmoe_core.paper.claim import (
+    GROUNDS,
+    HOLDS,
+    NOT_TESTABLE,
+    VERDICTS,
+    Claim,
+    Figures,
+    Materials,
+    Ruling,
+    Verdict,
+)
+from qmoe_core.paper.untested import STATEMENTS
 from qmoe_core.runtime import typed
 from qmoe_core.runtime.store import Store
 from qmoe_core.runtime.system import processor
@@ -190,41 +202,62 @@ def latest(store: Store | None = None) -> dict[int, Finding]:
     return found
 
 
+HEADINGS = (HOLDS, *GROUNDS.values(), NOT_TESTABLE)
+"""Of the groups, in the order of reading."""
+
+
+def heading(claim: Claim, verdict: str | None) -> str:
+    """The group of a claim: what holds, what could not be tested, else what it was compared with."""
+    return {"holds": HOLDS, "not-testable": NOT_TESTABLE}.get(verdict or "", GROUNDS[claim.ground])
+
+
 def grouped(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
-    """Findings by heading: what holds first, then by what the statement was compared with."""
-    groups: dict[str, list[Finding]] = {HOLDS: [], **{title: [] for title in GROUNDS.values()}}
+    """Findings by heading; no empty ones."""
+    groups: dict[str, list[Finding]] = {title: [] for title in HEADINGS}
     for finding in findings:
-        holds = finding.ruling.verdict == "holds"
-        groups[HOLDS if holds else GROUNDS[finding.claim.ground]].append(finding)
+        groups[heading(finding.claim, finding.ruling.verdict)].append(finding)
     return {title: found for title, found in groups.items() if found}
 
 
 def markdown(findings: Sequence[Finding]) -> str:
     """Findings as a document for the authors: how it was tested, what came out, what would change it."""
     count = tally(findings)
+    groups = grouped(findings)
     lines = [
         "# Statements of “Uncertainty Makes It Stable”, recomputed",
         "",
-        f"{len(findings)} statements of the paper and its public code were tested: {count['holds']} hold, "
-        f"{count['does-not-hold']} do not, {count['not-testable']} could not be tested. A verdict is about "
-        "the sentence that is quoted, not about the work as a whole. Corrections are welcome.",
+        "Thank you for publishing the tables in full and the code with them: without both, nothing here "
+        "could have been checked.",
+        "",
+        f"{len(findings)} statements of the paper and its public code were tested with qmoe lab "
+        f"{__version__}: {count['holds']} hold, {count['does-not-hold']} do not, {count['not-testable']} "
+        "could not be tested. A verdict is about the sentence beside it, not about the work as a whole, and "
+        "says what would change it. `qmoe claims --only NUMBER` runs a check again. Corrections are "
+        "welcome, of the checks too.",
     ]
-    for title, found in grouped(findings).items():
-        lines += ["", f"## {title}"]
+    for title in HEADINGS:
+        found = groups.get(title, [])
+        if found or title == NOT_TESTABLE:
+            lines += ["", f"## {title}"]
         for finding in found:
-            claim, ruling = finding.claim, finding.ruling
-            basis = finding.figures.basis if finding.figures else "nothing"
-            lines += [
-                "",
-                f"### {claim.id}. {claim.claim}",
-                "",
-                f"- **Where:** {claim.source}. Printed: {claim.paper}",
-                f"- **Tested:** {claim.test} ({basis})",
-                f"- **Came out:** {ruling.ours}",
-                f"- **Verdict:** {ruling.verdict.replace('-', ' ')}. {ruling.why}",
-                f"- **What would change it:** {claim.turns}",
-            ]
+            lines += ["", *_section(finding)]
+    lines += ["", *(f"- {one.statement} ({one.source}) It would take {one.needs}." for one in STATEMENTS)]
     return "\n".join(lines) + "\n"
+
+
+def _section(finding: Finding) -> list[str]:
+    """One finding of that document."""
+    claim, ruling = finding.claim, finding.ruling
+    basis = finding.figures.basis if finding.figures else "nothing"
+    return [
+        f"### {claim.id}. {claim.claim}",
+        "",
+        f"- **Where:** {claim.source}. Printed: {claim.paper}",
+        f"- **Tested:** {claim.test} ({basis})",
+        f"- **Came out:** {ruling.ours}",
+        f"- **Verdict:** {ruling.verdict.replace('-', ' ')}. {ruling.why}",
+        f"- **What would change it:** {claim.turns}",
+    ]
 
 
 def tally(findings: Iterable[Finding]) -> dict[Verdict, int]:

@@ -219,6 +219,7 @@ def _learned(m: Materials) -> Figures:
         )
     }
     values = {kind: scale_deviation(network.hidden[0]) for kind, network in networks.items()}
+    values |= {f"{kind}_zeros": moved_zeros(network.hidden[0]) for kind, network in networks.items()}
     values |= {
         "parameters_more": _table7("BitNet-Base", "params") - _table7("Q4-Base", "params"),
         "channels": float(CHANNELS),
@@ -245,17 +246,31 @@ def scale_deviation(layer: Any) -> float:
     return min(float(np.abs(scale / np.maximum(one, 1e-12) - 1.0).mean()) for one in computed)
 
 
+def moved_zeros(layer: Any) -> float:
+    """Share of weights that are zero, or are not, other than a threshold of 0.05 of the mean |W| would say.
+
+    Args:
+        layer: as for `scale_deviation`.
+    """
+    weight, effective = (t.detach().numpy() for t in (layer.weight, layer.effective_weight()))
+    size = np.abs(weight - weight.mean(axis=1, keepdims=True))
+    expected = size >= reference.TERNARY_THRESHOLD * size.mean(axis=1, keepdims=True)
+    return float(((effective != 0.0) != expected).mean())
+
+
 def _judge_learned(v: Values) -> Ruling:
     ours = (
         f"After a training the scales of the code’s layer are those computed of its weights, to "
-        f"{percent(v['theirs'], 2)}; those of a layer that learns them are {percent(v['ours'], 1)} away. "
+        f"{percent(v['theirs'], 2)}, and its zeros are those below 0.05 of the mean |W|, but for "
+        f"{percent(v['theirs_zeros'], 2)} of the weights; a layer that learns both is "
+        f"{percent(v['ours'], 1)} and {percent(v['ours_zeros'], 1)} away. "
         f"Table 7 cannot tell: BitNet has {v['parameters_more']:,.0f} parameters more than Q4, as ours would "
         f"by the same count, which leaves out {2 * v['channels']:,.0f} learned numbers."
     )
     return ruling(
-        v["theirs"] > 1e-3,
+        v["theirs"] > 1e-3 and v["theirs_zeros"] > 1e-3,
         ours,
-        "The scale of a trained layer is another one than its weights give.",
+        "Scale and zeros of a trained layer are others than its weights give.",
         "At this commit threshold (a fixed share of the mean |W|) and scale (the mean above it) are computed "
         "of the weights, and the activations are ternarised as well; neither is learned beside them.",
     )
@@ -479,10 +494,10 @@ CLAIMS = (
         "code",
         "BitNet’s threshold is learned, and so is its scale for each channel.",
         f"§3.2, Eq. 3; §4.3; {COMMIT}",
-        "Train the code’s layer and one that learns both, and compare their scales with what is computed of "
-        "the weights; see whether Table 7 could tell.",
+        "Train the code’s layer and one that learns both, and compare their scales and zeros with what is "
+        "computed of the weights; see whether Table 7 could tell.",
         "“τ is a learned threshold”; 1,211,122 parameters, as Q4",
-        "A trained layer whose scale differs from the value computed of its weights.",
+        "A trained layer whose scale and zeros differ from what is computed of its weights.",
         "experiment",
         _learned,
         _judge_learned,

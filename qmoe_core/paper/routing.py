@@ -133,7 +133,9 @@ def _judge_interim(v: Values) -> Ruling:
         ours,
         "With some α another expert leads.",
         "One factor for all experts cancels when the routing is renormalised, and a temperature keeps the "
-        "order of the experts: with top-1 routing neither can ever choose another one.",
+        "order of the experts: with top-1 routing neither can ever choose another one. The authors’ own "
+        "comment in a later version says so of the first, and that version has further ways of routing, "
+        "which were not examined.",
     )
 
 

@@ -66,8 +66,15 @@ def train_anew(
     seed: int = 0,
     kind: Callable[[str, int, int, ExpertConfig], ExpertNetwork] | None = None,
     name: str = "fp32",
+    *,
+    last_bit: bool = False,
 ) -> Fit:
-    """The training itself; `kind` builds another network than the lab's own of that format."""
+    """The training itself.
+
+    Args:
+        kind: builds another network than the lab's own of that format.
+        last_bit: whether every input is the next larger float32, as if another processor had rounded it.
+    """
     from qmoe_core.experts.network import ExpertNetwork
     from qmoe_core.training.fit import Scaler, fit
     from qmoe_core.training.loop import reproducible
@@ -76,5 +83,8 @@ def train_anew(
     scaler = Scaler.of(z[train])
     with reproducible(seed):
         network = (kind or ExpertNetwork)(name, z.shape[1], len(m.bundle.classes), SHORT)
-    watched = scaler(z[test]), y[test]
-    return fit(network, scaler(z[train]), y[train], SHORT, seed=seed, epochs=EPOCHS, held_out=watched)
+    z = scaler(z)
+    if last_bit:
+        z = np.nextafter(z, np.float32(np.inf))
+    watched = z[test], y[test]
+    return fit(network, z[train], y[train], SHORT, seed=seed, epochs=EPOCHS, held_out=watched)

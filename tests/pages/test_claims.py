@@ -16,6 +16,7 @@ from qmoe_core.errors import StoreError
 from qmoe_core.paper import claims
 from qmoe_core.paper.claim import ClaimFigure, Series
 from qmoe_core.paper.claims import BY_ID, CLAIMS, Finding
+from qmoe_core.paper.untested import STATEMENTS
 from qmoe_core.runtime import jobs
 from qmoe_core.runtime.store import Store
 
@@ -67,6 +68,7 @@ def test_the_first_visit_checks_what_needs_no_experiment() -> None:
     assert any(f"Run the {len(EXPERIMENTS)} experiments" in button.label for button in app.button)
     assert len(claims.latest()) == len(CLAIMS) - len(EXPERIMENTS)
     assert not app.query_params
+    assert all(one.statement in said and one.needs.split("`")[0] in said for one in STATEMENTS)
 
 
 @pytest.mark.usefixtures("kept")
