@@ -38,6 +38,9 @@ from qmoe_core.cli.common import (
 @click.option("--config", metavar="FILE", help="TOML file, of the lab’s own training")
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="as for train")
 @click.option("--fresh", is_flag=True, help="measure again what was measured here before")
+@click.option(
+    "--published", metavar="DIR", help="result files of the paper’s code, to check the printed values against"
+)
 @scheduler_option
 @json_option
 def reproduce(arguments: Arguments) -> int:
@@ -58,6 +61,7 @@ def reproduce(arguments: Arguments) -> int:
         seeds=arguments.seeds,
         workers=arguments.workers,
         fresh=arguments.fresh,
+        published=arguments.published,
         progress=ProgressBar,
     )
     if arguments.json:

@@ -90,6 +90,12 @@ def layers(network: Network, x: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
+def operations(network: Network, shape: tuple[int, ...]) -> int:
+    """Multiplications and additions of a whole network for a spectrogram of [bands, frames]."""
+    sizes = dict(_sizes(network, shape))
+    return sum(2 * sizes[layer.name][1] * layer.matrix.size for layer in network.layers)
+
+
 def stored_bytes(layer: ConvLayer) -> int:
     """Of a layer in a file: packed weights, scales and biases."""
     if layer.format == "float":

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 KIND = "experts"
 ROUTER_KIND = "routers"
 JOINT_KIND = "joint-mixtures"
+FOUND = "found in the store"
+"""What progress says of tasks that were finished before."""
 Model = TypeVar("Model")
 
 
@@ -254,7 +256,7 @@ def train_experts(
             keep(task, _result(task, entry, cached=True))
     done, total = len(found), len(found) + len(missing)
     if done:
-        show(done, total, "found in the store")
+        show(done, total, FOUND)
     for index, result in context.run(partial(run_task, root=store.address), missing, observed=True):
         keep(missing[index], result)
         done += 1
@@ -602,14 +604,19 @@ def joint_tasks_of(
     return [JointTask(subject, tuple(experts), split, config) for split in splits_of(subject, config, seeds)]
 
 
+def joint_title(experts: Sequence[str]) -> str:
+    """Title of the progress of a mixture's joint training."""
+    return "joint " + "+".join(experts)
+
+
 def train_joint(
     subject: Subject, experts: Sequence[str], config: Config, seeds: Sequence[int], context: Context
 ) -> list[MixtureResult]:
     """Mixtures whose experts and router learn together; arguments as `train_experts`."""
     tasks = joint_tasks_of(subject, experts, config, seeds)
-    title = "joint " + "+".join(experts)
     found: dict[int, MixtureResult] = {}
-    run = context.run(partial(run_joint, root=context.store.address), tasks, title, observed=True)
+    work = partial(run_joint, root=context.store.address)
+    run = context.run(work, tasks, joint_title(experts), observed=True)
     for index, result in run:
         found[index] = result
         told = {"f1": result.f1[0], "seconds": result.seconds}

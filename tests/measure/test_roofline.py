@@ -21,6 +21,7 @@ def test_operations_and_bytes_follow_the_shapes() -> None:
     assert pointwise["operations"] == 2 * pixels * inputs * outputs
     assert pointwise["bytes"] == 4 * (inputs * outputs + outputs + pixels * (inputs + outputs))
     assert all(one["us"] > 0 for one in found)
+    assert roofline.operations(network, x.shape) == sum(one["operations"] for one in found)
 
 
 def test_stored_bytes_add_up_to_the_file() -> None:

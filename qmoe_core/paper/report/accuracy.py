@@ -229,11 +229,16 @@ def difference(
     F1 is the mean over folds and seeds, as in the tables. Recordings are drawn with replacement, with all of
     their clips: what a classifier says of clips of one recording is not independent.
     """
-    draws, member = resample_groups(a.sources, resamples)
-    every = np.concatenate([np.ones((1, draws.shape[1])), draws])
-    values = _weighted_f1(a, name, every, member) - _weighted_f1(b, other or name, every, member)
+    values = f1_draws(a, name, resamples=resamples) - f1_draws(b, other or name, resamples=resamples)
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return Interval(float(values[0]), float(low), float(high))
+
+
+def f1_draws(scores: Scores, name: str, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """F1 as in the tables, then that of each bootstrap sample of recordings: float64 [1 + resamples]."""
+    draws, member = resample_groups(scores.sources, resamples, seed)
+    every = np.concatenate([np.ones((1, draws.shape[1])), draws])
+    return _weighted_f1(scores, name, every, member)
 
 
 def _weighted_f1(scores: Scores, name: str, draws: np.ndarray, member: np.ndarray) -> np.ndarray:

@@ -94,6 +94,24 @@ def histogram(edges: np.ndarray, counts: Sequence[np.ndarray], axis: str, *, ser
     return _drawn(scale, height, axis, series, bars=bars, heights=heights)
 
 
+def curves(lines: Sequence[tuple[np.ndarray, np.ndarray]], axis: str, *, series: Sequence[str]) -> str:
+    """Lines over one horizontal axis; the vertical one goes from 0 to 1.
+
+    Args:
+        lines: x and y of up to three series, [points] each, x rising.
+    """
+    ends = [float(x[place]) for x, _ in lines for place in (0, -1)] or [0.0, 1.0]
+    scale, height = _Scale(min(ends), max(ends), False, left=60), 320
+    floor = height - BOTTOM
+    span = floor - TOP
+    paths = [
+        (name, " ".join(f"{scale(a):.1f},{floor - b * span:.1f}" for a, b in zip(x, y, strict=True)))
+        for name, (x, y) in zip(_CLASSES, lines, strict=False)
+    ]
+    heights = [(floor - part * span + 4, f"{part:g}") for part in (0.0, 0.5, 1.0)]
+    return _drawn(scale, height, axis, series, lines=paths, heights=heights)
+
+
 @dataclass(frozen=True)
 class _Scale:
     low: float
@@ -135,7 +153,7 @@ def _drawn(scale: _Scale, height: int, axis: str, series: Sequence[str], **shape
     for name, text in zip(_CLASSES, series, strict=False):
         legend.append((name, x, text))
         x += 34 + 7 * len(text)
-    nothing = {"marks": (), "labels": (), "bars": (), "heights": (), "line_at": None}
+    nothing = {"marks": (), "labels": (), "bars": (), "heights": (), "lines": (), "line_at": None}
     return render(
         "figure.svg.j2",
         style=_STYLE,

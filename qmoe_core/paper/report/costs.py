@@ -34,7 +34,8 @@ class Effort:
 
     Attributes:
         calls: timed calls of each contestant; processes: fresh processes for each peak of memory.
-        energy_repetitions: blocks of 10 s for each contestant; 0 takes the power of one block for all.
+        energy_repetitions: blocks of 10 s for each contestant; 0, or a machine without an energy meter,
+            takes the power of one block for all.
         country: of the grid, three letters.
     """
 
@@ -46,6 +47,8 @@ class Effort:
 
 EMBEDDINGS = 30
 """Timed calls of an embedder."""
+MODELLED = "modelled"
+"""What codecarbon's figures are called where the machine has no energy meter."""
 QUICK = Effort(calls=1000, processes=1, energy_repetitions=0)
 
 
@@ -91,7 +94,7 @@ class Costs:
         embedding_us: median time of the embedder for 5 s of sound, waveform to embedding; None where it is
             not known how the embeddings were computed.
         energies: of one inference, from the waveform where the embedder is known.
-        training_kw: power of one training process, for Table 6.
+        training_kw: power of one training process, for Table 6; serving_kw: of one that serves.
         how: in words, how energies came about; environment: of the latency run.
     """
 
@@ -103,6 +106,7 @@ class Costs:
     energies: Mapping[str, Energy]
     embedding_us: float | None
     training_kw: float
+    serving_kw: float
     grid_g_per_kwh: float
     source: str
     how: str
@@ -144,7 +148,7 @@ def measure(served: Served, effort: Effort, context: Context, *, fresh: bool = F
     if name := served.embedder:
         embedding_us = kept("embedding", {"embedder": name}, lambda: _embedding(name)).metadata["p50_us"]
     before = power["serving_kw"] * (embedding_us or 0.0)
-    if effort.energy_repetitions:
+    if effort.energy_repetitions and power["source"] != MODELLED:
         settings = {"repetitions": effort.energy_repetitions, "country": effort.country}
         blocks = kept("energy", settings, lambda: _blocks(loaded(), effort, show("energy"), cancelled))
         blocks = blocks.metadata["blocks"]
@@ -152,6 +156,7 @@ def measure(served: Served, effort: Effort, context: Context, *, fresh: bool = F
     else:
         blocks = {name: [power["serving_kw"] * row["p50_us"]] for name, row in rows.items()}
         how = f"median time × the power of one block of {energy.MIN_BLOCK_S:g} s (fp32 expert running)"
+        # Without a meter power is a constant, and a block of each would only measure the time once more.
     energies = {
         name: _energy([before + one for one in found], grid, power["source"])
         for name, found in blocks.items()
@@ -169,6 +174,7 @@ def measure(served: Served, effort: Effort, context: Context, *, fresh: bool = F
         energies=energies,
         embedding_us=embedding_us,
         training_kw=power["training_kw"],
+        serving_kw=power["serving_kw"],
         grid_g_per_kwh=grid,
         source=power["source"],
         how=how,

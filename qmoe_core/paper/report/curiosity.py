@@ -143,7 +143,7 @@ def curiosity(studies: Sequence[Study], alpha: float) -> Section:
             f"{bonus:.3f} for 95 % of them. As a sign of error the disagreement has an AUROC of {found:.3f} "
             f"({int(wrong.sum())} errors)."
         )
-        figures += [_histogram(study, epistemic, wrong), _classes(study, epistemic, wrong)]
+        figures += [_histogram(study, epistemic, wrong), _classes(study, epistemic)]
         for label, name in enumerate(scores.classes):
             own = scores.labels == label
             rows.append(
@@ -207,31 +207,43 @@ def _histogram(study: Study, epistemic: np.ndarray, wrong: np.ndarray) -> Figure
     counts = [np.histogram(inside[part], edges)[0] for part in (~wrong, wrong)]
     svg = charts.histogram(edges, counts, "disagreement, nats", series=("right", "wrong"))
     return Figure(
-        f"curiosity-histogram-{_slug(study.name)}",
+        f"curiosity-histogram-{slug(study.name)}",
         svg,
         f"How many clips of {study.name} (× seeds) have which disagreement, {SHOWN}, out of fold; the last "
         "bar holds all above it.",
     )
 
 
-def _classes(study: Study, epistemic: np.ndarray, wrong: np.ndarray) -> Figure:
+def _classes(study: Study, epistemic: np.ndarray) -> Figure:
     scores = study.tables
+    labels = np.broadcast_to(scores.labels, epistemic.shape)
+    return Figure(
+        f"curiosity-classes-{slug(study.name)}",
+        by_class(scores.classes, labels.ravel(), epistemic.ravel()),
+        f"Disagreement by class of {study.name}, {SHOWN}: median and middle half of the clips, out of fold"
+        + ("; the thirty classes of largest mean." if len(scores.classes) > 30 else "."),
+    )
+
+
+def by_class(classes: Sequence[str], labels: np.ndarray, epistemic: np.ndarray) -> str:
+    """Median and middle half of some clips' disagreement for each class that they have, as a figure.
+
+    Args:
+        labels: int [n]; epistemic: nats, [n].
+    """
     rows = []
-    for label, name in enumerate(scores.classes):
-        own = epistemic[:, scores.labels == label]
-        low, high = np.quantile(own, [0.25, 0.75])
-        rows.append((name, [charts.Mark(float(np.median(own)), float(low), float(high))], float(own.mean())))
+    for label, name in enumerate(classes):
+        own = epistemic[labels == label]
+        if own.size:
+            low, high = np.quantile(own, [0.25, 0.75])
+            mark = charts.Mark(float(np.median(own)), float(low), float(high))
+            rows.append((name, [mark], float(own.mean())))
     rows.sort(key=lambda row: -row[2])
-    svg = charts.intervals(
+    return charts.intervals(
         [row[:2] for row in rows[:30]], "disagreement, nats: median and middle half of clips"
     )
-    return Figure(
-        f"curiosity-classes-{_slug(study.name)}",
-        svg,
-        f"Disagreement by class of {study.name}, {SHOWN}: median and middle half of the clips, out of fold"
-        + ("; the thirty classes of largest mean." if len(rows) > 30 else "."),
-    )
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as part of a file's name."""
     return "".join(sign if sign.isalnum() else "-" for sign in name.lower())

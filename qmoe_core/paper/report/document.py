@@ -118,6 +118,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class ReportFile:
+    """A file of its own beside the report, which does not show it.
+
+    Attributes:
+        name: its place in the folder; title: what it is; text: what is in it.
+        listed: whether the report names it under its section.
+    """
+
+    name: str
+    title: str
+    text: str
+    listed: bool = True
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report.
 
@@ -125,7 +140,7 @@ class Section:
         paragraphs: plain text.
         ours, paper: the table from our runs, and the paper's printed one beside it.
         more: further tables; figures: in order.
-        large: tables that are written as files and not shown.
+        large: tables that are written as files and not shown; files: others, as they are.
     """
 
     id: str
@@ -136,6 +151,7 @@ class Section:
     more: tuple[ReportTable, ...] = ()
     figures: tuple[Figure, ...] = ()
     large: tuple[ReportTable, ...] = ()
+    files: tuple[ReportFile, ...] = ()
 
     @property
     def pair(self) -> tuple[ReportTable, ...]:

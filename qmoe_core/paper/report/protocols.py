@@ -11,13 +11,13 @@ A finished trial is one entry in the store (kind `trials`), under the addresses 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from qmoe_core.bundles import Bundle
-from qmoe_core.config import Config, fingerprint, to_dict
+from qmoe_core.config import Config, RouterConfig, fingerprint, to_dict
 from qmoe_core.datasets import splits
 from qmoe_core.evaluation.classification import weighted_f1
 from qmoe_core.routing import mixing
@@ -29,6 +29,8 @@ from qmoe_core.training import crossval
 from qmoe_core.training.crossval import MixtureResult, Subject
 
 KIND = "trials"
+HOLDS = "what was said, and logits"
+"""What an entry of a trial has; an entry that was kept with less is made again from its tasks."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Trial:
         """In words, such as `official folds, epoch by inner-validation`."""
         evaluation = self.config.evaluation
         return f"{evaluation.protocol} folds, epoch by {evaluation.selection}"
+
+    @property
+    def title(self) -> str:
+        """Of the progress of its experts' training."""
+        return f"training, {self.protocol}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,9 @@ class Scores:
         processors: of the machines that trained them.
         last: F1 of the last epoch on the test fold by name, [S × F]: best-on-test trials only.
         curious: by mixture.
+        logits: of every expert, float64 [S, n, C].
+        mixed: what experts and router of a mixture said of every clip, [S, n, …], from which any α follows;
+            without MC-dropout passes; router: the settings that it is mixed with.
         leaking: recordings with clips on both sides of a fold; test_share: test clips over training clips.
     """
 
@@ -96,6 +106,9 @@ class Scores:
     curious: Mapping[str, Curious]
     leaking: int
     test_share: float
+    logits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    mixed: Mapping[str, Outputs] = field(default_factory=dict)
 
     def f1(self, name: str) -> np.ndarray:
         """Weighted F1 of each seed and fold, float64 [S, F]."""
@@ -121,6 +134,7 @@ def train(
     store, tasks = context.store, crossval.tasks_of(subject, trial.experts, trial.config, trial.seeds)
     key = {
         "what": "trial",
+        "holds": HOLDS,
         "tasks": fingerprint([task.key for task in tasks]),
         "mixtures": [list(names) for names in trial.mixtures],
         "config": to_dict(trial.config),
@@ -134,7 +148,7 @@ def train(
             trial.config,
             trial.seeds,
             context,
-            f"training, {trial.protocol}",
+            trial.title,
         )
         mixed: list[MixtureResult] = []
         for names in trial.mixtures:
@@ -177,7 +191,7 @@ def _gather(
             predicted[names.index(result.expert), at, result.test] = result.logits.argmax(axis=1)
             parameters[result.expert] = result.parameters
             seconds.setdefault(result.expert, []).append(result.seconds)
-    tensors: dict[str, np.ndarray] = {"predicted": predicted, "folds": folds}
+    tensors = {"predicted": predicted, "folds": folds} | _said(trial, subject, results, mixed)
     for result in mixed:
         at, title = place[result.split.seed], "+".join(result.experts)
         settings = Settings.of(trial.config.router, result.experts)
@@ -203,6 +217,25 @@ def _gather(
         "leaking": splits.leaking_sources(made, subject.sources),
         "test_share": float(np.mean([len(fold.test) / len(fold.train) for fold in made])),
     }
+
+
+def _said(
+    trial: Trial, subject: Subject, results: Sequence[crossval.FoldResult], mixed: Sequence[MixtureResult]
+) -> dict[str, np.ndarray]:
+    """Logits of every expert, and those of every mixture's experts and router, float32 [..., S, n, …]."""
+    shape = len(trial.seeds), len(subject.labels)
+    logits = np.zeros((len(trial.experts), *shape, len(subject.classes)), np.float32)
+    for result in results:
+        if result.expert in trial.experts:
+            at = trial.seeds.index(result.split.seed)
+            logits[trial.experts.index(result.expert), at, result.test] = result.logits
+    tensors: dict[str, np.ndarray] = {"logits": logits}
+    for result in mixed:
+        at, title = trial.seeds.index(result.split.seed), "+".join(result.experts)
+        for part, value in (("logits", result.outputs.logits), ("router", result.outputs.router)):
+            empty = np.zeros((*shape, *value.shape[1:]), np.float32)
+            tensors.setdefault(f"{part}.{title}", empty)[at, result.test] = value
+    return tensors
 
 
 def _scores(
@@ -234,7 +267,16 @@ def _scores(
         },
         leaking=metadata["leaking"],
         test_share=metadata["test_share"],
+        logits=dict(zip(trial.experts, tensors["logits"].astype(np.float64), strict=True)),
+        router=trial.config.router,
+        mixed={title: _outputs(tensors, title, names) for title, names in titles.items()},
     )
+
+
+def _outputs(tensors: Mapping[str, np.ndarray], title: str, names: tuple[str, ...]) -> Outputs:
+    """What was kept of a mixture, as something to mix again."""
+    router = tensors[f"router.{title}"].astype(np.float64)
+    return Outputs(names, tensors[f"logits.{title}"].astype(np.float64), router, router[None])
 
 
 def subject_of(bundle: Bundle) -> Subject:
@@ -288,6 +330,8 @@ def as_judged(trial: Trial, bundle: Bundle, subject: Subject) -> Scores:
             f"{part}.{title}": getattr(curious, part)[None]
             for part in ("disagreement", "epistemic", "router_variance")
         }
+        tensors |= {f"logits.{title}": part.logits[None], f"router.{title}": part.router[None]}
+    tensors["logits"] = np.moveaxis(outputs.of(trial.experts).logits, 1, 0)[:, None]
     tensors["predicted"] = np.stack(list(predicted.values()))[:, None]
     metadata = {
         "names": list(predicted),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import msgspec
 
 from qmoe_core import __version__, bundles, datasets, embedders
 from qmoe_core.config import Config, fingerprint, load, to_dict
+from qmoe_core.datasets.manifest import Manifest
 from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.engine import from_tensors
 from qmoe_core.errors import ConfigError
@@ -20,16 +21,23 @@ from qmoe_core.numbers import listed, signed
 from qmoe_core.paper.report import (
     accuracy,
     appendix,
+    code_files,
+    contents,
     cost_tables,
     costs,
     curiosity,
     inference,
+    mixtures,
+    operations,
+    printed,
     protocols,
+    roc,
     ternary,
     writing,
 )
 from qmoe_core.paper.report.costs import Effort, Loaded, Served
 from qmoe_core.paper.report.document import ReportDocument, Section
+from qmoe_core.paper.report.progress import WholeRun, work_of
 from qmoe_core.paper.report.protocols import Trial
 from qmoe_core.paper.report.study import (
     MIXTURES,
@@ -122,6 +130,7 @@ def reproduce(
     workers: int = 0,
     fresh: bool = False,
     effort: Effort | None = None,
+    published: Path | str | None = None,
     store: Store | None = None,
     progress: Callable[[str], Progress] = silent,
     cancelled: Callable[[], bool] | None = None,
@@ -140,6 +149,7 @@ def reproduce(
         workers: processes that train; 0 is one for each core.
         fresh: measure again what is kept.
         effort: how long to measure.
+        published: folder with the result files of the paper's code, to check the printed values against.
         progress: makes a progress display from a title; cancelled: asked between tasks.
 
     Raises:
@@ -153,18 +163,59 @@ def reproduce(
     count = seeds if seeds is not None else 1 if quick else FULL_SEEDS
     numbers = tuple(seeds_of(config, count))
     plan = ReproductionPlan(quick, preset, config, numbers, effort or (costs.QUICK if quick else Effort()))
+    files = printed.published(published)
     context = Context(store or Store(), progress=progress, cancelled=cancelled).with_workers(workers)
     if quick and not names:
         studies = [_of_bundle(bundles.load(), plan, context, fresh)]
     else:
-        studies = [
-            _of_dataset(name, embedder, weights, plan, context, fresh) for name in names or (FULL_DATASET,)
-        ]
-    if len({study.name for study in studies}) < len(studies):
-        raise ConfigError(f"--dataset: {listed([s.name for s in studies])}: a dataset is given twice")
-    report = assemble(studies, plan, costs.sizes(NAMES, context.store, fresh=fresh))
+        studies = _of_datasets(_opened(names or (FULL_DATASET,), embedder, weights), plan, context, fresh)
+    report = assemble(studies, plan, costs.sizes(NAMES, context.store, fresh=fresh), files)
     writing.write(report, folder)
     return report
+
+
+Opened = Sequence[tuple[Manifest, embedders.Embedder]]
+"""Datasets, and what embeds each."""
+
+
+def _opened(names: Sequence[str], embedder: str, weights: str | None) -> Opened:
+    """All datasets and their embedders, before anything is computed on the first.
+
+    Raises:
+        UserError: one that is not there, or does not go with the embedder; two of one name.
+    """
+    found = [datasets.open_dataset(name) for name in names]
+    if len({manifest.name for manifest in found}) < len(found):
+        raise ConfigError(f"--dataset: {listed([m.name for m in found])}: a dataset is given twice")
+    return [(manifest, embedders.for_dataset(manifest, embedder, weights=weights)) for manifest in found]
+
+
+def _of_datasets(opened: Opened, plan: ReproductionPlan, context: Context, fresh: bool) -> list[Study]:
+    """Embed all, then train and measure one after another; folds that cannot be made are found first."""
+    subjects = [
+        Subject.of(
+            manifest, made.id, embed_dataset(manifest, made, context, title=f"embedding {manifest.name}")
+        )
+        for manifest, made in opened
+    ]
+    planned = [plan.trials(subject) for subject in subjects]
+    whole = WholeRun(
+        context.progress,
+        {
+            (subject.name, name): work_of(trial, subject)
+            for subject, trials in zip(subjects, planned, strict=True)
+            for name, trial in trials.items()
+        },
+        len(subjects),
+    )
+    told = replace(context, progress=whole.progress)
+    studies = []
+    for (_, made), subject, trials in zip(opened, subjects, planned, strict=True):
+        timed = made.name if made.takes == "waveforms" else None
+        served = _served(trials["sound"], subject, context.store, timed)
+        studies.append(_study(None, trials, subject, served, plan, told, fresh, whole.begin))
+        whole.measured()
+    return studies
 
 
 def _of_bundle(loaded: bundles.Bundle, plan: ReproductionPlan, context: Context, fresh: bool) -> Study:
@@ -188,25 +239,6 @@ def _of_bundle(loaded: bundles.Bundle, plan: ReproductionPlan, context: Context,
         None if loaded.embedder.startswith("imported-") else loaded.embedder,
     )
     sound = protocols.as_judged(trials["sound"], loaded, subject)
-    return _study(sound, trials, subject, served, plan, context, fresh)
-
-
-def _of_dataset(
-    name: str,
-    embedder: str,
-    weights: str | None,
-    plan: ReproductionPlan,
-    context: Context,
-    fresh: bool,
-) -> Study:
-    manifest = datasets.open_dataset(name)
-    made = embedders.for_dataset(manifest, embedder, weights=weights)
-    embeddings = embed_dataset(manifest, made, context, title=f"embedding {manifest.name}")
-    subject = Subject.of(manifest, made.id, embeddings)
-    trials = plan.trials(subject)
-    sound = protocols.train(trials["sound"], subject, context)
-    timed = made.name if made.takes == "waveforms" else None
-    served = _served(trials["sound"], subject, context.store, timed)
     return _study(sound, trials, subject, served, plan, context, fresh)
 
 
@@ -245,54 +277,83 @@ def _served(trial: Trial, subject: Subject, store: Store, embedder: str | None) 
 
 
 def _study(
-    sound: protocols.Scores,
+    judged: protocols.Scores | None,
     trials: dict[str, Trial],
     subject: Subject,
     served: Served,
     plan: ReproductionPlan,
     context: Context,
     fresh: bool,
+    begin: Callable[[str, str], object] = lambda dataset, trial: None,
 ) -> Study:
-    trained = {
-        name: protocols.train(trial, subject, context) for name, trial in trials.items() if name != "sound"
-    }
+    """Train what is missing of a dataset's trials, and measure.
+
+    Args:
+        judged: the sound trial where it is there already; begin: told of every trial before it is trained.
+    """
+    trained = {} if judged is None else {"sound": judged}
+    for name, trial in trials.items():
+        if name not in trained:
+            begin(subject.name, name)
+            trained[name] = protocols.train(trial, subject, context)
     return Study(
-        sound=sound,
+        sound=trained["sound"],
         leaky=trained["leaky"],
         between={name: trained[name] for name in ("folds", "epoch") if name in trained},
         code=trained["paper-code"],
         code_ternary=ternary.train(trials["paper-code"], subject, context),
-        tables=sound if plan.preset == "lab" else trained["paper-code"],
+        tables=trained["sound" if plan.preset == "lab" else "paper-code"],
         costs=costs.measure(served, plan.effort, context, fresh=fresh),
         embedder=subject.embedder_id,
         dim=subject.embeddings.shape[1],
+        path=served.embedder,
     )
 
 
-def assemble(studies: Sequence[Study], plan: ReproductionPlan, sizes: costs.Sizes) -> ReportDocument:
-    """The report from finished studies."""
-    alpha = plan.config.router.alpha
+def assemble(
+    studies: Sequence[Study],
+    plan: ReproductionPlan,
+    sizes: costs.Sizes,
+    files: printed.Published,
+) -> ReportDocument:
+    """The report from finished studies, in the order of the paper.
+
+    Args:
+        files: what the published result files say, where they are at hand.
+    """
+    config = plan.config
+    alpha = config.router.alpha
+    question = mixtures.question(studies)
     sections = [
+        contents.equations(studies, alpha),
         _methods(studies, plan),
         accuracy.table_1(studies),
+        question,
         accuracy.protocols(studies),
         *(accuracy.code_on_statistics(study) for study in studies[:1]),
+        roc.section(studies),
         accuracy.table_2(studies),
         curiosity.table_3(studies, alpha),
+        mixtures.alphas(studies),
         curiosity.curiosity(studies, alpha),
+        code_files.routing(studies),
+        appendix.scenarios(studies, "§5.3"),
         cost_tables.table_4(studies),
+        operations.section(studies, config.expert.hidden, config.router.hidden),
+        appendix.scenarios(studies, "§5.4"),
         inference.table_5(studies),
         cost_tables.table_6(studies),
-        cost_tables.table_7(sizes),
-        appendix.scenarios(studies),
         appendix.emissions(studies),
         appendix.recommendations(studies),
+        cost_tables.table_7(sizes),
+        appendix.sizes_and_costs(studies, sizes),
+        printed.section(studies, sizes, files),
     ]
     where = listed([study.name for study in studies])
     return ReportDocument(
         f"The paper’s tables, from our runs on {where}",
-        tuple(_summary(studies)),
-        tuple(sections),
+        (*_summary(studies), *question.paragraphs[:-1]),
+        (contents.contents(sections), *sections),
         {
             "qmoe": __version__,
             "code": described("report"),

@@ -67,7 +67,8 @@ class Study:
         between: with one of the two changed only, by what was changed: `folds`, `epoch`.
         code: the paper's code's settings and protocol; code_ternary: the same with its own BitNet layers.
         tables: the one of them that Tables 1–5 are of.
-        costs: on this machine; embedder: what the experts are trained on, dim: how many numbers.
+        costs: on this machine; embedder: what the experts are trained on, dim: how many numbers;
+        path: name of the embedder before the experts, None where it is not known or not timed.
     """
 
     sound: Scores
@@ -79,6 +80,7 @@ class Study:
     costs: Costs
     embedder: str
     dim: int
+    path: str | None = None
 
     @property
     def name(self) -> str:

@@ -60,7 +60,7 @@ def write(report: ReportDocument, folder: Path) -> Path:
         work.mkdir(parents=True)
         for name, text in files(report).items():
             path = work / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8", newline="") as file:
                 file.write(text)
                 file.flush()
@@ -83,6 +83,7 @@ def files(report: ReportDocument) -> dict[str, str]:
             made[f"tables/{table.id}.md"] = render("table.md.j2", table=table)
         for figure in section.figures:
             made[f"figures/{figure.id}.svg"] = figure.svg
+        made |= {file.name: file.text for file in section.files}
     return made
 
 

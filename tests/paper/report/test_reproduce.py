@@ -14,7 +14,7 @@ import pytest
 from qmoe_core import bundles, cli
 from qmoe_core import config as configuration
 from qmoe_core.datasets import splits
-from qmoe_core.errors import Cancelled, ConfigError
+from qmoe_core.errors import Cancelled, ConfigError, DatasetError
 from qmoe_core.experts.spec import NAMES
 from qmoe_core.measure import latency
 from qmoe_core.paper.report import protocols, reproduce, writing
@@ -66,7 +66,9 @@ def test_costs_start_at_the_waveform_where_the_embedder_is_known(reproduced) -> 
 
 
 def test_scenarios_and_the_appendix_are_computed_from_our_figures(reproduced) -> None:
-    scenarios = rows_of(reproduced.folder, "scenarios")
+    scenarios = [
+        row for section in ("5-3", "5-4") for row in rows_of(reproduced.folder, f"scenarios-{section}")
+    ]
     assert [row["Source"][:4] for row in scenarios].count("§5.3") == 4
     assert [row["Source"][:4] for row in scenarios].count("§5.4") == 5
     assert all(row["Here"] in {model.ours for model in MODELS} for row in scenarios)
@@ -80,9 +82,96 @@ def test_scenarios_and_the_appendix_are_computed_from_our_figures(reproduced) ->
     assert {row["Grid"] for row in grids} >= {"the paper’s", "France", "Poland"}
     per_grid = [float(row["A year (kg)"]) / float(row["Intensity (g/kWh)"]) for row in grids]
     assert per_grid == pytest.approx([per_grid[0]] * len(per_grid))
-    amortised = [row["Here"] for row in rows_of(reproduced.folder, "appendix-a2")][3:]
+    advice = rows_of(reproduced.folder, "appendix-a2")
+    assert [row["Recommendation (A.2)"][:3] for row in advice] == ["(1)", "(2)", *["(3)"] * 3, *["(4)"] * 4]
+    amortised = [row["Here"] for row in advice[5:]]
     each = [float(text.split(" mg a task")[0]) for text in amortised]
     assert [each[0] / one for one in each] == pytest.approx([1, 2, 5, 10], rel=0.01)
+
+
+IN_THE_PAPER = (
+    *(f"Equation {number}" for number in range(1, 9)),
+    "Figure 1",
+    "Table 1",
+    "Table 2",
+    "Table 3",
+    "Four recommendations",
+    "Table 4",
+    "Five recommendations",
+    "Table 5",
+    "Table 6",
+    "Appendix A.1",
+    "Appendix A.2",
+    "Table 7",
+    "Appendix B.1",
+    "Appendix B.2",
+)
+"""What a reader with the paper open looks for, in the order in which it is there."""
+
+
+def test_a_reader_finds_every_part_of_the_paper_in_order(reproduced) -> None:
+    rows = rows_of(reproduced.folder, "contents")
+    parts = [row["The paper"] for row in rows]
+    assert [part for part in parts if part in IN_THE_PAPER] == list(IN_THE_PAPER)
+    sections = {section.title: place for place, section in enumerate(reproduced.report.sections)}
+    places = [sections[row["In this report"]] for row in rows]  # each is a section that is there
+    assert places == sorted(places)
+    page = (reproduced.folder / writing.PAGE).read_text(encoding="utf-8")
+    shown = [page.index(f'<section id="{section.id}"') for section in reproduced.report.sections]
+    assert shown == sorted(shown)
+    for number in range(1, 8):
+        assert f"Table {number} of the paper as printed" in page
+    numbers = [row["Number"] for row in rows_of(reproduced.folder, "equations")]
+    assert numbers == [*(f"Eq. {number}" for number in range(1, 9)), "Figure 1"]
+    asked = [len(rows_of(reproduced.folder, f"scenarios-{section}")) for section in ("5-3", "5-4")]
+    assert asked == [4, 5]
+    assert [row["Appendix"] for row in rows_of(reproduced.folder, "appendix-b")] == ["B.1"] * 3 + ["B.2"]
+
+
+def test_alpha_changes_what_its_rows_say_and_agrees_with_table_1(reproduced) -> None:
+    rows = rows_of(reproduced.folder, "alphas")
+    assert {row["α"] for row in rows} == {"0.0", "0.2", "0.3"}
+    of_table_1 = {row["Here"]: float(row["tiny F1"]) for row in rows_of(reproduced.folder, "table-1")}
+    for row in rows:
+        name = row["Mixture"] + {"0.0": "", "0.3": " curious"}.get(row["α"], "?")
+        assert float(row["F1"]) == pytest.approx(of_table_1.get(name, float(row["F1"])))
+        assert (
+            row["α"] != "0.0" or float(row["Routed elsewhere (%)"]) == float(row["Change from α = 0"]) == 0.0
+        )
+    for row in rows_of(reproduced.folder, "mixtures"):
+        over = float(row["F1"]) - float(row["Its F1"])
+        assert float(row["Mixture − best [95 %]"]) == pytest.approx(over)
+        assert float(row["F1"]) == pytest.approx(of_table_1[row["Here"]])
+
+
+def test_curiosity_and_routing_are_files_as_the_papers_code_writes_them(reproduced) -> None:
+    every = rows_of(reproduced.folder, "curiosity-values")
+    found: dict[int, dict[str, float]] = {}
+    for fold in range(1, 6):
+        folder = reproduced.folder / "curiosity" / "tiny" / "seed-42" / f"fold_{fold}"
+        values = json.loads((folder / "curiosity_values.json").read_text())
+        assert {"curiosity_histogram.svg", "curiosity_per_class.svg"} < {p.name for p in folder.iterdir()}
+        for clip, *row in zip(
+            values["clips"], values["curiosity"], values["epistemic"], values["labels"], strict=True
+        ):
+            found[clip] = dict(zip(("router variance", "epistemic", "label"), row, strict=True))
+    assert sorted(found) == list(range(30))  # every clip in one fold
+    for row in every:
+        own = found[int(row["clip"])]
+        assert float(row["epistemic"]) == pytest.approx(own["epistemic"], abs=1e-9)
+        assert float(row["router variance"]) == pytest.approx(own["router variance"], abs=1e-9)
+    routing = json.loads((reproduced.folder / "routing" / "tiny" / "routing_results.json").read_text())
+    assert routing["config"]["curiosity_alpha"] == 0.2
+    assert len(routing["routing"]) == 30
+    for place, summary in routing["summaries"].items():
+        own = [one for one in routing["routing"] if one["expert"] == int(place)]
+        assert summary["count"] == len(own)
+        if own:
+            assert summary["avg_conf"] == pytest.approx(np.mean([one["confidence"] for one in own]))
+    counts = [int(row["Clips (× seeds)"]) for row in rows_of(reproduced.folder, "routing")]
+    assert counts == [summary["count"] for summary in routing["summaries"].values()]
+    figures = {path.stem for path in (reproduced.folder / "figures").iterdir()}
+    assert {"confidence-distribution-tiny", "roc-tiny", "mixtures"} <= figures
 
 
 def test_the_share_of_16_bits_is_that(reproduced) -> None:
@@ -171,9 +260,9 @@ def test_the_second_run_computes_nothing(reproduced, tmp_path, monkeypatch) -> N
 def test_fresh_measures_again_and_trains_nothing(reproduced, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(crossval, "run_task", refuse)
     again = reproduce.reproduce(tmp_path / "again", **reproduced.arguments, fresh=True)
-    before, after = (writing.to_json(report)["sections"] for report in (reproduced.report, again))
-    assert before[1] == after[1]  # F1
-    assert before != after
+    before, after = ({s.id: s for s in report.sections} for report in (reproduced.report, again))
+    assert before["table-1"].ours == after["table-1"].ours  # F1
+    assert before["table-4"].ours != after["table-4"].ours
 
 
 def test_a_cancelled_run_writes_nothing_and_goes_on_later(reproduced, tmp_path, monkeypatch) -> None:
@@ -220,11 +309,17 @@ def test_only_a_report_is_replaced(reproduced, tmp_path, monkeypatch) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_settings_that_make_no_sense_are_refused(reproduced, tmp_path) -> None:
+def test_settings_that_make_no_sense_are_refused(reproduced, tmp_path, monkeypatch) -> None:
     with pytest.raises(ConfigError, match="accepted is lab, paper-code"):
         reproduce.reproduce(tmp_path / "out", preset="thesis")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="1 or more"):
         reproduce.reproduce(tmp_path / "out", seeds=0)
+    monkeypatch.setattr(reproduce, "embed_dataset", refuse)  # what cannot be done is found before the work
+    absent = {**reproduced.arguments, "names": [*reproduced.arguments["names"], "nowhere"]}
+    with pytest.raises(DatasetError, match="nowhere"):
+        reproduce.reproduce(tmp_path / "out", **absent)
+    with pytest.raises(ConfigError, match="published"):
+        reproduce.reproduce(tmp_path / "out", **reproduced.arguments, published=tmp_path)
     twice = {**reproduced.arguments, "names": reproduced.arguments["names"] * 2}
     with pytest.raises(ConfigError, match="given twice"):
         reproduce.reproduce(tmp_path / "out", **twice)
