@@ -140,7 +140,8 @@ def allowed(request: Request) -> None:
     if isinstance(request, Bench | Claims):
         raise UserError(MEASURING)
     if isinstance(request, Train) and request.dataset == str(takes().root):
-        if request.embedder not in SHIPPED or request.config.expert != EXPERT or request.seeds > 1:
+        usual = request.embedder in SHIPPED and request.config.expert == EXPERT
+        if not usual or request.seeds > 1 or request.perturb:
             raise UserError("Other settings are switched off, because this lab is open to the public")
         return
     allowed_dataset(request.dataset)
@@ -150,6 +151,7 @@ def allowed(request: Request) -> None:
         (isinstance(request, Train) and _special(request.config), "single settings are"),
         (request.config.evaluation.folds > LIMITS.folds, f"more than {LIMITS.folds} folds are"),
         (isinstance(request, Train) and request.seeds > 1, "more seeds than one are"),
+        (request.perturb > 0, "changed copies are"),
         (isinstance(request, Train) and request.scheduler is not None, "clusters are"),
     ):
         if wrong:

@@ -42,6 +42,7 @@ def request(values: Mapping[str, Any], scheduler: str = "") -> Train:
         mixtures=(tuple(values["mix"]),) if values["mix"] else (),
         config=config.load(settings=settings),
         seeds=values["seeds"],
+        perturb=values["perturb"],
         bundle=values["name"] or None,
         scheduler=scheduler.strip() or None,
     )
@@ -232,6 +233,7 @@ def how(asked: Request) -> str:
     evaluation = asked.config.evaluation
     seeds = asked.seeds if isinstance(asked, Train) else 1
     counted = f"{seeds} seeds from {asked.config.seed}" if seeds > 1 else f"seed {asked.config.seed}"
+    counted += f", {asked.perturb} changed copies of each clip" * bool(asked.perturb)
     return (
         f"{Path(asked.dataset).name}, {asked.embedder}, {evaluation.protocol} folds, epoch chosen by "
         f"{evaluation.selection}, {counted}"

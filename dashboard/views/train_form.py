@@ -22,6 +22,7 @@ from qmoe_core.runtime import jobs, system, typed
 from qmoe_core.runtime.jobs import Job, Plan, Train
 from qmoe_core.runtime.requests import DEFAULT_MIXTURE
 from qmoe_core.runtime.store import default_root
+from qmoe_core.training import perturbed
 
 PROTOCOLS = {"official": "the data’s own", "random": "random", "grouped": "grouped by recording"}
 SELECTIONS = {
@@ -59,6 +60,7 @@ def controls(listed: Sequence[Job]) -> list[Control]:
         linked.whole("folds", 2, 100, 5),
         linked.one_of("selection", list(SELECTIONS), "inner-validation"),
         linked.whole("seeds", 1, MOST_SEEDS, 1),
+        linked.whole("perturb", 0, perturbed.MOST, 0),
         Control("set", "", "settings such as expert.epochs=20, with ; between them", text(2000)),
         Control("name", "", "a name for the bundle", text(100)),
         Control("job", "", "a job that is here", lambda said: said if not said or said in known else None),
@@ -260,6 +262,14 @@ def more(values: dict[str, Any]) -> None:
             MOST_SEEDS,
             key=linked.widget(PAGE, "seeds"),
             help="Everything is trained once a seed, counted from 42.",
+        )
+        st.number_input(
+            "Changed copies of each clip",
+            0,
+            perturbed.MOST,
+            key=linked.widget(PAGE, "perturb"),
+            help="Trained on beside the clip: in noise, in rooms, from afar, in narrow bands, at another "
+            "pitch or speed. Training takes as many times longer; what it changes in noise is on Compare.",
         )
         st.text_input(
             "Settings",

@@ -76,7 +76,7 @@ class ClipRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
 
 
-class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a bundle was made from, and how well it does out of fold."""
 
     dataset: str
@@ -91,6 +91,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     citation: str
     f1: dict[str, dict[str, float]]
     """Weighted F1 of each expert and mixture: mean and deviation over folds × seeds."""
+    copies: int = 0
+    """Changed copies of each clip that experts were trained on too."""
 
 
 class EmbedderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

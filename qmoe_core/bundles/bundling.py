@@ -49,8 +49,7 @@ class FinalTask:
         """Everything the result depends on."""
         return {
             "what": "final expert",
-            "dataset": self.subject.fingerprint,
-            "embedder": self.subject.embedder_id,
+            **self.subject.address,
             "expert": self.expert,
             "epochs": [self.epochs, self.source_epochs],
             "seed": self.config.seed,
@@ -71,10 +70,11 @@ def run_final(task: FinalTask, root: str) -> ExpertWeights:
     subject, config = task.subject, task.config
     source = EXPERTS[task.expert].derived_from
     made_from = source and run_final(FinalTask(subject, source, task.source_epochs, 0, config), root)
+    shown, labels = subject.training_set(np.arange(len(subject.labels)))
     fitted = fit_expert(
         task.expert,
-        Scaler.of(subject.embeddings)(subject.embeddings),
-        subject.labels,
+        Scaler.of(subject.embeddings)(shown),
+        labels,
         len(subject.classes),
         config.expert,
         seed=config.seed,
@@ -167,6 +167,7 @@ def make(
             licence=manifest.licence,
             citation=manifest.citation,
             f1=f1,
+            copies=0 if first.copies is None else len(first.copies),
         ),
         experts={name: trained[name] for name in names},
         router=router,

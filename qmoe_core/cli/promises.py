@@ -167,6 +167,9 @@ def sets(arguments: Arguments) -> int:
 @_training_options
 @click.option("--risk", type=float, default=0.1, show_default=True, help="that limits promise on clean sound")
 @click.option("--clips", type=int, help="only so many, evenly spread (default: all)")
+@click.option(
+    "--perturb", type=int, default=0, metavar="N", help="also trained with N changed copies, as by train"
+)
 def noise(arguments: Arguments) -> int:
     from qmoe_core.evaluation import noise as in_noise
 
@@ -191,7 +194,7 @@ def noise(arguments: Arguments) -> int:
         (
             one.kind,
             f"{one.level:g}",
-            one.expert,
+            one.expert + f", {one.copies} copies" * bool(one.copies),
             f"{one.accuracy:.3f}",
             f"{one.accuracy_std:.3f}",
             f"{one.ece:.3f}",

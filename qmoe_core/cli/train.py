@@ -101,6 +101,13 @@ def _noted(manifest: Manifest) -> Manifest:
 @click.option("--selection", help="of the epoch: inner-validation, best-on-test or setting")
 @click.option("--seeds", type=int, default=1, help="how many seeds, counted from the configuration’s")
 @click.option("--workers", type=int, default=0, help="processes (default: one for each core)")
+@click.option(
+    "--perturb",
+    type=int,
+    default=0,
+    metavar="N",
+    help="train on N changed copies of each clip too: noise, rooms, distance, narrow bands, pitch, speed",
+)
 @click.option("--config", metavar="FILE", help="TOML file")
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="such as router.temperature=0.5")
 @click.option("--bundle", metavar="NAME", help="write a bundle: a name, or a folder")

@@ -7,7 +7,7 @@ Limits of doubt are set on unchanged clips of other folds: is the risk that they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -52,7 +52,7 @@ class NoiseCell:
         auroc: of errors by measure: value, low, high (95 %, over recordings).
         answered: share of clips under the limit of doubt that was set on unchanged clips of other folds;
             risk_at_threshold: share of errors among these, None where none is.
-        snr_db: of `background`.
+        snr_db: of `background`; copies: changed ones of each clip that the expert was trained on too.
     """
 
     kind: str
@@ -67,6 +67,7 @@ class NoiseCell:
     answered: float
     risk_at_threshold: float | None
     snr_db: float | None = None
+    copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def noise_sweep(request: Train, risk: float, context: Context, clips: int | None
     """Change the clips of a dataset in every way, and judge them.
 
     Args:
-        request: what to train (or find): experts, seeds, one mixture.
+        request: what to train (or find): experts, seeds, one mixture. Where it asks for changed copies,
+            experts are trained without and with them, and both are judged.
         risk: what limits of doubt promise on unchanged clips.
         clips: only so many, evenly spread; None is all.
 
@@ -106,17 +108,19 @@ def noise_sweep(request: Train, risk: float, context: Context, clips: int | None
     seeds = run.seeds_of(request.config, request.seeds)
     names = request.mixtures[0] if request.mixtures else run.DEFAULT_MIXTURE
     needed = run.needed_by(request.experts, [names])
-    results = crossval.train_experts(subject, crossval.with_sources(needed), request.config, seeds, context)
-    splits = list(crossval.compose(subject, results, names, request.config, context.store))
+    judges = [
+        _Judge(one, request, names, needed, seeds, risk, context)
+        for one in ([replace(subject, copies=None), subject] if request.perturb else [subject])
+    ]
     chosen = np.unique(np.linspace(0, len(subject.labels) - 1, clips or len(subject.labels)).astype(int))
-    judge = _Judge(subject, request, needed, splits, risk, context)
     cells = [CLEAN, *((kind, level) for kind, levels in perturb.LEVELS.items() for level in levels)]
     show = context.progress("listening")
     window = lru_cache(maxsize=HELD)(partial(_window, manifest, rate=embedder.sample_rate))
     rows: list[NoiseCell] = []
     for number, (kind, level) in enumerate(cells, start=1):
         embeddings = embedded(manifest, embedder, kind, level, chosen, context, window)
-        rows += judge.cells(kind, level, chosen, embeddings)
+        for judge in judges:
+            rows += judge.cells(kind, level, chosen, embeddings)
         show(number, len(cells), f"{kind} {level:g}")
     return NoiseSweep(
         dataset=manifest.name,
@@ -178,11 +182,15 @@ class _Judge:
         self,
         subject: crossval.Subject,
         request: Train,
+        mixture: Sequence[str],
         names: Sequence[str],
-        splits: Sequence[crossval.MixtureResult],
+        seeds: Sequence[int],
         risk: float,
         context: Context,
     ) -> None:
+        config = request.config
+        results = crossval.train_experts(subject, crossval.with_sources(names), config, seeds, context)
+        splits = list(crossval.compose(subject, results, mixture, config, context.store))
         self.subject, self.splits, self.names = subject, splits, names
         self.settings = Settings.of(request.config.router, splits[0].experts)
         self.mixture = "+".join(self.settings.experts)
@@ -284,6 +292,7 @@ class _Judge:
             answered=float(answered.mean()),
             risk_at_threshold=float((~correct[answered]).mean()) if answered.any() else None,
             snr_db=level if kind == "background" else None,
+            copies=0 if self.subject.copies is None else len(self.subject.copies),
         )
 
 

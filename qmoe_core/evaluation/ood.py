@@ -125,6 +125,7 @@ def without(subject: Subject, held_out: Sequence[str]) -> tuple[Subject, np.ndar
         labels=labels[kept],
         sources=tuple(subject.sources[i] for i in kept),
         folds=None if subject.folds is None else subject.folds[kept],
+        copies=None if subject.copies is None else subject.copies[:, kept],
     )
     return remaining, kept
 

@@ -6,6 +6,7 @@ needs (torch, the datasets) is imported when it is checked or run.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -46,6 +47,7 @@ class _OnDataset(_Request, frozen=True, kw_only=True):
     Attributes:
         dataset: folder or name; embedder, weights: as in `embedders.for_dataset`.
         experts: names; config: settings, by default the paper's.
+        perturb: changed copies of each clip to train on too, see `training.perturbed`.
         workers: processes; 0 is one for each core.
     """
 
@@ -54,15 +56,20 @@ class _OnDataset(_Request, frozen=True, kw_only=True):
     weights: str | None = None
     experts: tuple[str, ...] = NAMES
     config: Config = Config()
+    perturb: int = 0
     workers: int = 0
 
     def subject(self, embedder_id: str = "not embedded") -> tuple[Subject, Manifest]:
         """The dataset as far as it is known before it is embedded."""
         from qmoe_core import datasets
+        from qmoe_core.training import perturbed
         from qmoe_core.training.crossval import Subject
 
         manifest = datasets.open_dataset(self.dataset)
-        return Subject.of(manifest, embedder_id, np.empty((len(manifest), 0), np.float32)), manifest
+        perturbed.check(manifest, self.perturb)
+        subject = Subject.of(manifest, embedder_id, np.empty((len(manifest), 0), np.float32))
+        copies = np.empty((self.perturb, len(manifest), 0), np.float16) if self.perturb else None
+        return replace(subject, copies=copies), manifest
 
     def checked(self) -> Self:
         from qmoe_core.training import crossval
@@ -80,12 +87,22 @@ class _OnDataset(_Request, frozen=True, kw_only=True):
     def embedded(self, context: Context) -> tuple[Subject, Manifest, Embedder]:
         """The dataset, embedded (or found in the store), and what embedded it."""
         from qmoe_core import datasets, embedders
-        from qmoe_core.embedders.embed import embed_dataset
-        from qmoe_core.training.crossval import Subject
 
         manifest = datasets.open_dataset(self.dataset)
         made = embedders.for_dataset(manifest, self.embedder, weights=self.weights)
-        return Subject.of(manifest, made.id, embed_dataset(manifest, made, context)), manifest, made
+        return self.embedded_by(made, manifest, context), manifest, made
+
+    def embedded_by(self, embedder: Embedder, manifest: Manifest, context: Context) -> Subject:
+        """The dataset as one embedder gives it, with the changed copies that are asked for."""
+        from qmoe_core.embedders.embed import embed_dataset
+        from qmoe_core.training import perturbed
+        from qmoe_core.training.crossval import Subject
+
+        perturbed.check(manifest, self.perturb)
+        subject = Subject.of(manifest, embedder.id, embed_dataset(manifest, embedder, context))
+        if not self.perturb:
+            return subject
+        return replace(subject, copies=perturbed.copies(manifest, embedder, self.perturb, context))
 
 
 class Train(_OnDataset, frozen=True, kw_only=True, tag="train"):

@@ -39,6 +39,7 @@ from qmoe_core.runtime import system
 from qmoe_core.runtime.executor import Context, Observer
 from qmoe_core.runtime.identity import identity
 from qmoe_core.runtime.store import Store, StoreEntry
+from qmoe_core.training import perturbed
 
 if TYPE_CHECKING:
     from qmoe_core.experts.network import ExpertNetwork
@@ -61,6 +62,7 @@ class Subject:
         name: of the dataset; fingerprint: of its content; embedder_id: what made the embeddings.
         embeddings: float16 or float32 [n, D], perhaps on disk;
         labels: int64 [n]; sources: n names; folds: int64 [n] or None.
+        copies: float16 [copies, n, D], of changed copies of the clips that are trained on too, or None.
     """
 
     name: str
@@ -71,6 +73,20 @@ class Subject:
     labels: np.ndarray
     sources: tuple[str, ...]
     folds: np.ndarray | None
+    copies: np.ndarray | None = None
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """Its part of the key of what is trained on it."""
+        changed = {} if self.copies is None else {"copies": [perturbed.VERSION, len(self.copies)]}
+        return {"dataset": self.fingerprint, "embedder": self.embedder_id, **changed}
+
+    def training_set(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Clips and their changed copies: embeddings [m, D] and labels int64 [m]."""
+        if self.copies is None:
+            return self.embeddings[clips], self.labels[clips]
+        every = np.concatenate([self.embeddings[clips], *(copy[clips] for copy in self.copies)])
+        return every, np.tile(self.labels[clips], 1 + len(self.copies))
 
     @staticmethod
     def of(manifest: Manifest, embedder_id: str, embeddings: np.ndarray) -> Subject:
@@ -123,8 +139,7 @@ class Task:
         """Everything the result depends on."""
         return {
             "what": "expert",
-            "dataset": self.subject.fingerprint,
-            "embedder": self.subject.embedder_id,
+            **self.subject.address,
             "expert": self.expert,
             "selection": self.config.evaluation.selection,
             "config": to_dict(self.config.expert),
@@ -375,7 +390,7 @@ def fit_on(
 
     With an inner validation the first fit chooses the epoch on it, and the second is trained on all training
     clips for as long; else there is one fit, returned twice, which with `best-on-test` stops where it does
-    best on the test clips.
+    best on the test clips. Changed copies are trained on only; the scaler is that of the clips as they are.
 
     Args:
         fit: trains one part; gives the model and its number of epochs.
@@ -387,7 +402,8 @@ def fit_on(
     def trained(name: str, clips: np.ndarray, held: np.ndarray | None, monitor: str, epochs: int | None):
         scaler = Scaler.of(z[clips])
         held_out = None if held is None else (scaler(z[held]), y[held])
-        model, chosen = fit(FoldFit(name, scaler(z[clips]), y[clips], held_out, monitor, epochs))
+        shown, labels = subject.training_set(clips)
+        model, chosen = fit(FoldFit(name, scaler(shown), labels, held_out, monitor, epochs))
         return Trained(model, scaler, chosen)
 
     train = split.fold.train
@@ -587,8 +603,7 @@ class JointTask:
         """Everything the result depends on."""
         return {
             "what": "joint mixture",
-            "dataset": self.subject.fingerprint,
-            "embedder": self.subject.embedder_id,
+            **self.subject.address,
             "experts": list(self.experts),
             "selection": self.config.evaluation.selection,
             "config": to_dict(self.config),

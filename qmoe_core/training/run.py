@@ -13,7 +13,6 @@ from qmoe_core import bundles, datasets, embedders
 from qmoe_core.bundles import bundling
 from qmoe_core.config import Config
 from qmoe_core.datasets import splits
-from qmoe_core.embedders.embed import embed_dataset
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import head_of
 from qmoe_core.numbers import listed
@@ -125,7 +124,7 @@ def _parts(
     parts = []
     for name in dict.fromkeys(path.embedder for path in needed.values()):
         one = embedders.for_dataset(manifest, name, weights=request.weights)
-        subject = crossval.Subject.of(manifest, one.id, embed_dataset(manifest, one, context))
+        subject = request.embedded_by(one, manifest, context)
         heads = {path.name: path.head for path in needed.values() if path.embedder == name}
         trained = crossval.with_sources(heads_of(needed, name))
         results = crossval.train_experts(subject, trained, request.config, seeds, context)

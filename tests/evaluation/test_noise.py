@@ -70,15 +70,17 @@ def test_clips_in_noise_and_their_sets(tmp_path: Path, monkeypatch: pytest.Monke
     settings = [part for one in tiny.SETTINGS for part in ("--set", one)]
     options = [folder, "--experts", "q4,q8", "--moe", "q4,q8", "--seeds", "1", "--workers", "1", *settings]
 
-    assert cli.main(["sweep", "noise", *options, "--json"]) == 0
+    assert cli.main(["sweep", "noise", *options, "--perturb", "1", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert cli.main(["train", *options, "--json"]) == 0
     trained = {row["name"]: row for row in json.loads(capfd.readouterr().out)["rows"]}
     assert cli.main(["sweep", "sets", *options, "--json"]) == 0
     sets = json.loads(capfd.readouterr().out)
 
-    cells = {(row["kind"], row["level"], row["expert"]): row for row in found["rows"]}
-    assert len(cells) == 3 * 3
+    both = {(row["copies"], row["kind"], row["level"], row["expert"]): row for row in found["rows"]}
+    assert len(both) == 2 * 3 * 3
+    assert len({both[copies, "clean", 0, "q4"]["ece"] for copies in (0, 1)}) == 2  # trained on other clips
+    cells = {cell[1:]: row for cell, row in both.items() if cell[0] == 0}
     for name in ("q4", "q8", "q4+q8"):
         clean, faint, loud = (
             cells[kind, level, name]

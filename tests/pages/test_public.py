@@ -118,6 +118,7 @@ def test_a_lab_that_was_ended_leaves_nothing_behind() -> None:
         ({"set": "expert.epochs=1000000"}, "Single settings are switched off"),
         ({"protocol": "random", "folds": "6"}, "More than 5 folds are switched off"),
         ({"seeds": "2"}, "More seeds than one are switched off"),
+        ({"perturb": "1"}, "Changed copies are switched off"),
     ],
 )
 def test_no_link_trains_what_visitors_may_not(visit: Visit, link: dict[str, str], says: str) -> None:

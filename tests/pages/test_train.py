@@ -449,11 +449,14 @@ def test_request_from_controls(tiny_dataset: Path, monkeypatch: pytest.MonkeyPat
         "folds": 3,
         "selection": "best-on-test",
         "seeds": 2,
+        "perturb": 3,
         "set": "expert.epochs=7; router.alpha=1;",
         "name": "x",
     }
     made = training.request(values)
     assert (made.experts, made.mixtures, made.seeds, made.bundle) == (("q1", "q4"), (), 2, "x")
+    assert made.perturb == 3
+    assert "seed 42, 3 changed copies of each clip" in training.how(msgspec.structs.replace(made, seeds=1))
     assert made.weights is None
     assert (made.config.expert.epochs, made.config.router.alpha) == (7, 1.0)
     evaluation = made.config.evaluation

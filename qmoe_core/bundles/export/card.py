@@ -56,7 +56,7 @@ def card(bundle: Bundle, graph: AsGraph | None = None) -> str:
         f"them. It tells {len(bundle.classes)} classes apart: {', '.join(map(_plain, bundle.classes))}.",
         "",
         f"- Takes 5 s of sound, mono, through {_embedders(bundle)}.",
-        f"- Trained on {_plain(came_from.dataset)}, {came_from.clips:,} clips.",
+        f"- Trained on {_plain(came_from.dataset)}, {came_from.clips:,} clips{_copies(came_from.copies)}.",
         f"- Judged out of fold: {_plain(came_from.protocol)} folds, epochs chosen by "
         f"{_plain(came_from.selection)}, seeds {', '.join(map(str, came_from.seeds))}.",
         f"- Mixture: {', '.join(settings.experts)}; top-{settings.top_k}, "
@@ -110,6 +110,10 @@ def _promises(bundle: Bundle, settings: Settings) -> list[str]:
         f"are answered, {wrong} of these wrongly; sets hold the right label in {held} (95 % interval over "
         f"recordings {low} to {high}), with {kept.size:.2f} labels on average.",
     ]
+
+
+def _copies(count: int) -> str:
+    return f" and {count} changed cop{'y' if count == 1 else 'ies'} of each" if count else ""
 
 
 def _row(bundle: Bundle, name: str, graph: AsGraph | None) -> str:
