@@ -43,12 +43,12 @@ class WholeRun:
 
     Attributes:
         make: makes the display of one step from its title.
-        work: of every step, by the titles of its displays; steps of datasets in the order in which they run.
+        work: of every step (dataset, trial), by the titles of its displays, in the order in which they run.
         datasets: how many are measured after their training.
     """
 
     make: Callable[[str], Progress]
-    work: dict[tuple[str, str], Mapping[str, float]]
+    work: Mapping[tuple[str, str], Mapping[str, float]]
     datasets: int
     clock: Callable[[], float] = time.monotonic
     _step: tuple[str, str] = ("", "")

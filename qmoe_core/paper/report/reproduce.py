@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -38,7 +38,7 @@ from qmoe_core.paper.report import (
 from qmoe_core.paper.report.costs import Effort, Loaded, Served
 from qmoe_core.paper.report.document import ReportDocument, Section
 from qmoe_core.paper.report.progress import WholeRun, work_of
-from qmoe_core.paper.report.protocols import Trial
+from qmoe_core.paper.report.protocols import Scores, Trial
 from qmoe_core.paper.report.study import (
     MIXTURES,
     YARDSTICK,
@@ -191,7 +191,7 @@ def _opened(names: Sequence[str], embedder: str, weights: str | None) -> Opened:
 
 
 def _of_datasets(opened: Opened, plan: ReproductionPlan, context: Context, fresh: bool) -> list[Study]:
-    """Embed all, then train and measure one after another; folds that cannot be made are found first."""
+    """Embed all, train trial by trial, then measure; folds that cannot be made are found before the first."""
     subjects = [
         Subject.of(
             manifest, made.id, embed_dataset(manifest, made, context, title=f"embedding {manifest.name}")
@@ -199,21 +199,22 @@ def _of_datasets(opened: Opened, plan: ReproductionPlan, context: Context, fresh
         for manifest, made in opened
     ]
     planned = [plan.trials(subject) for subject in subjects]
-    whole = WholeRun(
-        context.progress,
-        {
-            (subject.name, name): work_of(trial, subject)
-            for subject, trials in zip(subjects, planned, strict=True)
-            for name, trial in trials.items()
-        },
-        len(subjects),
-    )
+    steps = [(place, name) for name in planned[0] for place in range(len(subjects))]
+    work = {
+        (subjects[place].name, name): work_of(planned[place][name], subjects[place]) for place, name in steps
+    }
+    whole = WholeRun(context.progress, work, len(subjects))
     told = replace(context, progress=whole.progress)
+    trained: list[dict[str, Scores]] = [{} for _ in subjects]
+    for place, name in steps:  # what the tables are of comes first, on all of them
+        whole.begin(subjects[place].name, name)
+        trained[place][name] = protocols.train(planned[place][name], subjects[place], told)
     studies = []
-    for (_, made), subject, trials in zip(opened, subjects, planned, strict=True):
+    for place, subject in enumerate(subjects):
+        made = opened[place][1]
         timed = made.name if made.takes == "waveforms" else None
-        served = _served(trials["sound"], subject, context.store, timed)
-        studies.append(_study(None, trials, subject, served, plan, told, fresh, whole.begin))
+        served = _served(planned[place]["sound"], subject, context.store, timed)
+        studies.append(_study(trained[place], planned[place], subject, served, plan, told, fresh))
         whole.measured()
     return studies
 
@@ -238,8 +239,13 @@ def _of_bundle(loaded: bundles.Bundle, plan: ReproductionPlan, context: Context,
         load_served,
         None if loaded.embedder.startswith("imported-") else loaded.embedder,
     )
-    sound = protocols.as_judged(trials["sound"], loaded, subject)
-    return _study(sound, trials, subject, served, plan, context, fresh)
+    trained = {
+        name: protocols.as_judged(trial, loaded, subject)
+        if name == "sound"
+        else protocols.train(trial, subject, context)
+        for name, trial in trials.items()
+    }
+    return _study(trained, trials, subject, served, plan, context, fresh)
 
 
 def _served(trial: Trial, subject: Subject, store: Store, embedder: str | None) -> Served:
@@ -277,25 +283,15 @@ def _served(trial: Trial, subject: Subject, store: Store, embedder: str | None) 
 
 
 def _study(
-    judged: protocols.Scores | None,
-    trials: dict[str, Trial],
+    trained: Mapping[str, Scores],
+    trials: Mapping[str, Trial],
     subject: Subject,
     served: Served,
     plan: ReproductionPlan,
     context: Context,
     fresh: bool,
-    begin: Callable[[str, str], object] = lambda dataset, trial: None,
 ) -> Study:
-    """Train what is missing of a dataset's trials, and measure.
-
-    Args:
-        judged: the sound trial where it is there already; begin: told of every trial before it is trained.
-    """
-    trained = {} if judged is None else {"sound": judged}
-    for name, trial in trials.items():
-        if name not in trained:
-            begin(subject.name, name)
-            trained[name] = protocols.train(trial, subject, context)
+    """What was trained on a dataset, with what it costs."""
     return Study(
         sound=trained["sound"],
         leaky=trained["leaky"],
