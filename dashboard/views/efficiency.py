@@ -46,7 +46,7 @@ def the_deployment(bundle: Bundle, values: dict[str, Any]) -> None:
         required=True,
         format_func=titles.__getitem__,
         wrap=True,
-        help="The deployment scenarios of the paper’s §5.4, and the energy-constrained one of its §5.3.",
+        help="The paper’s deployment scenarios: five of its §5.4, four of its §5.3.",
     )
     answer = next(one for one in every if one.scenario.id == values["scenario"])
     left, right = st.columns([3, 2], gap="large")

@@ -32,4 +32,7 @@ def controls(bundle: Bundle) -> list[Control]:
         linked.real("perday", 1.0, 1e12, 1e6),
         linked.real("grid", 1.0, 2000.0, round(energy.grid, 1) if energy else 100.0),
         linked.whole("trainings", 1, 1_000_000, 1),
+        linked.real("low", 1.0, 20.0, 1.0),
+        linked.whole("tasks", 1, 10_000, 1),
+        linked.switch("path", True),
     ]

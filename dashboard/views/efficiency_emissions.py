@@ -14,10 +14,11 @@ from dashboard.session.state import stops
 from dashboard.views import tables, widgets
 from dashboard.views.efficiency_controls import PAGE, PER_DAY, controls
 from dashboard.views.efficiency_costs import energy_panel
+from dashboard.views.paths import times
 from dashboard.views.tables import Column
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure.energy import Deployment, deployment
-from qmoe_core.numbers import days, grams
+from qmoe_core.numbers import days, grams, percent
 
 
 def the_emissions(bundle: Bundle, values: dict[str, Any]) -> None:
@@ -43,20 +44,41 @@ def the_calculator(
     """Format, volume, grid and trainings, and what comes of them."""
     values = fragments.follow(PAGE, controls(bundle), values)
     trained = kept.report.environment["training"]
+    before_mj = energy_before(kept, by_name[values["format"]], bundle)
     left, right = st.columns([2, 3], gap="large")
     with left:
-        the_deployed(kept, list(by_name), values)
+        the_deployed(kept, list(by_name), values, before_mj is not None)
     found = deployment(
         trained["kwh"] * values["trainings"],
-        by_name[values["format"]]["gross_mj"],
+        by_name[values["format"]]["gross_mj"] + (before_mj or 0.0) * values["path"],
         values["perday"],
         values["grid"],
+        low_carbon=values["low"],
+        tasks=values["tasks"],
     )
     with right:
         the_balance(kept, found, trained, bundle)
+        if before_mj is not None and values["path"]:
+            head = by_name[values["format"]]["gross_mj"]
+            share = percent(head / (head + before_mj), 1)
+            widgets.caption(
+                f"Of {head + before_mj:.3g} mJ a clip, {before_mj:.3g} are front end and embedder (their "
+                f"time here × the power of the head’s blocks), {share} the head."
+            )
 
 
-def the_deployed(kept: Kept, names: list[str], values: dict[str, Any]) -> None:
+def energy_before(kept: Kept, row: dict[str, Any], bundle: Bundle) -> float | None:
+    """Energy of front end and embedder for one clip, mJ: their time × the power of a format's blocks; None
+    where the path was not timed here."""
+    path = measured.latest("path", bundle)
+    timed = times(bundle, path.report) if path else []
+    if not timed or not row.get("n"):
+        return None
+    seconds = (timed[0][1].front_end_us + timed[0][1].embedder_us) / 1e6
+    return row["gross_mj"] * row["n"] / (row["blocks"] * row["block_s"]) * seconds
+
+
+def the_deployed(kept: Kept, names: list[str], values: dict[str, Any], timed: bool) -> None:
     """What is deployed, how often it answers, and on which grid."""
     st.selectbox("Format", names, key=widget(PAGE, "format"), help="Its gross energy of a call, as measured.")
     st.select_slider(
@@ -74,6 +96,13 @@ def the_deployed(kept: Kept, names: list[str], values: dict[str, Any]) -> None:
         key=widget(PAGE, "grid"),
         help=f"Carbon intensity; {kept.grid:.0f} is that of {kept.report.environment['country']}.",
     )
+    st.toggle(
+        "Whole path, from the waveform",
+        key=widget(PAGE, "path"),
+        disabled=not timed,
+        help="Front end and embedder too, with their time on this machine"
+        + ("." if timed else "; measure it on Formats first. Until then figures are of the head alone."),
+    )
     st.number_input(
         "Trainings before it is deployed",
         min_value=1,
@@ -81,12 +110,27 @@ def the_deployed(kept: Kept, names: list[str], values: dict[str, Any]) -> None:
         key=widget(PAGE, "trainings"),
         help="One is the last fit alone; the paper’s search ran 200 trials on five folds.",
     )
+    st.number_input(
+        "Trained when the grid has so many times less carbon",
+        min_value=1.0,
+        max_value=20.0,
+        step=1.0,
+        key=widget(PAGE, "low"),
+        help="The paper’s A.2 (3) says 2 to 5 times in low-carbon hours; 1 is the grid above.",
+    )
+    st.number_input(
+        "Tasks that share the training",
+        min_value=1,
+        max_value=10_000,
+        key=widget(PAGE, "tasks"),
+        help="The paper’s A.2 (4): trained once, used for several tasks. Training is that of one task.",
+    )
 
 
 def the_balance(kept: Kept, found: Deployment, trained: dict[str, Any], bundle: Bundle) -> None:
     """What the calculator gives."""
     figures = (
-        ("Training", grams(found.training_g), r"$E_{train} \cdot$ g/kWh."),
+        ("Training", grams(found.training_g), r"$E_{train} \cdot$ g/kWh, in its hours, for one task."),
         ("One inference", grams(found.per_inference_ug / 1e6), r"$E \cdot$ g/kWh."),
         ("A year of serving", grams(found.yearly_g), r"$365 \cdot$ inferences a day $\cdot E \cdot$ g/kWh."),
         ("Even after", f"{found.break_even_inferences:,.0f} calls", r"$E_{train} / E$."),

@@ -263,7 +263,15 @@ class Deployment:
     break_even_days: float
 
 
-def deployment(training_kwh: float, inference_mj: float, per_day: float, grid_g_per_kwh: float) -> Deployment:
+def deployment(
+    training_kwh: float,
+    inference_mj: float,
+    per_day: float,
+    grid_g_per_kwh: float,
+    *,
+    low_carbon: float = 1.0,
+    tasks: int = 1,
+) -> Deployment:
     """Emissions of training and of deployment.
 
     Args:
@@ -271,13 +279,18 @@ def deployment(training_kwh: float, inference_mj: float, per_day: float, grid_g_
         inference_mj: energy of one inference, mJ.
         per_day: inferences a day.
         grid_g_per_kwh: the grid's carbon intensity.
+        low_carbon: how many times less the grid's intensity is in the hours of the training (A.2: 2 to 5).
+        tasks: that share the training; emissions of training are those of one.
 
     Raises:
-        ConfigError: a negative figure, or no energy at all for an inference.
+        ConfigError: a negative figure, no energy at all for an inference, or no task.
     """
     if min(training_kwh, per_day, grid_g_per_kwh) < 0 or inference_mj <= 0:
         raise ConfigError("energies, inferences a day and grid intensity must be positive numbers")
+    if low_carbon <= 0 or tasks < 1:
+        raise ConfigError("low-carbon hours must have a part of the grid's intensity, and one task or more")
     per_inference_g = inference_mj / KWH_TO_MJ * grid_g_per_kwh
+    training_kwh /= low_carbon * tasks  # as if so much less had been used, on the grid of the deployment
     training_g = training_kwh * grid_g_per_kwh
     break_even = training_kwh * KWH_TO_MJ / inference_mj
     return Deployment(

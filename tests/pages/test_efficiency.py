@@ -15,9 +15,10 @@ from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from dashboard.session import measured
 from dashboard.session.measured import Kept
 from dashboard.views import job_panel
+from dashboard.views.paths import embedder_of
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation.scenarios import SCENARIOS
-from qmoe_core.measure import bench, size
+from qmoe_core.measure import bench, machines, size
 from qmoe_core.measure.energy import deployment
 from qmoe_core.measure.peers import TORCH_FP32
 from qmoe_core.runtime import jobs
@@ -147,7 +148,7 @@ def test_memory_and_sizes(kept: None) -> None:
     assert ">687.1<" in said
 
 
-def test_the_emissions_calculator(kept: None) -> None:
+def test_the_emissions_calculator(kept: None, bundle: Bundle) -> None:
     app = visit(view="emissions")
     app.selectbox(key="efficiency.format").set_value("q8").run()
     app.select_slider(key="efficiency.perday").set_value(1e4).run()
@@ -163,13 +164,28 @@ def test_the_emissions_calculator(kept: None) -> None:
         "perday": "10000",
         "trainings": "1000",
     }
+    assert app.toggle(key="efficiency.path").disabled  # the path was not timed here
+    app.number_input(key="efficiency.low").set_value(5.0).run()
+    app.number_input(key="efficiency.tasks").set_value(2).run()
+    assert f"{expected.break_even_inferences / 10:,.0f} calls" in text(app)
+    bench.keep(machines.reference(), Store())
+    said = text(app.run())
+    path = machines.path_time(machines.reference(), embedder_of(bundle), bundle.experts[0])
+    assert path is not None
+    before = (path.parts_us - path.head_us) / 1e6 * q8["gross_mj"] * q8["n"] / (q8["blocks"] * q8["block_s"])
+    whole = deployment(1000 * reports.TRAINING_KWH, q8["gross_mj"] + before, 1e4, 56.0, low_carbon=5, tasks=2)
+    assert f"{whole.break_even_inferences:,.0f} calls" in said
+    assert "the head." in said
+    app.toggle(key="efficiency.path").set_value(False).run()
+    assert f"{expected.break_even_inferences / 10:,.0f} calls" in text(app)
 
 
 def test_nonsense_in_the_link() -> None:
     app = visit(
-        view="x", scenario="y", cold="2", show="all", format="q5", perday="0", grid="-1", trainings="?"
-    )
-    assert len(app.warning) == 8
+        view="x", scenario="y", cold="2", show="all", format="q5", perday="0", grid="-1", trainings="?",
+        low="0", tasks="0", path="2",
+    )  # fmt: skip
+    assert len(app.warning) == 11
     text(app)
     assert not app.query_params
 

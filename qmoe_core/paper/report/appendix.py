@@ -214,8 +214,6 @@ def recommendations(studies: Sequence[Study]) -> Section:
     cheapest, *_, dearest = sorted((kwh * PAPER_GRID * 1e3, name) for name, kwh in trained.items())
     best, worst = min(yearly, key=lambda n: yearly[n]), max(yearly, key=lambda n: yearly[n])
     low, high = min(grids.values()), max(grids.values())
-    mg = trained[YARDSTICK] * PAPER_GRID * 1e3
-    inference_mg = 1e3 * _used(study, YARDSTICK) / energy.KWH_TO_MJ * PAPER_GRID
     saved = 1.0 - yearly[best] / yearly[worst]
     rows: list[tuple[Value, ...]] = [
         (
@@ -230,27 +228,20 @@ def recommendations(studies: Sequence[Study]) -> Section:
             f"{best} emits least in a year, {yearly[best]:,.0f} g, {worst} most, {yearly[worst]:,.0f} g: "
             f"{100 * saved:.1f} % less on the whole path",
         ),
-        *(_in_low_hours(times, mg, inference_mg) for times in HOURS),
+        *(_in_low_hours(study, times) for times in HOURS),
         (
             "(3) Training on another grid",
             "–",
             f"a grid of {high:.0f} g/kWh against one of {low:.0f} is {high / low:.0f}×",
         ),
-        *(
-            (
-                f"(4) Trained once, used for {tasks} task{'s' * (tasks > 1)}",
-                "amortises",
-                f"{mg / tasks:.4g} mg a task of {mg:.4g} mg",
-            )
-            for tasks in TASKS
-        ),
+        *(_shared(study, tasks) for tasks in TASKS),
     ]
     columns = (ReportColumn("Recommendation (A.2)"), ReportColumn("The paper"), ReportColumn("Here"))
     text = (
         f"Between {listed([best, worst])} the format of the classifier changes the yearly emissions of the "
-        f"whole path by {100 * saved:.1f} %: what comes before the classifier decides (claim 38). Training "
-        f"in hours of {HOURS[-1]} times less carbon saves what "
-        f"{mg * (1 - 1 / HOURS[-1]) / inference_mg:,.0f} inferences emit, once.",
+        f"whole path by {100 * saved:.1f} %: what comes before the classifier decides (claim 38). "
+        f"{_planned(study).break_even_inferences:,.0f} inferences emit as much as a training, and hours of "
+        f"{HOURS[-1]} times less carbon save most of that, once.",
     )
     note = (
         f"{study.name}; {PAPER_GRID:.0f} g/kWh, a million inferences a day; energy {study.costs.source}, "
@@ -273,19 +264,37 @@ def _yearly(study: Study) -> dict[str, float]:
     }
 
 
-def _in_low_hours(times: int, mg: float, inference_mg: float) -> tuple[Value, ...]:
-    """A training when the grid has less carbon, and how many inferences emit what is saved.
+def _planned(study: Study, low_carbon: float = 1.0, tasks: int = 1) -> energy.Deployment:
+    """FP32-Base trained in hours of so many times less carbon, for so many tasks."""
+    return energy.deployment(
+        _trained(study)[YARDSTICK],
+        _used(study, YARDSTICK),
+        PER_DAY,
+        PAPER_GRID,
+        low_carbon=low_carbon,
+        tasks=tasks,
+    )
 
-    Args:
-        times: how many times less; mg: what the training emits otherwise.
-        inference_mg: what an inference emits.
-    """
-    saved = mg - mg / times
+
+def _in_low_hours(study: Study, times: int) -> tuple[Value, ...]:
+    """A training when the grid has so many times less carbon, and how many inferences emit what is saved."""
+    usual, low = _planned(study), _planned(study, low_carbon=times)
+    saved = usual.break_even_inferences - low.break_even_inferences
     return (
         f"(3) Training in hours of {times} times less carbon",
         f"{times}×",
-        f"{mg / times:.3g} mg instead of {mg:.3g} mg of FP32-Base: {saved:.3g} mg saved, what "
-        f"{saved / inference_mg:,.0f} inferences emit",
+        f"{1e3 * low.training_g:.3g} mg instead of {1e3 * usual.training_g:.3g} mg of FP32-Base: what is "
+        f"saved is what {saved:,.0f} inferences emit",
+    )
+
+
+def _shared(study: Study, tasks: int) -> tuple[Value, ...]:
+    """A training that several tasks share."""
+    whole, each = _planned(study), _planned(study, tasks=tasks)
+    return (
+        f"(4) Trained once, used for {tasks} task{'s' * (tasks > 1)}",
+        "amortises",
+        f"{1e3 * each.training_g:.4g} mg a task of {1e3 * whole.training_g:.4g} mg",
     )
 
 
