@@ -54,8 +54,8 @@ class Observation:
 
 
 @lru_cache(maxsize=8)
-def _embedder(name: str, network: bytes | None, file: str) -> embedders.Embedder:
-    return embedders.create(name) if network is None else embedders.carried(name, network, file)
+def _embedder(name: str, id_: str, network: bytes | None, file: str) -> embedders.Embedder:
+    return embedders.recorded(name, id_) if network is None else embedders.carried(name, network, file)
 
 
 class Embedded:
@@ -135,7 +135,7 @@ def embedder_of(bundle: Bundle, name: str | None = None, takes: str = "waveforms
         raise BundleError(f"bundle {bundle.name}: judges {judged}, and nothing else")
     record = next(one for one in bundle.embedders if name in (None, one.name))
     carried = bundle.read(record.file) if record.file in bundle.manifest.files else None
-    embedder = _embedder(record.name, carried, str(bundle.path / record.file))
+    embedder = _embedder(record.name, record.id, carried, str(bundle.path / record.file))
     if (embedder.id, embedder.dim) != (record.id, record.dim):
         raise BundleError(
             f"{bundle.path}: was made with the embedder {record.id}, but this program has {embedder.id}; "

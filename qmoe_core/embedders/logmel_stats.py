@@ -6,8 +6,10 @@ numbers of the cepstral coefficients (MFCC) tell it of the spectrum's shape. Nei
 things, so a modulation spectrum adds the rhythm: how fast groups of bands go up and down (a clock ticks at
 2 Hz, rotor blades beat at 12 Hz, rain does neither).
 
-Levels are clamped to 80 dB below the clip's loudest point. Recordings contain stretches of digital zeros,
-whose −100 dB would otherwise decide every mean and deviation.
+Levels are relative to the window's loudest point, as those of `ds-cnn` are, so that a recording gives the
+same numbers at any level. They are clamped to 80 dB below it: recordings contain stretches of digital zeros,
+whose −100 dB would otherwise decide every mean and deviation. 0 is the middle, 40 dB below the loudest point:
+half precision, in which embeddings are kept, is finest around it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from qmoe_core.audio import mel
 from qmoe_core.audio.decode import SAMPLE_RATE
 
 NAME = "logmel-stats"
-VERSION = 1
-"""To be raised when the same parameters give other numbers, so that no cache mixes the two."""
+VERSION = 2
+"""To be raised when the same parameters give other numbers, so that no cache mixes the two. Version 1 has
+levels relative to full scale; bundles that were trained on it are still served."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,27 @@ class Parameters:
 
 
 class LogMelStats:
-    """The embedder named "logmel-stats" (see `embedders.Embedder`)."""
+    """The embedder named "logmel-stats" (see `embedders.Embedder`).
+
+    Args:
+        version: of the numbers that it gives: 1 or 2, see `VERSION`.
+
+    Raises:
+        ValueError: the bands do not fall into equal groups.
+    """
 
     name = NAME
     takes = "waveforms"
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, parameters: Parameters = Parameters()) -> None:
-        p = self.parameters = parameters
+    def __init__(self, parameters: Parameters = Parameters(), version: int = VERSION) -> None:
+        p, self.version = parameters, version
+        self.parameters = p
         if p.n_mels % p.modulation_groups:
             raise ValueError(f"{p.n_mels} mel bands do not fall into {p.modulation_groups} equal groups")
         self._dct = dct_matrix(p.n_mfcc, p.n_mels)
         self.dim = (p.n_mels + p.n_mfcc) * (5 + len(p.percentiles)) + p.modulation_groups * p.modulation_bands
-        description = json.dumps([asdict(p), VERSION], sort_keys=True)
+        description = json.dumps([asdict(p), version], sort_keys=True)
         self.id = f"{NAME}-{hashlib.sha256(description.encode()).hexdigest()[:8]}"
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
@@ -69,7 +80,10 @@ class LogMelStats:
         """Embedding [D] of power in mel bands [n_mels, T], as `mel.mel_power` gives it."""
         p = self.parameters
         level = mel.to_db(power)
-        level = np.maximum(level, level.max() - np.float32(p.range_db))
+        loudest = level.max()
+        level = np.maximum(level, loudest - np.float32(p.range_db))
+        if self.version > 1:
+            level -= loudest - np.float32(p.range_db / 2)
         rows = np.concatenate([level, self._dct @ level])
         ordered = np.sort(rows, axis=1)
         change = np.diff(rows, axis=1)

@@ -36,7 +36,7 @@ class PictureStats:
     sample_rate = SAMPLE_RATE
 
     def __init__(self) -> None:
-        self._statistics = logmel_stats.LogMelStats()
+        self._statistics = logmel_stats.LogMelStats(version=1)  # a picture's levels are what it shows
         self.dim = self._statistics.dim
         digest = hashlib.sha256(repr((VERSION, RANGE_DB, FRAMES, self._statistics.id)).encode()).hexdigest()
         self.id = f"{NAME}-{digest[:8]}"

@@ -31,7 +31,7 @@ class Versioned:
 
 
 PARTS = {
-    "embedding": Versioned(2, ("numpy", "soundfile", "soxr")),  # decoding, log-mel, statistics, pooling
+    "embedding": Versioned(3, ("numpy", "soundfile", "soxr")),  # decoding, log-mel, statistics, pooling
     "sounds": Versioned(1, ("numpy", "scipy", "soxr")),  # the bank and the synthetic sounds made of it
     "student": Versioned(1, ("numpy", "torch")),  # the training of ds-cnn on them
     "expert": Versioned(1, ("numpy", "torch")),  # formats, networks, the training of one expert

@@ -289,7 +289,9 @@ def _statistics(g: Graph, embedder: LogMelStats, waveform: str) -> str:
     """Log-mel statistics (see `embedders.logmel_stats`): [B, n] → `embedding` [B, D]."""
     p = embedder.parameters
     frames = mel.frame_count(WINDOW_SAMPLES)
-    level, _ = decibels(g, waveform, p.n_mels, p.range_db)
+    level, loudest = decibels(g, waveform, p.n_mels, p.range_db)
+    if embedder.version > 1:
+        level = g.node("Sub", level, g.node("Sub", loudest, g.constant(p.range_db / 2)))
     level = g.node("Transpose", level, perm=[0, 2, 1])
     cepstrum = g.node("MatMul", g.constant(logmel_stats.dct_matrix(p.n_mfcc, p.n_mels)), level)
     rows = g.node("Concat", level, cepstrum, axis=1)
