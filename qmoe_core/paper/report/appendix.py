@@ -70,7 +70,8 @@ def scenarios(studies: Sequence[Study], source: str) -> Section:
     text = (
         f"{source} recommends a model for each of {len(rules)} situations"
         + (" (all but one among mixtures)" if source == "§5.3" else "")
-        + ". By rules that can be checked, on the whole path from the waveform, our measurements agree with "
+        + ". By rules that can be checked, from the waveform where the embedder is known, our measurements agree "
+        "with "
         + listed([f"{count} of {len(rules)} on {name}" for name, count in agreed.items()])
         + ". Where both sections name a purpose, their recommendations differ (claim 35).",
     )
@@ -122,6 +123,11 @@ def _format(study: Study, model: Model) -> Format:
     )
 
 
+def _reach(study: Study) -> str:
+    """Which part of the path a study's energies are of."""
+    return "of the head alone" if study.costs.embedding_us is None else "on the whole path"
+
+
 def _used(study: Study, name: str) -> float:
     """Mean energy of one inference, mJ."""
     return float(np.mean(study.costs.energies[name].millijoules))
@@ -162,7 +168,7 @@ def emissions(studies: Sequence[Study]) -> Section:
         plan = plans[YARDSTICK]
         text.append(
             f"On {study.name}, at {PER_DAY / 1e6:.0f} million inferences a day and {PAPER_GRID:.0f} g/kWh, "
-            f"FP32-Base emits {plan.yearly_g:,.0f} g in a year on the whole path and its training "
+            f"FP32-Base emits {plan.yearly_g:,.0f} g in a year {_reach(study)} and its training "
             f"{plan.training_g:.3g} g, {plan.yearly_g / plan.training_g:,.0f} times less; both are equal "
             f"after {plan.break_even_inferences:,.0f} inferences."
         )

@@ -146,7 +146,9 @@ def measure(served: Served, effort: Effort, context: Context, *, fresh: bool = F
     power = kept("power", {"country": effort.country}, lambda: _power(loaded(), effort)).metadata
     grid, embedding_us = power["grid_g_per_kwh"], None
     if name := served.embedder:
-        embedding_us = kept("embedding", {"embedder": name}, lambda: _embedding(name)).metadata["p50_us"]
+        embedding_us = kept(
+            "embedding", {"embedder": name, "seconds": decode.WINDOW_S}, lambda: _embedding(name)
+        ).metadata["p50_us"]
     before = power["serving_kw"] * (embedding_us or 0.0)
     if effort.energy_repetitions and power["source"] != MODELLED:
         settings = {"repetitions": effort.energy_repetitions, "country": effort.country}
@@ -259,7 +261,8 @@ def _blocks(loaded: Loaded, effort: Effort, show: Progress, cancelled: Callable[
 def _embedding(name: str) -> Measured:
     """Median time of an embedder for one window of 5 s."""
     embedder = embedders.create(name)
-    window = np.random.default_rng(0).normal(0.0, 0.1, (1, decode.WINDOW_SAMPLES)).astype(np.float32)
+    samples = round(decode.WINDOW_S * embedder.sample_rate)
+    window = np.random.default_rng(0).normal(0.0, 0.1, (1, samples)).astype(np.float32)
     times = latency.race([Contestant(name, "peer", lambda: embedder.embed(window))], n=EMBEDDINGS)
     return Measured({}, {"p50_us": float(np.median(times[name])) / 1e3})
 

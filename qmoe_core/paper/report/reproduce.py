@@ -12,7 +12,9 @@ import msgspec
 from qmoe_core import __version__, bundles, datasets, embedders
 from qmoe_core.config import Config, fingerprint, load, to_dict
 from qmoe_core.datasets.manifest import Manifest
+from qmoe_core.embedders import logmel_stats
 from qmoe_core.embedders.embed import embed_dataset
+from qmoe_core.embedders.models import ARCHITECTURES
 from qmoe_core.engine import from_tensors
 from qmoe_core.errors import ConfigError
 from qmoe_core.experts.spec import NAMES
@@ -187,7 +189,14 @@ def _opened(names: Sequence[str], embedder: str, weights: str | None) -> Opened:
     found = [datasets.open_dataset(name) for name in names]
     if len({manifest.name for manifest in found}) < len(found):
         raise ConfigError(f"--dataset: {listed([m.name for m in found])}: a dataset is given twice")
-    return [(manifest, embedders.for_dataset(manifest, embedder, weights=weights)) for manifest in found]
+    return [(manifest, _embedder_of(manifest, embedder, weights)) for manifest in found]
+
+
+def _embedder_of(manifest: Manifest, name: str, weights: str | None) -> embedders.Embedder:
+    """The embedder that is asked for; statistics of pictures where that one takes sounds alone."""
+    if manifest.media == "pictures" and name.partition(":")[0] in ARCHITECTURES:
+        name, weights = logmel_stats.NAME, None
+    return embedders.for_dataset(manifest, name, weights=weights)
 
 
 def _of_datasets(opened: Opened, plan: ReproductionPlan, context: Context, fresh: bool) -> list[Study]:
@@ -382,12 +391,20 @@ def _summary(studies: Sequence[Study]) -> Iterable[str]:
     )
 
 
+def _embeddings(studies: Sequence[Study]) -> str:
+    """What the experts are trained on; of which dataset, where they differ."""
+    names = {f"{study.embedder} ({study.dim:,} numbers a clip)": study.name for study in studies}
+    if len(names) == 1:
+        return next(iter(names))
+    return listed([f"{name} for {dataset}" for name, dataset in names.items()])
+
+
 def _methods(studies: Sequence[Study], plan: ReproductionPlan) -> Section:
     study = studies[0]
     config = study.tables
     expert = plan.config.expert
     text = [
-        f"Embeddings are {listed(sorted({f'{s.embedder} ({s.dim:,} numbers a clip)' for s in studies}))}; a "
+        f"Embeddings are {_embeddings(studies)}; a "
         f"multilayer perceptron ({'–'.join(map(str, expert.hidden))}, LayerNorm, ReLU, dropout "
         f"{expert.dropout}) is trained in every numeric format with class-weighted cross-entropy and AdamW. "
         + "; ".join(
