@@ -70,7 +70,7 @@ def scenarios(studies: Sequence[Study], source: str) -> Section:
     text = (
         f"{source} recommends a model for each of {len(rules)} situations"
         + (" (all but one among mixtures)" if source == "§5.3" else "")
-        + ". By rules that can be checked, from the waveform where the embedder is known, our measurements agree "
+        + ". By rules that can be checked, from the waveform where the embedder is known, our figures agree "
         "with "
         + listed([f"{count} of {len(rules)} on {name}" for name, count in agreed.items()])
         + ". Where both sections name a purpose, their recommendations differ (claim 35).",
