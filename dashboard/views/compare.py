@@ -6,12 +6,20 @@ from collections.abc import Sequence
 
 from dashboard.charts.palette import Look
 from dashboard.views import tables, widgets
+from dashboard.views.tables import Column
 from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
 from qmoe_core.evaluation import contenders
 from qmoe_core.evaluation.contenders import Judged
+from qmoe_core.numbers import decimals
 
 PAGE = "compare"
+PERFECT = Column(
+    "ece_perfect",
+    "if perfect",
+    decimals(3),
+    "The ECE of a format that is right exactly as often as it says, with as many clips: chance makes some.",
+)
 MEASURES = {
     "doubt": "doubt",
     "total": "total",

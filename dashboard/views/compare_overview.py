@@ -12,7 +12,7 @@ from dashboard.session import linked
 from dashboard.session.linked import Control
 from dashboard.session.state import ALPHAS, stops
 from dashboard.views import tables, widgets, words
-from dashboard.views.compare import MEASURES, PAGE, basis
+from dashboard.views.compare import MEASURES, PAGE, PERFECT, basis
 from dashboard.views.compare_clip import LAST_HEARD
 from dashboard.views.tables import Column
 from qmoe_core.bundles import Bundle, BundleDataset
@@ -157,6 +157,7 @@ OVERVIEW = (
         f"Expected calibration error: Σ_b n_b / n · |accuracy_b − confidence_b| over {BINS} bins of the "
         "stated probability; 0 is best.",
     ),
+    PERFECT,
     Column("nll", "NLL", decimals(3), "Mean of −log p(y), nats; lower is better."),
     Column("brier", "Brier", decimals(3), "Mean of Σ_c (p_c − [c = y])²; lower is better."),
     Column(
@@ -182,6 +183,7 @@ def overview(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle) -
                 "accuracy": one.accuracy,
                 "errors": one.errors,
                 "ece": float(one.reliability.ece),
+                "ece_perfect": one.ece_perfect,
                 "nll": one.nll,
                 "brier": one.brier,
                 "aurc": risk.aurc if risk else None,

@@ -11,7 +11,7 @@ from dashboard.charts import compare as compare_charts
 from dashboard.charts.palette import Theme, expert_colour
 from dashboard.session import switch
 from dashboard.views import tables, widgets
-from dashboard.views.compare import PAGE
+from dashboard.views.compare import PAGE, PERFECT
 from dashboard.views.tables import Column
 from qmoe_core import bundles
 from qmoe_core.bundles import Bundle
@@ -39,6 +39,7 @@ RUNS = (
     Column("f1_std", "±", decimals(3), "Deviation of F1 over folds × seeds, with n − 1."),
     Column("n", "n", meaning="Folds × seeds."),
     Column("ece", "ECE", decimals(3), "Σ_b n_b / n · |accuracy_b − confidence_b|, of a bundle’s first seed."),
+    PERFECT,
     Column("aurc", "AURC", decimals(4), "Mean share of errors among the k most certain clips, likewise."),
     Column(
         "bytes",

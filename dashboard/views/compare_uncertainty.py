@@ -12,7 +12,7 @@ from dashboard.charts import compare as compare_charts
 from dashboard.charts.palette import Look
 from dashboard.session import holding, linked
 from dashboard.views import tables, widgets, words
-from dashboard.views.compare import MEASURES, PAGE, basis, legend
+from dashboard.views.compare import MEASURES, PAGE, PERFECT, basis, legend
 from dashboard.views.tables import Column
 from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
@@ -27,6 +27,7 @@ CALIBRATION = (
     Column(
         "ece", "ECE", decimals(3), f"Σ_b n_b / n · |accuracy_b − confidence_b|, {BINS} bins: the mean gap."
     ),
+    PERFECT,
     Column(
         "mce",
         "MCE",
@@ -60,6 +61,7 @@ def calibration(judged: Sequence[Judged], looks: dict[str, Look], bundle: Bundle
             {
                 "name": one.contender.title,
                 "ece": float(curve.ece),
+                "ece_perfect": one.ece_perfect,
                 "mce": float(curve.mce),
                 "stated": stated,
                 "right": one.accuracy,

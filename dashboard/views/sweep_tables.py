@@ -67,6 +67,8 @@ def the_alpha(
         now, plain = float(curve[index]), float(curve[0])
         heights[f"tile-{tile.key}"] = scales[tile.key].height(now)
         aside = f"{round(now * n):,} of {n:,} clips" if tile.shares else f"{tile.show(plain)} at α = 0"
+        if tile.key == "ece":
+            aside += f"; {tile.show(float(sweep.ece_perfect[index]))} if calibrated perfectly"
         slots[tile.key].html(f'<p class="qm-now">{tile.show(now)} <small>{aside}</small></p>')
     st.html(f"<style>{sweep_charts.css(alpha, heights)}</style>")
     slots["experts"].html(

@@ -70,13 +70,25 @@ def alpha(arguments: Arguments) -> int:
         print_json({"bundle": loaded.name, **swept.to_json()})
         return 0
     experts = swept.settings.experts
-    head = ("α", "F1", "accuracy", "ECE", "epistemic", "experts run", "route flips", "label flips", *experts)
+    head = (
+        "α",
+        "F1",
+        "accuracy",
+        "ECE",
+        "if perfect",
+        "epistemic",
+        "experts run",
+        "route flips",
+        "label flips",
+        *experts,
+    )
     rows = [
         (
             f"{value:g}",
             f"{swept.f1[i]:.3f}",
             f"{swept.accuracy[i]:.3f}",
             f"{swept.ece[i]:.3f}",
+            f"{swept.ece_perfect[i]:.3f}",
             f"{swept.epistemic[i]:.4f}",
             f"{swept.runs[i]:.2f}",
             f"{swept.route_flips[i]:.1%}",

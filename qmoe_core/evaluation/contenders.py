@@ -127,6 +127,11 @@ class Judged:
     brier: float
 
     @property
+    def ece_perfect(self) -> float:
+        """The calibration error that as many clips would show if it were right as often as it says."""
+        return calibration.expected_ece(self.probabilities.max(axis=-1))
+
+    @property
     def errors(self) -> int:
         """Clips that it got wrong."""
         return int((~self.correct).sum())

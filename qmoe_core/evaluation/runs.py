@@ -26,7 +26,7 @@ class Run:
         bits: of a weight; None for a mixture.
         bytes: of its weights; counted from parameters × bits where there is no bundle.
         ece, aurc: calibration error and area under risk–coverage, of the first seed, where a bundle carries
-            its data set and the name is one of `contenders`.
+            its data set and the name is one of `contenders`; ece_perfect: if calibration were perfect.
         p50_us: time of one call on this machine, where it was measured.
     """
 
@@ -42,6 +42,7 @@ class Run:
     n: int
     bytes: int
     ece: float | None = None
+    ece_perfect: float | None = None
     aurc: float | None = None
     p50_us: float | None = None
 
@@ -58,7 +59,7 @@ def of_bundle(bundle: Bundle, latency: BenchReport | None) -> list[Run]:
         Run(
             **_judged(bundle, one.name),
             origin=bundle.path.name,
-            dataset=made.dataset,
+            dataset=_described(made.dataset, made.copies),
             embedder=bundle.embedder,
             protocol=made.protocol,
             selection=made.selection,
@@ -82,7 +83,10 @@ def _judged(bundle: Bundle, name: str) -> dict[str, float]:
         return {}
     judged = contenders.judge(found, bundle, bundle.dataset)
     risk = judged.risk("doubt")
-    return {"ece": float(judged.reliability.ece), "aurc": risk.aurc} if risk else {}
+    if risk is None:
+        return {}
+    ece = float(judged.reliability.ece)
+    return {"ece": ece, "ece_perfect": judged.ece_perfect, "aurc": risk.aurc}
 
 
 def of_store(store: Store, bundles: Sequence[Bundle]) -> list[Run]:
@@ -94,7 +98,7 @@ def of_store(store: Store, bundles: Sequence[Bundle]) -> list[Run]:
     recorded = {
         _address(
             made.dataset_fingerprint, bundle.manifest.embedder_id, name, made.protocol, made.selection,
-            to_dict(bundle.config.expert),
+            to_dict(bundle.config.expert), made.copies,
         )
         for bundle in bundles
         for made in [bundle.provenance]
@@ -104,11 +108,21 @@ def of_store(store: Store, bundles: Sequence[Bundle]) -> list[Run]:
     for entry in store.list(crossval.KIND):
         key, facts = entry.fields, entry.metadata
         address = _address(
-            key["dataset"], key["embedder"], key["expert"], facts["protocol"], key["selection"], key["config"]
-        )
+            key["dataset"], key["embedder"], key["expert"], facts["protocol"], key["selection"],
+            key["config"], _copies(key),
+        )  # fmt: skip
         if address not in recorded:
             groups.setdefault(address, []).append(entry)
     return [_of_folds(entries) for entries in groups.values()]
+
+
+def _copies(key: dict[str, Any]) -> int:
+    """How many changed copies of each clip an expert with this key was trained on."""
+    return key["copies"][1] if "copies" in key else 0
+
+
+def _described(dataset: str, copies: int) -> str:
+    return f"{dataset}, {copies} changed of each" if copies else dataset
 
 
 def _address(*parts: object) -> str:
@@ -121,7 +135,7 @@ def _of_folds(entries: Sequence[StoreEntry]) -> Run:
     figures = bundling.summary([entry.metadata["f1"] for entry in entries])
     return Run(
         origin="store",
-        dataset=facts["dataset"],
+        dataset=_described(facts["dataset"], _copies(first.fields)),
         embedder=first.fields["embedder"].rpartition("-")[0],
         protocol=facts["protocol"],
         selection=first.fields["selection"],

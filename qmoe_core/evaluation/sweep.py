@@ -11,7 +11,7 @@ import numpy as np
 
 from qmoe_core.bundles import Bundle, BundleDataset
 from qmoe_core.errors import BundleError, ConfigError
-from qmoe_core.evaluation.calibration import reliability
+from qmoe_core.evaluation.calibration import expected_ece, reliability
 from qmoe_core.evaluation.classification import confusion, mean_f1
 from qmoe_core.routing import mixing
 from qmoe_core.routing.curiosity import MAX_EXPONENT
@@ -32,7 +32,8 @@ class AlphaSweep:
 
     Attributes:
         settings: all but α.
-        alphas: [A]; f1 (weighted), accuracy, ece: [A], of the mixture.
+        alphas: [A]; f1 (weighted), accuracy, ece: [A], of the mixture; ece_perfect: [A], what perfect
+            calibration would show with n clips.
         epistemic: [A], mean H(q̄) − mean H(q_i) in nats. Every expert counts the same in it whatever its
             routing, so α does not move it; `routed_epistemic` does.
         routed_epistemic: [A], the same with the routing's shares in place of equal ones, the mean of
@@ -53,6 +54,7 @@ class AlphaSweep:
     f1: np.ndarray
     accuracy: np.ndarray
     ece: np.ndarray
+    ece_perfect: np.ndarray
     epistemic: np.ndarray
     routed_epistemic: np.ndarray
     utilisation: np.ndarray
@@ -96,6 +98,7 @@ class AlphaSweep:
             "f1": self.f1.tolist(),
             "accuracy": self.accuracy.tolist(),
             "ece": self.ece.tolist(),
+            "ece_perfect": self.ece_perfect.tolist(),
             "epistemic": self.epistemic.tolist(),
             "routed_epistemic": self.routed_epistemic.tolist(),
             "utilisation": dict(zip(settings.experts, self.utilisation.T.tolist(), strict=True)),
@@ -191,12 +194,14 @@ def alpha_sweep(
     routed = entropy(np.matmul(mixed.routing[..., None, :], mixed.q)[..., 0, :])
     routed -= (mixed.routing * entropy(mixed.q)).sum(axis=-1)
     spread = mixed.interest.max(axis=-1) - mixed.interest.min(axis=-1)
+    stated = mixed.probabilities[1:].max(axis=-1)
     return AlphaSweep(
         settings=settings,
         alphas=values,
         f1=mean_f1(confusion(labels, called[1:], outputs.logits.shape[-1])),
         accuracy=correct[1:].mean(axis=1),
-        ece=reliability(mixed.probabilities[1:].max(axis=-1), correct[1:]).ece,
+        ece=reliability(stated, correct[1:]).ece,
+        ece_perfect=np.array([expected_ece(one, draws=50) for one in stated]),
         epistemic=np.full(len(values), mixed.epistemic.mean()),
         routed_epistemic=np.maximum(routed[1:], 0.0).mean(axis=1),
         utilisation=utilisation[1:],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qmoe_core import bundles
 from qmoe_core.errors import ConfigError
 from qmoe_core.evaluation import sweep
-from qmoe_core.evaluation.calibration import reliability
+from qmoe_core.evaluation.calibration import expected_ece, reliability
 from qmoe_core.evaluation.classification import accuracy, weighted_f1
 from qmoe_core.evaluation.sweep import ALPHAS, alpha_sweep, flips
 from qmoe_core.routing import mixing
@@ -74,6 +74,7 @@ def test_every_figure_is_the_mixtures_at_that_alpha(seed: int, way: Settings, va
         assert found.accuracy[i] == accuracy(labels, predicted)
         assert found.epistemic[i] == mixed.epistemic.mean()
         assert found.ece[i] == reliability(mixed.probabilities.max(axis=1), predicted == labels).ece
+        assert found.ece_perfect[i] == expected_ece(mixed.probabilities.max(axis=1), draws=50)
         np.testing.assert_array_equal(found.label_flipped[i], predicted != plain.probabilities.argmax(axis=1))
         chosen = ((mixed.weights > 0.0) != (plain.weights > 0.0)).any(axis=1)
         led = mixed.weights.argmax(axis=1) != plain.weights.argmax(axis=1)

@@ -49,6 +49,7 @@ def test_first_visit(swept: AlphaSweep) -> None:
     assert "n = 400 clips, each classified by experts that were not trained on it" in said
     assert "None at this α" in said
     assert f'<p class="qm-now">{swept.f1[0]:.3f}' in said
+    assert f"; {swept.ece_perfect[0]:.3f} if calibrated perfectly" in said
     assert len(app.get("plotly_chart")) == 10
     assert "the cheapest that is as good; asking as many at random is" in said  # the cascade
     assert not app.warning
