@@ -54,7 +54,7 @@ def listen() -> None:
     reference = hearing.reference(bundle, settings)
     st.session_state.last_sound = chosen.sound
     st.session_state.example_of = (bundle.digest, settings)
-    st.session_state.example = hearing.Example(chosen.sound.name, decision, chosen.heard.spectrogram.shape)
+    st.session_state.example = hearing.Example.of(chosen.sound.name, decision, chosen.heard, bundle)
 
     verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits, known=False)
     colour = palette.class_colour(decision.classes, decision.label)

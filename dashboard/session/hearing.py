@@ -29,6 +29,8 @@ from qmoe_core.errors import UserError
 from qmoe_core.evaluation import conformal, selective
 from qmoe_core.evaluation.conformal import Kept, Limits, Promise
 from qmoe_core.evaluation.selective import Auroc
+from qmoe_core.measure import steps
+from qmoe_core.measure.steps import Way
 from qmoe_core.routing.mixing import Settings
 from qmoe_core.serve import Observation
 
@@ -74,6 +76,14 @@ class Example:
     decision: Decision
     frames: tuple[int, ...]
     """Mel bands and frames of its spectrogram."""
+    embeddings: tuple[tuple[str, int], ...]
+    """Each embedder of the bundle, and how many numbers it gives."""
+
+    @staticmethod
+    def of(name: str, decision: Decision, heard: Heard, bundle: Bundle) -> Example:
+        """The example that a judged sound is."""
+        given = tuple((one.name, one.dim) for one in bundle.embedders)
+        return Example(name, decision, heard.spectrogram.shape, given)
 
 
 def from_gallery(name: str) -> Sound:
@@ -221,6 +231,22 @@ def _judge(
     key: str, digest: str, settings: Settings, _observation: Observation, _bundle: Bundle
 ) -> Classification:
     return serve.decide(_observation, _bundle, settings)
+
+
+def way(bundle: Bundle, settings: Settings) -> Way:
+    """What each step of a window's way costs on this machine; measured once for a mixture of a bundle."""
+    timed = bundle.settings(
+        experts=settings.experts,
+        top_k=settings.top_k,
+        mc_samples=settings.mc_samples,
+        curiosity="disagreement",
+    )
+    return _way(bundle.digest, timed, bundle)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _way(digest: str, settings: Settings, _bundle: Bundle) -> Way:
+    return steps.way(_bundle, settings)
 
 
 def reference(bundle: Bundle, settings: Settings) -> dict[str, np.ndarray]:

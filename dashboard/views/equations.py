@@ -78,6 +78,20 @@ EQUATIONS = (
         ),
     ),
     Equation(
+        "1a",
+        "The embedding",
+        r"z = f(\mathrm{mel}(x)) \in \mathbb{R}^{D}",
+        "1,024 numbers from the penultimate layer of EfficientNet-B3 or MobileNet-v3, which see the "
+        "spectrogram as a picture. The results are those of 1,536.",
+        "The bundle’s embedder; a network of ours, or EfficientAT’s, runs in a number format of its own. "
+        "Each number is standardised with its mean and deviation over the training clips.",
+        (
+            "qmoe_core.embedders.learned:LearnedEmbedder.embed",
+            "qmoe_core.embedders.logmel_stats:LogMelStats.statistics",
+            "qmoe_core.bundles:Bundle.standardise",
+        ),
+    ),
+    Equation(
         "2",
         "k-bit weights",
         r"\begin{gathered}"
@@ -124,13 +138,14 @@ EQUATIONS = (
         ("qmoe_core.routing.uncertainty:softmax", "qmoe_core.routing.mixing:mix"),
     ),
     Equation(
-        "6",
-        "The mixture",
-        r"y = \sum_{i \in \mathrm{TopK}} r_i \cdot E_i(z)",
-        "Its code divides by k without renormalising, and mixes logits.",
-        "The top k are renormalised to one, and probabilities are mixed. mix = “logits” gives the paper’s "
-        "way.",
-        ("qmoe_core.routing.curiosity:top_k", "qmoe_core.routing.mixing:mix"),
+        "5a",
+        "The router’s own uncertainty",
+        r"\sigma_i^2 = \frac{1}{S} \sum_{s=1}^{S} \big(r_i^{(s)} - \bar r_i\big)^2",
+        "Figure 1: “Bayesian router computes epistemic uncertainty via Monte Carlo dropout”; S = 10 passes.",
+        "S passes, each with other hidden units left out, give S distributions r⁽ˢ⁾. With curiosity by the "
+        "router σ takes the place of d in Eq. 8. It hardly finds the mixture’s errors: Compare has its "
+        "AUROC.",
+        ("qmoe_core.routing.router:Router.masks", "qmoe_core.routing.uncertainty:spread"),
     ),
     Equation(
         "7",
@@ -188,4 +203,14 @@ EQUATIONS = (
             "qmoe_core.routing.distilled:worth_asking",
         ),
     ),
+    Equation(
+        "6",
+        "The mixture",
+        r"y = \sum_{i \in \mathrm{TopK}} r_i \cdot E_i(z)",
+        "Its code divides by k without renormalising, and mixes logits.",
+        "The top k are renormalised to one, and probabilities are mixed. mix = “logits” gives the paper’s "
+        "way.",
+        ("qmoe_core.routing.curiosity:top_k", "qmoe_core.routing.mixing:mix"),
+    ),
 )
+"""In the order of the way from a sound to the decision, which ends with Eq. 6."""

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.session import hearing, state
 from dashboard.session.hearing import Example
-from dashboard.views import equations, widgets, words
+from dashboard.views import costs, equations, widgets, words
 from dashboard.views.equations import Equation
 from qmoe_core import numbers
 from qmoe_core.audio.decode import SAMPLE_RATE
@@ -16,6 +16,8 @@ from qmoe_core.audio.mel import hz_to_mel
 from qmoe_core.bundles import Bundle
 from qmoe_core.decision import Decision, ExpertOpinion
 from qmoe_core.experts.spec import EXPERTS
+from qmoe_core.measure.steps import Way
+from qmoe_core.routing.mixing import Settings
 
 STRATEGY = {
     "distilled": "\n\nThe bonus here comes from d̂, predicted from one cheap expert’s answer, as chosen on "
@@ -24,6 +26,12 @@ STRATEGY = {
     "none": "\n\nCuriosity is off on Listen, so every bonus is one.",
 }
 """Where the bonus comes from, where it isn't Eq. 8's."""
+
+
+def the_settings(bundle: Bundle) -> Settings:
+    """The mixture as it is chosen now."""
+    controls, _ = state.controls(bundle)
+    return controls.settings(bundle)
 
 
 def the_example(bundle: Bundle) -> Example:
@@ -35,11 +43,11 @@ def the_example(bundle: Bundle) -> Example:
     sound = st.session_state.get("last_sound") or hearing.from_gallery(controls.sound)
     heard = hearing.hear(sound, bundle)
     result = hearing.judge(sound, heard, bundle, settings)
-    return Example(sound.name, result.whole, heard.spectrogram.shape)
+    return Example.of(sound.name, result.whole, heard, bundle)
 
 
-def step(equation: Equation, example: Example) -> None:
-    """One equation: wording and code to the left, numbers to the right."""
+def step(equation: Equation, example: Example, way: Way) -> None:
+    """One equation: wording and code to the left, numbers and costs to the right."""
     st.divider()
     number = f"Eq. {equation.number}" if equation.number.isdigit() else "Definition"
     st.subheader(f"{number}: {equation.title}", anchor=f"eq{equation.number}")
@@ -55,6 +63,7 @@ def step(equation: Equation, example: Example) -> None:
                 st.code(found.text, language="python", wrap_lines=True)
     with right:
         st.markdown(computed(equation.number, example))
+        st.markdown(f"**Costs.** {widgets.plain(costs.of_equation(equation.number, way))}")
 
 
 def computed(number: str, example: Example) -> str:
@@ -66,10 +75,13 @@ def computed(number: str, example: Example) -> str:
             f"1,000 Hz is {hz_to_mel(1000):,.0f} mel, and {top:,.0f} Hz, the top, {hz_to_mel(top):,.0f} mel. "
             f"This sound became {bands} bands × {frames:,} frames."
         )
-    if number in {spec.equation for spec in EXPERTS.values()}:
+    if number == "1a":
+        return embedding(example)
+    if number in {spec.equation for spec in EXPERTS.values() if spec.equation}:
         return of_formats(example.decision, number)
     of_decision = {
         "5": routing,
+        "5a": passes,
         "6": mixture,
         "7": entropy,
         "7a": parts_of_entropy,
@@ -99,11 +111,29 @@ def of_formats(decision: Decision, number: str) -> str:
     return _table(("expert", "label", "probability", "d, nats"), rows)
 
 
+def embedding(example: Example) -> str:
+    """The sizes on the way to the embedding."""
+    bands, frames = example.frames
+    sizes = " and ".join(f"{dim:,} numbers ({widgets.plain(name)})" for name, dim in example.embeddings)
+    return f"{bands} bands × {frames:,} frames become {sizes} for each window of five seconds."
+
+
 def routing(decision: Decision) -> str:
-    """Eq. 5: the router's distribution, with its deviation over MC-dropout passes."""
-    rows = [(e.name, f"{e.router_probability:.4f}", f"± {e.router_std:.4f}") for e in mixed(decision)]
+    """Eq. 5: the router's distribution."""
+    rows = [(e.name, f"{e.router_probability:.4f}") for e in mixed(decision)]
     total = sum(e.router_probability for e in mixed(decision))
-    return _table(("expert", "r", "σ, MC dropout"), [*rows, ("sum", f"{total:.4f}", "")])
+    return _table(("expert", "r"), [*rows, ("sum", f"{total:.4f}")])
+
+
+def passes(decision: Decision) -> str:
+    """The deviation of the routing over MC-dropout passes, and what it amounts to."""
+    rows = [(e.name, f"{e.router_probability:.4f}", f"± {e.router_std:.4f}") for e in mixed(decision)]
+    unsure = decision.uncertainty
+    return (
+        f"{_table(('expert', 'r', 'σ'), rows)}\n\nS = {decision.mc_samples} passes; mean variance "
+        f"{unsure.router_variance:.5f}, H(r̄) − mean H(r⁽ˢ⁾) = "
+        f"{numbers.nats(unsure.router_mutual_information)}."
+    )
 
 
 def mixture(decision: Decision) -> str:

@@ -197,6 +197,8 @@ def test_method_explains_what_was_heard(dashboard: str, browse: Browse) -> None:
     go(page, "Method")
     expect(page.get_by_text("bonus, α = 50")).to_be_visible()
     expect(page.get_by_text(re.compile("The numbers are those of Rooster"))).to_be_visible()
+    page.locator("a.qm-step", has_text="Curiosity").click()  # in Figure 1
+    expect(page.get_by_role("heading", name="Eq. 8: Curiosity")).to_be_in_viewport()
     page.get_by_text("qmoe_core.routing.curiosity.curious_routing").click()
     expect(page.get_by_text("def curious_routing").first).to_be_visible()
     go(page, "Listen")

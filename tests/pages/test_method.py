@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.views import equations
+from qmoe_core import numbers
 from qmoe_core.decision import Classification
 
 Visit = Callable[..., AppTest]
@@ -45,7 +46,7 @@ def test_the_numbers_fit_together(visit: Visit) -> None:
     app = visit(experts="fp32,q2,popcount")
     app.switch_page(METHOD).run()
     said = text(app)
-    assert "|sum|1.0000||" in said
+    assert "|sum|1.0000|" in said
     epistemic = re.search(r"\|epistemic = total − aleatoric\|([\d.]+)\|", said)
     mean = re.search(r"\|mean of the 3 d\|([\d.]+)\|", said)
     assert epistemic
@@ -74,6 +75,34 @@ def test_predicted_disagreement_stands_beside_the_true_one(visit: Visit) -> None
     mixed = [expert for expert in app.session_state["example"].decision.experts if expert.in_mixture]
     for expert in mixed:
         assert f"|{expert.name}|{expert.disagreement_kl:.4f}|{expert.predicted_kl:.4f}|" in shown
+
+
+def test_figure_1_has_the_numbers_and_costs_of_its_sections(visit: Visit) -> None:
+    app = visit(sound="dog-bark", experts="fp32,q2,popcount").switch_page(METHOD).run()
+    said, decision = text(app), app.session_state["example"].decision
+    [figure] = [html.body.replace("\xa0", " ") for html in app.html if '<ol class="qm-way"' in html.body]
+    sections = re.findall(r'href="#(eq\w+)"', figure)
+    assert sections == ["eq1", "eq1a", "eq2", "eq5", "eq7", "eq8", "eq6"]
+    anchors = [header.anchor for header in app.subheader]
+    assert anchors == [f"eq{equation.number}" for equation in equations.EQUATIONS]
+    assert [anchors.index(section) for section in sections] == sorted(map(anchors.index, sections))
+    agree = sum(e.label == decision.label for e in decision.experts if e.in_mixture)
+    assert f"{agree} of 3 say dog" in figure
+    assert f"total {numbers.nats(decision.uncertainty.total)}".replace("\xa0", " ") in figure
+    assert f"dog, {numbers.percent(decision.probability)}".replace("\xa0", " ") in figure
+    costs = re.findall(r"<small>([\d.,]+ [µm]s) · ([\d.]+) %</small>", figure)
+    assert len(costs) == len(sections)
+    assert sum(float(share) for _, share in costs) == pytest.approx(100.0, abs=0.5)
+    for number, (us, share) in zip(("1", "1a"), costs[:2], strict=True):  # one step each
+        section = said.split(f"Costs.** {us}")[1].split("of all steps")[0]
+        assert f"{share} %" in section, number
+    assert said.count("**Costs.**") == len(equations.EQUATIONS)
+    assert "the experts: " in " ".join(caption.value for caption in app.caption).replace("\\", "")
+
+
+def test_costs_say_what_is_not_of_the_mixture(visit: Visit) -> None:
+    said = text(visit(experts="fp32,q2").switch_page(METHOD).run())
+    assert said.count("None here: no expert of the mixture is of this kind.") == 2  # Eq. 3 and 4
 
 
 def test_every_equation_shows_its_code(visit: Visit) -> None:
