@@ -252,7 +252,7 @@ def _static_int8(model: Any, x: np.ndarray) -> Any:
 
 
 def _others(embedder: str, network: Network | None, stages: Stages, waveform: np.ndarray) -> list[_Timed]:
-    """ONNX Runtime in float and in its own 8 bits, behind our front end (and our statistics)."""
+    """ONNX Runtime in float and in its own 8 bits and OpenVINO, behind our front end (and our statistics)."""
     import onnxruntime
 
     def before() -> np.ndarray:
@@ -276,6 +276,14 @@ def _others(embedder: str, network: Network | None, stages: Stages, waveform: np
                 return session()
 
             found.append(_Timed(f"{embedder} {name}", "peer", path, note))
+    x = given.copy()
+    for peer in peers.openvino(lambda: model, x, "levels"):
+
+        def other(x: np.ndarray = x, call: Callable[[], object] = peer.call) -> object:
+            x[...] = before()
+            return call()
+
+        found.append(_Timed(f"{embedder} {peer.name}", "peer", other, peer.note))
     return found
 
 

@@ -10,6 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def contestants(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:
             found += _onnx_runtime(weights, x)
     except ImportError:
         log.warning("ONNX Runtime is not installed; its rows are left out (pip install 'qmoe-lab[bench]')")
-    return found
+    return found + openvino(lambda: onnx_model(weights, len(x)), x, "embedding")
 
 
 @contextmanager
@@ -152,6 +153,27 @@ def session(model: Any, x: np.ndarray, name: str = "embedding") -> Callable[[], 
     value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32, "cpu")
     binding.bind_ortvalue_output(output.name, value)
     return lambda: running.run_with_iobinding(binding)
+
+
+def openvino(make: Callable[[], Any], x: np.ndarray, name: str) -> list[Contestant]:
+    """OpenVINO in float on one thread, where it is installed; its input `name` of an ONNX model is x."""
+    try:
+        from importlib.metadata import version
+
+        import openvino
+
+        model = make()
+    except ImportError:
+        log.warning("OpenVINO is not installed; its rows are left out (pip install openvino)")
+        return []
+    # Else it takes bfloat16 where the processor has it, and as many threads as there are cores.
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    running = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    request = running.create_infer_request()
+    request.set_tensor(name, openvino.Tensor(x, shared_memory=True))
+    call = partial(request.infer, share_outputs=True)
+    return [Contestant("OpenVINO fp32", "peer", call, f"OpenVINO {version('openvino')}, float32")]
 
 
 def _onnx_runtime(weights: ExpertWeights, x: np.ndarray) -> list[Contestant]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -36,8 +38,20 @@ def test_onnx_is_the_same_network(case) -> None:
     np.testing.assert_allclose(session.run(None, {"embedding": x})[0], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_openvino_computes_what_lies_in_its_input(case) -> None:
+    pytest.importorskip("openvino")
+    weights, x, expected = case
+    given = np.zeros_like(x)
+    (peer,) = peers.openvino(lambda: peers.onnx_model(weights, len(x)), given, "embedding")
+    for rows in (slice(None), slice(None, None, -1)):
+        given[...] = x[rows]
+        found: Any = peer.call()
+        np.testing.assert_allclose(next(iter(found.values())), expected[rows], rtol=1e-3, atol=1e-4)
+
+
 def test_all_peers_run(case) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
     weights, x, _ = case
     found = peers.contestants(weights, x)
     assert [c.name for c in found] == [
@@ -47,6 +61,7 @@ def test_all_peers_run(case) -> None:
         "ONNX Runtime MatMulNBits 8",
         "ONNX Runtime MatMulNBits 4",
         "ONNX Runtime MatMulNBits 2",
+        "OpenVINO fp32",
     ]
     for contestant in found:
         contestant.call()
