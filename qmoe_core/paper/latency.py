@@ -1,4 +1,4 @@
-"""Claims 19–24, 37 and 38: what was timed, what the energy is made of, which units and ratios add up."""
+"""Claims 19–24, 37, 38 and 42: what was timed, what the energy is made of, which units and ratios add up."""
 
 from __future__ import annotations
 
@@ -368,6 +368,30 @@ def _judge_touched(v: Values) -> Ruling:
     )
 
 
+def _peak_memory(_: Materials) -> Figures:
+    weights, peak = 1e3 * table(7).values("kilobytes"), 1e9 * table(4).values("ram")
+    values = {
+        "weights_mb": weights.max() / 1e6,
+        "peak_gb": peak.min() / 1e9,
+        "share": weights.max() / peak.min(),
+    }
+    return Figures({key: float(value) for key, value in values.items()}, "Tables 4 and 7, all models")
+
+
+def _judge_peak_memory(v: Values) -> Ruling:
+    ours = (
+        f"The largest weights of Table 7 are {v['weights_mb']:.2f} MB, the smallest peak of Table 4 is "
+        f"{v['peak_gb']:.2f} GB: at most {percent(v['share'], 1)} of it are weights."
+    )
+    return ruling(
+        v["share"] < 0.5,
+        ours,
+        "Weights are a small part of every peak that is printed, so that a smaller model saves next to none "
+        "of it.",
+        "Weights may be most of the peak.",
+    )
+
+
 CLAIMS = (
     Claim(
         19,
@@ -477,5 +501,18 @@ CLAIMS = (
         "experiment",
         _touched,
         _judge_touched,
+    ),
+    Claim(
+        42,
+        "latency",
+        "arithmetic",
+        "Peak memory is dominated by the framework rather than by weights.",
+        "§5.4, Table 4",
+        "Divide the largest weights of Table 7 by the smallest peak of Table 4.",
+        "0.86–1.17 GB for 1.2 to 5.0 M parameters",
+        "Weights that are half of a peak or more.",
+        "arithmetic",
+        _peak_memory,
+        _judge_peak_memory,
     ),
 )

@@ -166,8 +166,8 @@ def _judge_leak(v: Values) -> Ruling:
         ours,
         "The code’s folds are the predefined ones.",
         "The code divides clips at random, on all three sets; clips cut from one recording then lie in "
-        "training and test, which is what the predefined folds are there to prevent. How much that adds is "
-        "no more than its interval says.",
+        "training and test, which is what the predefined folds are there to prevent. What that adds to F1 is "
+        "uncertain: its interval stands above.",
     )
 
 

@@ -130,7 +130,7 @@ class TestChecked:
         app.run()
         app.button(key="run:13").click().run()
         next(button for button in app.button if "experiments that are left" in button.label).click().run()
-        next(button for button in app.button if "Run all 39" in button.label).click().run()
+        next(button for button in app.button if "Run all 42" in button.label).click().run()
         assert [request.only for request in asked] == [(13,), tuple(EXPERIMENTS), None]
 
     def test_a_job_that_runs_is_shown_and_can_be_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:

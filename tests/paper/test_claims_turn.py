@@ -82,11 +82,11 @@ def one_deviates(_: Patch, m: Materials) -> None:
     m.__dict__["data"] = replace(m.data, outputs=replace(outputs, logits=logits, **plain))
 
 
-def one_in_ten_wrong(data: BundleDataset) -> np.ndarray:
-    """The float expert's logits for all, with every tenth clip's classes rolled where the expert is q4."""
+def one_in_ten_wrong(data: BundleDataset, name: str = "q4") -> np.ndarray:
+    """The float expert's logits for all, with every tenth clip's classes rolled in the one of that name."""
     logits = np.repeat(data.outputs.of(("fp32",)).logits, data.outputs.logits.shape[1], axis=1)
-    q4 = data.outputs.experts.index("q4")
-    logits[::10, q4] = np.roll(logits[::10, q4], 1, axis=-1)
+    row = data.outputs.experts.index(name)
+    logits[::10, row] = np.roll(logits[::10, row], 1, axis=-1)
     return logits
 
 
@@ -189,6 +189,7 @@ def mean_of_the_row(row: dict[str, PrintedCell]) -> dict[str, str]:
     return {"mean": f"{np.mean([row[key].value or 0.0 for key in tables.DATASETS]):.3f}"}
 
 
+HOLDING = (22, 36, 37, 39, 40, 41, 42)
 SAME_FOLDS = short.folds
 CHANGES: dict[int, Change] = {
     1: lambda patch, _: patch.setattr(routing, "as_coded", routing.as_printed),
@@ -236,13 +237,16 @@ CHANGES: dict[int, Change] = {
         embedders, "create", lambda *_, **__: SimpleNamespace(embed=lambda _: None)
     ),
     39: lambda _, m: with_outputs(m, one_in_ten_wrong),
+    40: lambda _, m: with_outputs(m, one_in_ten_wrong),
+    41: lambda _, m: with_outputs(m, lambda data: one_in_ten_wrong(data, "q1")),
+    42: lambda patch, _: print_instead(patch, 7, only("MoE", kilobytes="600000.0")),
 }
 
 
 @pytest.mark.parametrize("number", sorted(CHANGES))
 def test_an_input_of_which_the_opposite_is_true_turns_the_verdict(monkeypatch, tmp_path, number):
     claim, materials = BY_ID[number], Materials(Store(tmp_path))
-    usual = "holds" if number in (22, 36, 37, 39) else "does-not-hold"
+    usual = "holds" if number in HOLDING else "does-not-hold"
     CHANGES[number](monkeypatch, materials)
     verdict = claim.judge(claim.measure(materials).values).verdict
     assert {verdict, usual} == {"holds", "does-not-hold"}
