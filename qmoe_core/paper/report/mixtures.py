@@ -135,29 +135,36 @@ def question(studies: Sequence[Study]) -> Section:
         "given trained models. The best expert is chosen on the folds that it is reported for, which favours "
         "it a little; the mean of the experts is not chosen. " + "; ".join(runs_of(s.tables) for s in studies)
     )
-    figure = Figure(
-        "mixtures",
-        charts.intervals(
-            [
-                (
-                    f"{one.model.paper}, {one.dataset}" if len(names) > 1 else one.model.paper,
-                    [charts.Mark(*one.over_best)],
-                )
-                for one in found
-                if one.model.printed or one.dataset == EVERY
-            ],
-            "weighted F1 of the mixture − that of its best expert",
-            line_at=0.0,
-        ),
-        "How much higher the F1 of each mixture is than that of the best of its own experts, with 95 % "
-        "intervals over recordings. The dashed line is no difference.",
-    )
     return Section(
         "mixtures",
         "Does a mixture beat its experts? (the question of Table 1)",
         (*text, _in_the_paper()),
         ReportTable("mixtures", "Every mixture against its own experts", columns, tuple(rows), note),
-        figures=(figure,),
+        figures=(_figure(found),),
+    )
+
+
+def _figure(found: Sequence[AgainstExperts]) -> Figure:
+    """A row for each mixture, a mark for each dataset, of which there is room for three."""
+    drawn = [name for name in dict.fromkeys(one.dataset for one in found) if name != EVERY][:3]
+    rows = [
+        (
+            model.paper,
+            [
+                charts.Mark(*one.over_best, drawn.index(one.dataset))
+                for one in found
+                if one.model == model and one.dataset in drawn
+            ],
+        )
+        for model in dict.fromkeys(one.model for one in found)
+    ]
+    return Figure(
+        "mixtures",
+        charts.intervals(
+            rows, "weighted F1 of the mixture − that of its best expert", series=drawn, line_at=0.0
+        ),
+        "How much higher the F1 of each mixture is than that of the best of its own experts, with 95 % "
+        "intervals over recordings. The dashed line is no difference.",
     )
 
 

@@ -91,7 +91,7 @@ class WholeRun:
 
     def _titled(self, title: str) -> str:
         if self._step not in self.work:
-            return title
+            return f"{self._step[0]}: {title}" if self._step[0] else title
         place = list(self.work).index(self._step) + 1
         return f"{self._step[0]}, step {place} of {len(self.work)}: {title}"
 

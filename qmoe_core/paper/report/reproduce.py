@@ -220,6 +220,7 @@ def _of_datasets(opened: Opened, plan: ReproductionPlan, context: Context, fresh
         trained[place][name] = protocols.train(planned[place][name], subjects[place], told)
     studies = []
     for place, subject in enumerate(subjects):
+        whole.begin(subject.name, "costs")
         made = opened[place][1]
         timed = made.name if made.takes == "waveforms" else None
         served = _served(planned[place]["sound"], subject, context.store, timed)

@@ -186,3 +186,6 @@ def test_the_time_left_is_that_of_the_work_left() -> None:
     whole.progress("training")(5, 10, "q4")
     assert whole.left() is not None
     assert whole.left() == pytest.approx(150.0 * 10.0 / 200.0)
+    whole.begin("a", "costs")
+    whole.progress("latency")(1, 2, "rounds")
+    assert shown[-1] == "a: latency: rounds"
