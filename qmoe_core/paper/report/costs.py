@@ -146,9 +146,8 @@ def measure(served: Served, effort: Effort, context: Context, *, fresh: bool = F
     power = kept("power", {"country": effort.country}, lambda: _power(loaded(), effort)).metadata
     grid, embedding_us = power["grid_g_per_kwh"], None
     if name := served.embedder:
-        embedding_us = kept(
-            "embedding", {"embedder": name, "seconds": decode.WINDOW_S}, lambda: _embedding(name)
-        ).metadata["p50_us"]
+        settings = {"embedder": name, "seconds": decode.WINDOW_S}
+        embedding_us = kept("embedding", settings, lambda: _embedding(name)).metadata["p50_us"]
     before = power["serving_kw"] * (embedding_us or 0.0)
     if effort.energy_repetitions and power["source"] != MODELLED:
         settings = {"repetitions": effort.energy_repetitions, "country": effort.country}
