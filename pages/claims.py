@@ -22,12 +22,9 @@ from dashboard.views.claims_checks import (
     the_run,
 )
 from qmoe_core.errors import UserError
-from qmoe_core.paper.claims import CLAIMS
+from qmoe_core.paper.claims import CLAIMS, FAIRNESS
 
-FAIRNESS = (
-    "A verdict is about the sentence that is quoted, not about the work as a whole; it is computed from the "
-    "figures beside it, and other figures would have meant the opposite."
-)
+COMPUTED = "Each verdict is computed from the figures beside it; other figures would have meant the opposite."
 
 
 def page() -> None:
@@ -40,7 +37,7 @@ def page() -> None:
         widgets.error(error)
         return
     job = running()
-    st.markdown(f"{widgets.plain(claims_views.summary(CLAIMS, findings))} {FAIRNESS}")
+    st.markdown(f"{widgets.plain(claims_views.summary(CLAIMS, findings))} {FAIRNESS} {COMPUTED}")
     st.html(claims_views.overview(CLAIMS, findings))
     the_run(findings, job)
     the_filter(findings)

@@ -122,9 +122,9 @@ def check(claim: Claim, materials: Materials) -> Finding:
         package = (error.name or "").partition(".")[0]
         extra = "bench" if package == "memory_profiler" else "lab"
         missing = f"It needs {package}, which is not installed: pip install 'qmoe-lab[{extra}]'."
-        figures, ruling = None, Ruling("not-testable", "not measured", missing)
+        figures, ruling = None, Ruling("not-testable", "Not measured.", missing)
     except UserError as error:
-        figures, ruling = None, Ruling("not-testable", "not measured", str(error))
+        figures, ruling = None, Ruling("not-testable", "Not measured.", str(error))
     else:
         ruling = claim.judge(figures.values)
     return Finding(claim, figures, ruling, at, time.perf_counter() - started, processor())
@@ -202,6 +202,10 @@ def latest(store: Store | None = None) -> dict[int, Finding]:
     return found
 
 
+FAIRNESS = (
+    "A verdict is about the sentence beside it, not about the work as a whole. Most statements were chosen "
+    "because a first reading raised a question, so how many hold does not measure the paper."
+)
 HEADINGS = (HOLDS, *GROUNDS.values(), NOT_TESTABLE)
 """Of the groups, in the order of reading."""
 
@@ -231,9 +235,10 @@ def markdown(findings: Sequence[Finding]) -> str:
         "",
         f"{len(findings)} statements of the paper and its public code were tested with qmoe lab "
         f"{__version__}: {count['holds']} hold, {count['does-not-hold']} do not, {count['not-testable']} "
-        "could not be tested. A verdict is about the sentence beside it, not about the work as a whole, and "
-        "says what would change it. `qmoe claims --only NUMBER` runs a check again. Corrections are "
-        "welcome, of the checks too.",
+        f"could not be tested. {FAIRNESS} What would change a verdict stands with it. Where the code is "
+        "meant, it is commit dfbb02c; later versions exist and were not examined, but for the two that claim "
+        "2 names. `qmoe claims --only NUMBER` runs a check again. Corrections are welcome, of the checks "
+        "too.",
     ]
     for title in HEADINGS:
         found = groups.get(title, [])

@@ -13,6 +13,7 @@ from qmoe_core.bundles import Bundle, export
 from qmoe_core.config import Config
 from qmoe_core.embedders import learned, models
 from qmoe_core.errors import ConfigError
+from qmoe_core.measure import steps
 from qmoe_core.runtime.store import Store
 from qmoe_core.training.behind import resolve
 from tests import tiny
@@ -55,6 +56,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def clip(seconds: float) -> decode.Clip:
     rain = np.tile(synth.render("rain"), int(seconds / 5) + 1)
     return decode.from_samples(rain[: round(seconds * decode.SAMPLE_RATE)], decode.SAMPLE_RATE, name="rain")
+
+
+def test_the_steps_of_both_ways_are_timed(two: Path) -> None:
+    bundle = bundles.load(two)
+    way = steps.way(bundle, bundle.settings())
+    assert [(step.kind, step.name) for step in way.steps[:6]] == [
+        ("front end", "logmel-stats"), ("embedder", "logmel-stats"),
+        ("front end", "ds-cnn:q8"), ("embedder", "ds-cnn:q8"),
+        ("expert", "q1"), ("expert", "ds-cnn:q8.q8"),
+    ]  # fmt: skip
+    assert [step.bytes > 0 for step in way.of("embedder")] == [False, True]
 
 
 def test_an_expert_is_an_embedder_and_a_head() -> None:
