@@ -12,6 +12,7 @@ from dashboard.session.linked import widget
 from dashboard.views import tables, widgets
 from dashboard.views.efficiency_controls import PAGE
 from dashboard.views.efficiency_costs import energy_panel, latency_panel
+from dashboard.views.efficiency_path import before_us, from_the_waveform
 from dashboard.views.tables import Column
 from dashboard.views.words import Verdict
 from qmoe_core.bundles import Bundle
@@ -37,6 +38,9 @@ def the_deployment(bundle: Bundle, values: dict[str, Any]) -> None:
     """The paper's scenarios, answered from what was measured here."""
     latency, energy = measured.latest("latency", bundle), measured.latest("energy", bundle)
     found = formats(bundle, latency and latency.report, energy and energy.report)
+    us = before_us(bundle)
+    if us is not None:
+        found = from_the_waveform(found, us, energy)
     every = answers(found)
     titles = {answer.scenario.id: answer.scenario.title for answer in every}
     st.pills(
@@ -62,9 +66,21 @@ def the_deployment(bundle: Bundle, values: dict[str, Any]) -> None:
     rows = [scenario_row(one) for one in every]
     marked = [row | {"mark": row["id"] == answer.scenario.id} for row in rows]
     file = ([Column(key, "") for key in rows[0]], rows)
-    tables.table(SCENARIO_COLUMNS, marked, name="scenarios", title="Scenarios", label="Scenarios", file=file)
+    tables.table(
+        scenario_columns(us is not None),
+        marked,
+        name="scenarios",
+        title="Scenarios",
+        label="Scenarios",
+        file=file,
+    )
     st.page_link(widgets.PAGES / "formats.py", label="Set your own limits on Formats")
-    notes = [f"F1: {widgets.how(bundle)}, out of fold."]
+    notes = [
+        f"F1: {widgets.how(bundle)}, out of fold.",
+        f"Times and energies start at the waveform, {us:,.0f} µs before the head."
+        if us is not None
+        else "Times and energies are of the head alone until the whole path is measured here, on Formats.",
+    ]
     notes += [f"Latency: n = {latency.n:,} calls. {latency.basis(bundle)}"] if latency else []
     notes += [f"Energy: {energy.basis(bundle)}"] if energy else []
     widgets.caption(" ".join(notes))
@@ -101,25 +117,38 @@ def the_paper(answer: Answer) -> None:
     )
 
 
-SCENARIO_COLUMNS = (
-    Column("scenario", "When it must be", number=False),
-    Column("format", "ours", tables.expert, number=False),
-    Column("f1", "F1", decimals(3), r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."),
-    Column(
-        "p50_us",
-        "head, median, µs",
-        lambda value: f"{value:,.3g}",
-        "Half of the calls take at most so long, $t_{0.5}$.",
-    ),
-    Column(
-        "bytes", "size, kB", lambda value: f"{value / 1e3:,.0f}", "Bytes of the files that must be carried."
-    ),
-    Column(
-        "energy_mj", "head, mJ", lambda value: f"{value:.3g}", r"Gross energy of a call, $E = P \cdot t$."
-    ),
-    Column("paper", "the paper’s", number=False),
-    Column("agrees", "same pick", number=False, meaning="Whether the paper’s pick is ours too."),
-)
+def scenario_columns(whole: bool) -> tuple[Column, ...]:
+    """Columns of the scenarios' table.
+
+    Args:
+        whole: whether costs start at the waveform, or are the head's.
+    """
+    part = "path" if whole else "head"
+    return (
+        Column("scenario", "When it must be", number=False),
+        Column("format", "ours", tables.expert, number=False),
+        Column("f1", "F1", decimals(3), r"Weighted $F_1 = \frac{2\,TP}{2\,TP+FP+FN}$ out of fold."),
+        Column(
+            "p50_us",
+            f"{part}, median, µs",
+            lambda value: f"{value:,.3g}",
+            "Half of the calls take at most so long, $t_{0.5}$.",
+        ),
+        Column(
+            "bytes",
+            "size, kB",
+            lambda value: f"{value / 1e3:,.0f}",
+            "Bytes of the files that must be carried.",
+        ),
+        Column(
+            "energy_mj",
+            f"{part}, mJ",
+            lambda value: f"{value:.3g}",
+            r"Gross energy of a call, $E = P \cdot t$.",
+        ),
+        Column("paper", "the paper’s", number=False),
+        Column("agrees", "same pick", number=False, meaning="Whether the paper’s pick is ours too."),
+    )
 
 
 def scenario_row(answer: Answer) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dashboard.session.state import stops
 from dashboard.views import tables, widgets
 from dashboard.views.efficiency_controls import PAGE, PER_DAY, controls
 from dashboard.views.efficiency_costs import energy_panel
-from dashboard.views.paths import times
+from dashboard.views.efficiency_path import before_mj, before_us
 from dashboard.views.tables import Column
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure.energy import Deployment, deployment
@@ -44,13 +44,14 @@ def the_calculator(
     """Format, volume, grid and trainings, and what comes of them."""
     values = fragments.follow(PAGE, controls(bundle), values)
     trained = kept.report.environment["training"]
-    before_mj = energy_before(kept, by_name[values["format"]], bundle)
+    us = before_us(bundle)
+    before = None if us is None else before_mj(by_name[values["format"]], us)
     left, right = st.columns([2, 3], gap="large")
     with left:
-        the_deployed(kept, list(by_name), values, before_mj is not None)
+        the_deployed(kept, list(by_name), values, before is not None)
     found = deployment(
         trained["kwh"] * values["trainings"],
-        by_name[values["format"]]["gross_mj"] + (before_mj or 0.0) * values["path"],
+        by_name[values["format"]]["gross_mj"] + (before or 0.0) * values["path"],
         values["perday"],
         values["grid"],
         low_carbon=values["low"],
@@ -58,24 +59,13 @@ def the_calculator(
     )
     with right:
         the_balance(kept, found, trained, bundle)
-        if before_mj is not None and values["path"]:
+        if before is not None and values["path"]:
             head = by_name[values["format"]]["gross_mj"]
-            share = percent(head / (head + before_mj), 1)
+            share = percent(head / (head + before), 1)
             widgets.caption(
-                f"Of {head + before_mj:.3g} mJ a clip, {before_mj:.3g} are front end and embedder (their "
+                f"Of {head + before:.3g} mJ a clip, {before:.3g} are front end and embedder (their "
                 f"time here × the power of the head’s blocks), {share} the head."
             )
-
-
-def energy_before(kept: Kept, row: dict[str, Any], bundle: Bundle) -> float | None:
-    """Energy of front end and embedder for one clip, mJ: their time × the power of a format's blocks; None
-    where the path was not timed here."""
-    path = measured.latest("path", bundle)
-    timed = times(bundle, path.report) if path else []
-    if not timed or not row.get("n"):
-        return None
-    seconds = (timed[0][1].front_end_us + timed[0][1].embedder_us) / 1e6
-    return row["gross_mj"] * row["n"] / (row["blocks"] * row["block_s"]) * seconds
 
 
 def the_deployed(kept: Kept, names: list[str], values: dict[str, Any], timed: bool) -> None:

@@ -102,6 +102,18 @@ def test_every_scenario_is_answered_from_our_measurements(
     assert "n = 500 calls. Measured just now; Some CPU" in said
 
 
+def test_scenarios_start_at_the_waveform_where_the_path_was_timed(kept: None, bundle: Bundle) -> None:
+    assert "head, median, µs" in text(visit(scenario="latency"))
+    bench.keep(machines.reference(), Store())
+    path = machines.path_time(machines.reference(), embedder_of(bundle), bundle.experts[0])
+    assert path is not None
+    said = text(visit(scenario="latency"))
+    assert "path, median, µs" in said
+    assert "<h2>popcount</h2>" in said  # still the fastest
+    whole = path.parts_us - path.head_us + reports.MEDIANS_US["popcount"]
+    assert f">{whole:,.3g}<" in said
+
+
 def test_latency_tables_distributions_and_tests(kept: None) -> None:
     app = visit(view="latency", show="experts,mixtures,peers")
     said = text(app)
