@@ -7,7 +7,7 @@ shows in seconds, and each finding says that this is what was trained.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -37,24 +37,35 @@ def folds(m: Materials, protocol: Protocol) -> list[Fold]:
     return splits.folds(m.data.labels, m.sources, m.data.folds, protocol, 5, SEED)
 
 
+class Curve(NamedTuple):
+    """What a training says of its test clips after each epoch.
+
+    Attributes:
+        f1: weighted F1; lowest: the epoch of their lowest loss, from 1.
+        right: which of them it named rightly, bool [epochs, n].
+    """
+
+    f1: list[float]
+    lowest: int
+    right: np.ndarray
+
+
 def by_epoch(
     m: Materials, train: np.ndarray, test: np.ndarray, seed: int = 0, *, pre_norm: bool = False
-) -> tuple[list[float], int]:
+) -> Curve:
     """Train once for these clips and this seed.
 
     Args:
         train, test: indices of clips.
         pre_norm: with the LayerNorm before the hidden layer that the code's quantized experts have.
-
-    Returns:
-        Weighted F1 on the test clips after each epoch, and the epoch of their lowest loss, from 1.
     """
 
-    def trained() -> tuple[list[float], int]:
+    def trained() -> Curve:
         from qmoe_core.paper.reference_networks import PreNormNetwork
 
-        done = train_anew(m, train, test, seed, PreNormNetwork if pre_norm else None)
-        return [epoch.f1 or 0.0 for epoch in done.history], done.epochs
+        right: list[np.ndarray] = []
+        done = train_anew(m, train, test, seed, PreNormNetwork if pre_norm else None, right=right)
+        return Curve([epoch.f1 or 0.0 for epoch in done.history], done.epochs, np.array(right))
 
     return m.once(("short", seed, pre_norm, train.tobytes(), test.tobytes()), trained)
 
@@ -68,15 +79,17 @@ def train_anew(
     name: str = "fp32",
     *,
     last_bit: bool = False,
+    right: list[np.ndarray] | None = None,
 ) -> Fit:
     """The training itself.
 
     Args:
         kind: builds another network than the lab's own of that format.
         last_bit: whether every input is the next larger float32, as if another processor had rounded it.
+        right: takes after each epoch which test clips are named rightly, bool [n].
     """
     from qmoe_core.experts.network import ExpertNetwork
-    from qmoe_core.training.fit import Scaler, fit
+    from qmoe_core.training.fit import Scaler, fit, predict
     from qmoe_core.training.loop import reproducible
 
     z, y = m.data.embeddings.astype(np.float32), m.data.labels
@@ -86,5 +99,10 @@ def train_anew(
     z = scaler(z)
     if last_bit:
         z = np.nextafter(z, np.float32(np.inf))
+
+    def look(*_: object) -> None:
+        if right is not None:
+            right.append(predict(network, z[test]).argmax(axis=1) == y[test])
+
     watched = z[test], y[test]
-    return fit(network, z[train], y[train], SHORT, seed=seed, epochs=EPOCHS, held_out=watched)
+    return fit(network, z[train], y[train], SHORT, seed=seed, epochs=EPOCHS, held_out=watched, on_epoch=look)

@@ -192,6 +192,7 @@ def test_the_default_bundle_says(found):
     assert at_paper["coarse_d"] > 10 * at_paper["mean_d"]
     assert found[6].figures.values["leaking_official"] == 0.0
     assert 0.2 < found[6].figures.values["in_common"] < 0.5
+    assert -0.1 < found[6].figures.values["gain_low"] < found[6].figures.values["gain_high"] < 0.1
     assert found[9].figures.values["our_margin"] == pytest.approx(0.0009, abs=1e-4)
     assert found[6].figures.values["leaking_random"] == 61.0
     assert found[16].figures.values["summed"] == pytest.approx(0.61, abs=0.05)
@@ -327,7 +328,8 @@ def test_a_job_says_what_it_checks():
     ]
 
 
-def test_full_runs_of_one_configuration_are_read(tmp_path):
+def test_full_runs_of_one_configuration_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(short, "EPOCHS", 1)
     store, made = Store(tmp_path), bundles.load()
     cells = {**protocol.CELLS, "grouped_inner": protocol.GROUPED}
     f1 = dict(zip(cells, (0.90, 0.91, 0.93, 0.95, 0.89), strict=True))
