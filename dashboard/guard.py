@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.requests import cookie_parser
 
-from dashboard import room
+from dashboard import first_paint, room
 from dashboard.room import Room
 from dashboard.turns import Pace
 
@@ -208,7 +208,7 @@ class Guard:
                 message = {**message, "headers": [*kept, *HEADERS]}
             elif page and b"<head>" in message.get("body", b""):
                 asked = json.dumps(headers.get(b"host", b"").decode("latin-1")).replace("<", "\\u003c")
-                script = (BASE + OTHER_NAME.replace("HOST", asked)).encode()
+                script = (BASE + OTHER_NAME.replace("HOST", asked) + first_paint.head()).encode()
                 message = {**message, "body": message["body"].replace(b"<head>", b"<head>" + script, 1)}
             await send(message)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts import palette
 from dashboard.session import hearing, state, switch
 from dashboard.views import first_screen, uploads, widgets, words
 from dashboard.views.listen import (
@@ -57,12 +56,7 @@ def listen() -> None:
     st.session_state.example = hearing.Example.of(chosen.sound.name, decision, chosen.heard, bundle)
 
     verdict = words.verdict(decision, reference=reference.get("doubt"), limits=known.limits, known=False)
-    colour = palette.class_colour(decision.classes, decision.label)
-    first_screen.player(chosen, shown)
-    widgets.verdict_block(verdict, colour, chosen.result.notes)
-    first_screen.tiles(shown, bundle)
-    first_screen.slider(chosen, shown, bundle, controls)
-    first_screen.further()
+    first_screen.answer(chosen, shown, bundle, controls, verdict)
     left, right = st.columns([3, 2], gap="large")
     with left:
         the_sound(chosen, shown)

@@ -50,6 +50,8 @@ LIMITS = {
     "coverage": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
 }
 """Stops of the sliders of what answers keep: the share of errors among them, the share of clips answered."""
+SET_COVERAGES = (0.8, 0.9, 0.95, 0.99)
+"""Stops of the slider of prediction sets: how often they hold the right label."""
 DEFAULT_LIMIT = {"usual": 0.0, "risk": 0.05, "coverage": 0.9, "never": 0.0}
 SOUNDS = {synth.DISPUTED.name: synth.DISPUTED, **synth.GALLERY}
 """What the gallery offers."""
@@ -69,6 +71,7 @@ _LINKED = (
     "abstain",
     "limit",
     "sets",
+    "set_coverage",
     "per_class",
 )
 
@@ -86,13 +89,15 @@ class Controls:
     limit: float = 0.0
     sound: str = FIRST_SOUND
     sets: Score = "threshold"
+    set_coverage: float = conformal.COVERAGE
     per_class: bool = False
 
     @property
     def promise(self) -> Promise:
         """What answers and prediction sets are to keep."""
         risk = {"risk": self.limit, "never": 1.0}.get(self.abstain)
-        return Promise(risk, self.limit if self.abstain == "coverage" else None, self.sets, self.per_class)
+        answered = self.limit if self.abstain == "coverage" else None
+        return Promise(risk, answered, self.sets, self.per_class, self.set_coverage)
 
     def settings(self, bundle: Bundle) -> Settings:
         """The mixture's settings; what the page does not offer is as in the bundle."""
@@ -157,6 +162,9 @@ def read_link(link: Mapping[str, str], bundle: Bundle) -> tuple[Controls, tuple[
         take("limit", "a number from 0.001 to 0.999", limit=_real(link["limit"], 0.001, 0.999))
     if "sets" in link:
         take("sets", listed(conformal.SCORES), sets=_one_of(link["sets"], conformal.SCORES))
+    if "set_coverage" in link:
+        share = _real(link["set_coverage"], 0.001, 0.999)
+        take("set_coverage", "a number from 0.001 to 0.999", set_coverage=share)
     if "per_class" in link:
         take("per_class", "0 or 1", per_class={"0": False, "1": True}.get(link["per_class"]))
     if "sound" in link:
@@ -177,6 +185,7 @@ def write_link(controls: Controls, bundle: Bundle) -> dict[str, str]:
         "abstain": controls.abstain,
         "limit": f"{controls.limit:g}",
         "sets": controls.sets,
+        "set_coverage": f"{controls.set_coverage:g}",
         "per_class": "1" if controls.per_class else "0",
     }
     same = {
@@ -189,6 +198,7 @@ def write_link(controls: Controls, bundle: Bundle) -> dict[str, str]:
         "abstain": controls.abstain == own.abstain,
         "limit": controls.abstain not in LIMITS or controls.limit == DEFAULT_LIMIT[controls.abstain],
         "sets": controls.sets == own.sets,
+        "set_coverage": controls.set_coverage == own.set_coverage,
         "per_class": controls.per_class == own.per_class,
     }
     return {key: value for key, value in link.items() if not same[key]}
@@ -267,6 +277,7 @@ def _show(controls: Controls) -> None:
         "curiosity": controls.curiosity,
         "abstain": controls.abstain,
         "sets": controls.sets,
+        "set_coverage": controls.set_coverage,
         "per_class": controls.per_class,
     }
     if controls.abstain in LIMITS:
@@ -300,6 +311,7 @@ def _touched(controls: Controls, bundle: Bundle) -> tuple[Controls, tuple[str, .
         limit=state.get(f"limit_{abstain}", fallback) if abstain in LIMITS else 0.0,
         sound=state.get("sound") or controls.sound,
         sets=state.get("sets") or controls.sets,
+        set_coverage=state.get("set_coverage", controls.set_coverage),
         per_class=state.get("per_class", controls.per_class),
     ), problems
 

@@ -55,7 +55,7 @@ def bar(file: str) -> None:
     """
     inside = next(pages for pages in DOORS.values() if file in dict(pages))
     _mark(inside[0][0])
-    with st.container(horizontal=True, vertical_alignment="center", key="qm-bar"):
+    with st.container(horizontal=True, vertical_alignment="center", key="qm-bar", gap="small"):
         with st.container(horizontal=True, key="qm-behind", gap="small"):
             for other, title in inside:
                 st.page_link(widgets.PAGES / other, label=title)
@@ -63,7 +63,7 @@ def bar(file: str) -> None:
         if file != SWEEP:
             _alpha(file in MIXING)
         st.fragment(tray, run_every=POLL_S if _active() else None)()
-        with st.popover("Words", key="qm-words", width="content"):
+        with st.popover("Words", icon=":material/menu_book:", key="qm-words", width="content"):
             st.markdown(glossary.markdown())
         copy_link.button(public.LIMITS is not None)
 
@@ -112,7 +112,7 @@ def tray() -> None:
                 st.toast(f"Done: {widgets.plain(job.title)}", icon=":material/check:")
         st.rerun()
     label = f"Jobs: {numbers.number(len(active))} running" if active else "Jobs"
-    with st.popover(label, key="qm-jobs", icon=":material/pending:" if active else None):
+    with st.popover(label, key="qm-jobs", icon=":material/pending:" if active else ":material/checklist:"):
         if not listed:
             st.caption("Trainings, measurements and checks that you start are listed here.")
         for job in listed[:SHOWN_JOBS]:

@@ -12,6 +12,7 @@ from dashboard.session import hearing, measured, state
 from dashboard.session.state import Controls
 from dashboard.views import paths, widgets, words
 from dashboard.views.listen_input import Judged, Shown
+from dashboard.views.words import Verdict
 from qmoe_core import numbers
 from qmoe_core.bundles import Bundle
 from qmoe_core.measure import machines
@@ -21,15 +22,31 @@ def question(bundle: Bundle) -> None:
     """What this is about, and which sounds are known."""
     st.title("Who is right, and do they know?", anchor=False)
     st.markdown(
-        f"One sound, {numbers.number(len(bundle.experts))} models from 32 bits to 1. "
+        f"One sound, {numbers.number(len(bundle.experts))} models from 32 bits a weight to 1. "
         f"{widgets.plain(words.knows(bundle.classes))}"
     )
+
+
+def answer(judged: Judged, shown: Shown, bundle: Bundle, controls: Controls, verdict: Verdict) -> None:
+    """All that is seen without scrolling: the sound to play, the slider, the verdict, and a tile a format."""
+    decision = shown.decision
+    with st.container(key="qm-first", gap="small"):
+        left, right = st.columns([2, 3], gap="large")
+        with left:
+            player(judged, shown)
+            slider(judged, shown, bundle, controls)
+        with right.container(key="qm-said"):
+            colour = palette.class_colour(decision.classes, decision.label)
+            widgets.verdict_block(verdict, colour, judged.result.notes)
+        with st.container(key="qm-tiles", gap="small"):
+            tiles(shown, bundle)
+        further()
 
 
 def player(judged: Judged, shown: Shown) -> None:
     """The sound, or the part of it that is shown, to be played."""
     span = shown.span or (0, None)
-    st.audio(judged.sound.playable, start_time=span[0], end_time=span[1], width=480)
+    st.audio(judged.sound.playable, start_time=span[0], end_time=span[1])
 
 
 def tiles(shown: Shown, bundle: Bundle) -> None:

@@ -25,6 +25,7 @@ from qmoe_core.evaluation.conformal import Limits
 from qmoe_core.routing.mixing import Settings
 
 LONGEST_RECORDING_S = 60.0
+MADE = "Synthesised by this project."
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ def choose_sounds(controls: Controls) -> list[Sound]:
         st.pills(
             "Sounds synthesised by this project",
             list(SOUNDS),
+            label_visibility="collapsed",
             key="sound",
             required=True,
             wrap=True,
             format_func=lambda name: SOUNDS[name].title,
-            help="Made by arithmetic, not recorded. The experts learned from recordings, and may be wrong.",
         )
-        widgets.caption(SOUNDS[controls.sound].description)
+        widgets.caption(f"{SOUNDS[controls.sound].description} {MADE}")
     with record:
         st.fragment(recorder)()
     with upload:

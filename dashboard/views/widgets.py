@@ -18,7 +18,7 @@ from streamlit.components.v2 import component
 from dashboard.charts import palette
 from dashboard.charts.palette import Theme
 from dashboard.session import linked
-from dashboard.session.state import ABSTAINS, ALPHAS, CURIOSITIES, LIMITS, Controls, stops
+from dashboard.session.state import ABSTAINS, ALPHAS, CURIOSITIES, LIMITS, SET_COVERAGES, Controls, stops
 from dashboard.views import words
 from dashboard.views.words import Verdict
 from qmoe_core import numbers
@@ -251,6 +251,14 @@ def promise_controls(controls: Controls) -> None:
             "the most probable labels that together have some probability; larger where it is hard.",
         )
         st.toggle("Coverage for every class", key="per_class", help="Each class has its own limit.")
+    st.select_slider(
+        "Sets hold the right label, at least",
+        stops(SET_COVERAGES, controls.set_coverage),
+        key="set_coverage",
+        format_func=numbers.percent,
+        help="How often a prediction set holds the right label, on clips like the default set’s. It does not "
+        "depend on which answers are withheld.",
+    )
 
 
 def promise_kept(kept: Kept | None) -> str:

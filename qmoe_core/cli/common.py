@@ -209,12 +209,15 @@ def mixing_settings(arguments: Arguments, loaded: Any) -> Any:
     return loaded.settings(**changes)
 
 
+SETS_HELP = "of prediction sets: threshold or adaptive, a coverage (0.95), or both, such as adaptive:0.9"
+
+
 def promise_options(function: F) -> F:
     """The options of what answers and prediction sets are to keep."""
     options = (
         click.option("--risk", type=float, help="share of errors among answers, at most; 1 answers all"),
-        click.option("--coverage", type=float, help="share of clips to answer, at least; of sets too"),
-        click.option("--sets", default="threshold", help="threshold or adaptive: how labels join a set"),
+        click.option("--coverage", type=float, help="share of clips to answer, at least; 1 answers all"),
+        click.option("--sets", default="threshold", help=SETS_HELP),
         click.option("--per-class", is_flag=True, help="sets keep their coverage for every class apart"),
     )
     for option in reversed(options):
@@ -228,9 +231,10 @@ def promise_of(arguments: Arguments) -> Any:
     Raises:
         ConfigError: a value that is not accepted.
     """
-    from qmoe_core.evaluation.conformal import Promise
+    from qmoe_core.evaluation.conformal import Promise, sets_asked
 
-    return Promise(arguments.risk, arguments.coverage, arguments.sets, arguments.per_class)
+    score, of_sets = sets_asked(arguments.sets)
+    return Promise(arguments.risk, arguments.coverage, score, arguments.per_class, of_sets)
 
 
 def request_of(kind: type[R], arguments: Arguments, **given: Any) -> R:

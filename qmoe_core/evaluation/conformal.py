@@ -27,6 +27,7 @@ COVERAGE = 0.95
 """Where nothing is asked for: the share of clips that are answered, and of sets that hold the true label."""
 CONFIDENCE = 0.95
 """That a risk is kept."""
+_SETS = f"{' or '.join(SCORES)}, a coverage such as 0.9, or both, such as {SCORES[1]}:0.9"
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Promise:
 
     Attributes:
         risk: the share of errors among the answers, at most, with 95 % confidence; 1 answers everything.
-        coverage: the share of clips that are answered, at least, and of sets that hold the true label; 1
-            answers everything, with sets of the usual coverage.
-        score: of the labels of a set, see `scores`.
+        coverage: the share of clips that are answered, at least; 1 answers everything.
+        score: of the labels of a prediction set, see `scores`.
         per_class: sets keep their coverage for the clips of every class apart.
+        of_sets: the share of sets that hold the true label, at least, whatever is answered.
 
     Raises:
         ConfigError: a value that is not accepted, or both risk and coverage.
@@ -48,6 +49,7 @@ class Promise:
     coverage: float | None = None
     score: Score = "threshold"
     per_class: bool = False
+    of_sets: float = COVERAGE
 
     def __post_init__(self) -> None:
         for name, value in (("coverage", self.coverage), ("risk", self.risk)):
@@ -56,12 +58,31 @@ class Promise:
         if self.coverage is not None and self.risk is not None:
             raise ConfigError("--coverage and --risk are two limits; give one of them")
         if self.score not in SCORES:
-            raise ConfigError(f"--sets is '{self.score}'; accepted is {', '.join(SCORES)}")
+            raise ConfigError(f"--sets is '{self.score}'; accepted is {_SETS}")
+        if not 0.0 < self.of_sets < 1.0:
+            raise ConfigError(f"--sets is {self.of_sets:g}; accepted is a share between 0 and 1")
 
-    @property
-    def of_sets(self) -> float:
-        """The coverage of prediction sets."""
-        return COVERAGE if self.coverage in (None, 1.0) else self.coverage
+
+def sets_asked(text: str) -> tuple[Score, float]:
+    """Score and coverage of prediction sets, as `--sets` says them.
+
+    Raises:
+        ConfigError: it says something else.
+
+    >>> sets_asked("adaptive:0.9"), sets_asked("0.9"), sets_asked("adaptive")
+    (('adaptive', 0.9), ('threshold', 0.9), ('adaptive', 0.95))
+    """
+    first, _, share = text.partition(":")
+    score: Score | None = "threshold" if first == "threshold" else "adaptive" if first == "adaptive" else None
+    if score is None and not share:
+        score, share = "threshold", first
+    try:
+        coverage = float(share) if share else COVERAGE
+    except ValueError:
+        score, coverage = None, 0.0
+    if score is None:
+        raise ConfigError(f"--sets is '{text}'; accepted is {_SETS}")
+    return score, coverage
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def sets(request: Train, promise: Promise, context: Context) -> list[SetsOfOne]:
         SetsOfOne(
             name,
             level,
-            kept_over(p, subject.labels, folds, subject.sources, replace(promise, coverage=level)),
+            kept_over(p, subject.labels, folds, subject.sources, replace(promise, of_sets=level)),
         )
         for name, p in said.items()
         for level in LEVELS

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 
 from dashboard.session import hearing
 from qmoe_core import bundles, serve
-from qmoe_core.audio import decode, synth
+from qmoe_core.audio import decode
 from qmoe_core.datasets import open_dataset
 from tests.browser.test_menu import go
 
@@ -61,17 +61,6 @@ def test_the_gallery(dashboard: str, browse: Browse) -> None:
     page.get_by_role("radio", name="Rain").click()
     expect(headline(page)).to_have_text(re.compile(r"Rain, .*\s%|No answer"))
     expect(page).to_have_url(re.compile("sound=rain"))
-
-
-def test_uploads_good_and_bad(dashboard: str, browse: Browse, tmp_path: Path) -> None:
-    good, bad = tmp_path / "wet.wav", tmp_path / "bad.wav"
-    good.write_bytes(hearing.as_wav(synth.render("rain")))
-    bad.write_bytes(b"no sound at all")
-    page = browse(dashboard, **LAPTOP)
-    page.get_by_role("tab", name="Upload").click()
-    page.locator("input[type=file]").set_input_files([good, bad])
-    expect(headline(page)).to_have_text(re.compile(r"Rain, .*\s%|No answer"))
-    expect(page.get_by_role("alert").filter(has_text="bad.wav is not a sound file")).to_be_visible()
 
 
 def test_what_is_recorded_is_judged(
@@ -168,9 +157,8 @@ def test_downloads(dashboard: str, browse: Browse) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["", "/method"])
-def test_a_phone_scrolls_only_down(dashboard: str, browse: Browse, path: str, scheme: str) -> None:
-    page = browse(dashboard + path, color_scheme=scheme, **PHONE)
+def test_a_phone_scrolls_only_down(dashboard: str, browse: Browse, scheme: str) -> None:
+    page = browse(f"{dashboard}/method", color_scheme=scheme, **PHONE)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     width, shown = page.evaluate(

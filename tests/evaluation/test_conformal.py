@@ -91,6 +91,9 @@ def test_limits_of_the_shipped_bundle_do_what_they_promise_on_its_clips() -> Non
     assert 0.9 <= most.mean() <= 0.905
     plain = limits(loaded, settings)
     assert plain == limits(loaded, settings, Promise(coverage=0.95))  # when nothing is asked for
+    few = limits(loaded, settings, Promise(coverage=0.3))
+    assert (few.largest, few.coverage) == (plain.largest, 0.95)  # sets do not follow how many are answered
+    assert limits(loaded, settings, Promise(of_sets=0.5)).largest < plain.largest
     assert limits(loaded, settings, Promise(coverage=1.0)).doubt == 1.0
     held = [
         loaded.classes[y] in plain.labels(row, loaded.classes) for row, y in zip(p, data.labels, strict=True)
@@ -104,7 +107,8 @@ def test_limits_of_the_shipped_bundle_do_what_they_promise_on_its_clips() -> Non
         ({"coverage": 1.1}, "--coverage is 1.1; accepted is more than 0, and 1 at most"),
         ({"risk": 0.0}, "--risk is 0; accepted"),
         ({"risk": 0.1, "coverage": 0.9}, "give one of them"),
-        ({"score": "small"}, "--sets is 'small'; accepted is threshold, adaptive"),
+        ({"score": "small"}, "--sets is 'small'; accepted is threshold or adaptive"),
+        ({"of_sets": 1.0}, "--sets is 1; accepted is a share between 0 and 1"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(asked, says) -> None:
@@ -148,7 +152,7 @@ def test_sets_are_those_of_mapie(kind, called) -> None:
         )
         mapie.conformalize(p[~new], data.labels[~new])
         theirs = mapie.predict_set(p[new], **more)[1][..., 0]
-        ours = limits_from(p[~new], data.labels[~new], Promise(coverage=level, score=kind)).held(p[new])
+        ours = limits_from(p[~new], data.labels[~new], Promise(of_sets=level, score=kind)).held(p[new])
         if kind == "adaptive":  # theirs are never empty
             ours[np.arange(len(ours)), p[new].argmax(axis=-1)] |= ~ours.any(axis=-1)
         equal.append((ours == theirs).all(axis=-1))
@@ -205,6 +209,7 @@ def test_the_command_withholds_an_answer_in_doubt(tmp_path, capfd) -> None:
 
     plain = json.loads(classify("--json"))
     asked = json.loads(classify("--coverage", "0.05", "--json"))
+    wide = json.loads(classify("--sets", "adaptive:0.99", "--json"))
 
     all_ = json.loads(classify("--risk", "1", "--json"))
     assert plain["prediction_set"]["coverage"] == 0.95
@@ -213,5 +218,9 @@ def test_the_command_withholds_an_answer_in_doubt(tmp_path, capfd) -> None:
     assert asked["prediction"] == plain["prediction"]
     assert asked["abstained"]
     assert asked["reason"].startswith("The doubt, ")
-    assert len(asked["prediction_set"]["labels"]) <= len(plain["prediction_set"]["labels"])
+    assert asked["prediction_set"] == plain["prediction_set"]
+    assert wide["prediction_set"]["coverage"] == 0.99
+    assert len(wide["prediction_set"]["labels"]) > len(plain["prediction_set"]["labels"])
+    assert cli.main(["classify", sound, "--sets", "adaptive:much"]) == 2
+    assert "a coverage such as 0.9, or both, such as adaptive:0.9" in capfd.readouterr().err
     assert "no answer; " in classify("--coverage", "0.05")

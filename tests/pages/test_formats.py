@@ -12,8 +12,6 @@ from streamlit.testing.v1 import AppTest
 from dashboard.charts import formats as format_charts
 from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from qmoe_core.bundles import Bundle
-from qmoe_core.evaluation import boards
-from qmoe_core.evaluation.boards import Board
 from qmoe_core.evaluation.formats import Format, formats, weight_grids
 from qmoe_core.measure import bench, machines
 from qmoe_core.runtime.store import Store
@@ -122,24 +120,6 @@ def test_a_fitting_report_goes_before_a_newer_one(bundle: Bundle) -> None:
     bench.keep(reports.latency_report(reports.shape(bundle)), Store())
     bench.keep(reports.latency_report([1536, 640, 320, 50]), Store())
     assert "(as in this bundle)" in text(visit())
-
-
-def test_an_engineer_with_300_kb_and_5_ms_on_a_board_a_quarter_as_fast() -> None:
-    app = visit()
-    for key, value in (("flash", 300.0), ("ms", 5.0), ("speed", 0.25)):
-        app.number_input(key=f"formats.{key}").set_value(value)
-    said = text(app.run())
-    fit = boards.fits(boards.shipped(), Board(300e3, None, 5e3, 0.25), machines.reference())[0]
-    assert not fit.misses
-    assert f"<h2>{fit.path.name}</h2>" in said
-    assert f"{fit.path.bytes / 1e3:.0f} kB of flash" in said
-    assert f"{fit.us / 1e3:.2f} ms a clip" in said
-    for name, score in fit.path.f1.items():
-        assert f"{score.mean:.3f} ± {score.std:.3f} on {name} (n = {score.n})" in said
-    assert any(f"Download {fit.path.file}" in str(one.proto) for one in app.get("download_button"))
-    assert app.query_params == {"flash": "300", "ms": "5", "speed": "0.25"}
-    app.number_input(key="formats.flash").set_value(10.0)
-    assert "Nearest is " in text(app.run())
 
 
 def test_whole_paths_are_there_on_arrival_and_of_this_machine_once_measured(bundle: Bundle) -> None:

@@ -250,6 +250,7 @@ def test_the_link_restores_the_controls(visit: Visit) -> None:
         "abstain": "risk",
         "limit": "0.123",
         "sets": "adaptive",
+        "set_coverage": "0.9",
         "per_class": "1",
     }
     app = visit(**link)
@@ -263,6 +264,8 @@ def test_the_link_restores_the_controls(visit: Visit) -> None:
     assert app.segmented_control(key="abstain").value == "risk"
     assert app.select_slider(key="limit_risk").value == 0.123
     assert app.segmented_control(key="sets").value == "adaptive"
+    assert app.select_slider(key="set_coverage").value == 0.9
+    assert "Prediction set, right in 90 % of cases" in verdict(app)[1]
     assert app.toggle(key="per_class").value is True
     assert app.query_params == link
     assert not app.warning

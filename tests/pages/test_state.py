@@ -30,6 +30,7 @@ def controls(draw: st.DrawFn) -> Controls:
         limit=limit,
         sound=draw(st.sampled_from(list(synth.GALLERY))),
         sets=draw(st.sampled_from(["threshold", "adaptive"])),
+        set_coverage=draw(st.sampled_from(state.SET_COVERAGES)),
         per_class=draw(st.booleans()),
     )
 
@@ -44,7 +45,10 @@ def test_the_bundles_own_settings_need_no_link() -> None:
 
 
 KEYS = st.sampled_from(
-    ["sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit", "sets", "per_class"]
+    [
+        *("sound", "experts", "alpha", "normalise", "k", "curiosity", "abstain", "limit"),
+        *("sets", "set_coverage", "per_class"),
+    ]
 )
 VALUES = st.one_of(
     st.text(alphabet=string.printable + "٣²α", max_size=60),
