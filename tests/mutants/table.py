@@ -518,4 +518,32 @@ MUTANTS = (
         "if False:",
         ("tests/bundles/export/test_packed.py", "tests/bundles/test_bundle.py", "tests/test_security.py"),
     ),
+    M(
+        "any-clean-folds-are-the-predefined-ones",
+        "qmoe_core/paper/protocol.py",
+        'v["in_common"] == 1.0,',
+        'v["leaking_random"] == v["leaking_official"],',
+        ("tests/paper/test_claims_turn.py",),
+    ),
+    M(
+        "what-cannot-be-tested-is-kept-quiet",
+        "qmoe_core/paper/claims.py",
+        '{"holds": HOLDS, "not-testable": NOT_TESTABLE}',
+        '{"holds": HOLDS}',
+        ("tests/paper/test_claims.py",),
+    ),
+    M(
+        "training-is-not-what-the-bundle-had",
+        "qmoe_core/training/loop.py",
+        "clip_grad_norm_(model.parameters(), clip_norm)",
+        "clip_grad_norm_(model.parameters(), 0.9 * clip_norm)",
+        ("tests/bundles/test_shipped.py",),
+    ),
+    M(
+        "a-step-without-its-dropout",
+        "dashboard/views/figure_one.py",
+        '("router", "dropout"),',
+        '("router",),',
+        ("tests/pages/test_method.py::test_figure_1_has_the_numbers_and_costs_of_its_sections",),
+    ),
 )

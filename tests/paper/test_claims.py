@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qmoe_core import bundles, cli
+from qmoe_core import bundles, cli, datasets
+from qmoe_core.audio import decode
 from qmoe_core.errors import Cancelled, ConfigError
 from qmoe_core.paper import claims, latency, protocol, quantisation, short
 from qmoe_core.paper.claim import (
@@ -37,8 +38,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def found(store: Store) -> Iterator[dict[int, Finding]]:
-    """All findings, from experiments that are shorter still."""
+    """All findings, from experiments that are shorter still, where there are no recordings."""
+
+    def none(*_: object, **__: object) -> None:
+        raise AssertionError("a claim wants recordings")
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "open_dataset", none)
+        patch.setattr(decode, "open_recording", none)
         patch.setattr(short, "EPOCHS", 2)
         patch.setattr(protocol, "SEEDS", (0, 1))
         patch.setattr(latency, "PHASES", 3)
