@@ -16,6 +16,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass, field
@@ -74,6 +75,8 @@ class Bounds:
         session_bytes, total_bytes: see `room.Room`.
         asks, visits: requests and new WebSockets of an address, a second and at once; others are refused.
         messages: of a WebSocket, likewise, each of at most `small` bytes; others wait.
+        handling: seconds of the event loop's processor time that messages of an address take, likewise.
+        costly_s: after a message that takes longer the connection ends, and its address may come less often.
         upload_rate: bytes a second that an upload brings at least, after ten seconds.
         unread_s: how long a browser may take to read one message.
     """
@@ -83,9 +86,11 @@ class Bounds:
     frame: int = 2 << 20
     session_bytes: int = 40 << 20
     total_bytes: int = 200 << 20
-    asks: tuple[float, float] = (100.0, 1000.0)
+    asks: tuple[float, float] = (40.0, 1000.0)
     visits: tuple[float, float] = (2.0, 40.0)
     messages: tuple[float, float] = (20.0, 60.0)
+    handling: tuple[float, float] = (0.05, 0.15)
+    costly_s: float = 0.05
     small: int = 256 << 10
     upload_rate: float = 50e3
     unread_s: float = 20.0
@@ -118,6 +123,7 @@ class Guard:
     _sockets: Counter[str] = field(default_factory=Counter)
     _asks: dict[str, Pace] = field(default_factory=dict)
     _visits: dict[str, Pace] = field(default_factory=dict)
+    _handling: dict[str, Pace] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -220,13 +226,8 @@ class Guard:
             return None
         opens = scope["type"] == "websocket"
         paces, rate = (self._visits, self.bounds.visits) if opens else (self._asks, self.bounds.asks)
-        address = _address(scope)
-        if len(paces) > 1000 and address not in paces:
-            for quiet in [name for name, pace in paces.items() if pace.full]:
-                del paces[quiet]
-        if address not in paces:
-            paces[address] = Pace(*rate)
-        return (429, "You ask more often than a visitor may.") if paces[address].after() else None
+        pace = _pace(paces, _address(scope), rate)
+        return (429, "You ask more often than a visitor may.") if pace.after() else None
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         bounds, address = self.bounds, _address(scope)
@@ -237,14 +238,23 @@ class Guard:
             await _answer(scope, send, 503, "")
             return
         pace = Pace(*bounds.messages)
+        began: float | None = None
 
         async def paced() -> MutableMapping[str, Any]:
+            nonlocal began
+            if began is not None:  # the last message was parsed and handled since, without a pause
+                took, began = time.thread_time() - began, None
+                if took > bounds.costly_s:
+                    _pace(self._visits, address, bounds.visits).after(1 + took / bounds.costly_s)
+                    return {"type": "websocket.disconnect", "code": 1008}
+                await asyncio.sleep(_pace(self._handling, address, bounds.handling).after(took))
             message = await receive()
             if message["type"] != "websocket.receive":
                 return message
             if message.get("text") is not None:  # Streamlit reads bytes, and would complain in the log
                 return {"type": "websocket.disconnect", "code": 1003}
             await asyncio.sleep(pace.after(1 + len(message.get("bytes") or b"") / bounds.small))
+            began = time.thread_time()
             return message
 
         async def read(message: MutableMapping[str, Any]) -> None:
@@ -297,6 +307,16 @@ class Guard:
                 await _answer(scope, send, *refusal)
         finally:
             _less(room.coming, session, came)
+
+
+def _pace(paces: dict[str, Pace], address: str, rate: tuple[float, float]) -> Pace:
+    """The pace of an address; of those that were quiet lately nothing is kept where there are many."""
+    if len(paces) > 1000 and address not in paces:
+        for quiet in [name for name, pace in paces.items() if pace.full]:
+            del paces[quiet]
+    if address not in paces:
+        paces[address] = Pace(*rate)
+    return paces[address]
 
 
 def _less(counted: Counter[str], key: str, by: int) -> None:

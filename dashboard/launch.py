@@ -22,12 +22,16 @@ from typing import Any, TextIO, cast
 from streamlit import net_util, runtime
 from streamlit.web import cli
 
-from dashboard import guard, turns, watchdog
+from dashboard import gathered, guard, turns, watchdog
 from qmoe_core.errors import ConfigError, UserError, safe
+from qmoe_core.runtime import system
 
 APP = Path(__file__).with_name("app.py")
 PUBLIC = "--public"
 HOST = "--host"
+SWITCH_S = 1e-4
+"""How long a page that is drawn may keep the interpreter of a public lab from its event loop, seconds. The
+loop waits for it after every system call: with Python's 5 ms, three pages leave it no time to answer."""
 LOGGED = 20_000
 """Characters that a public lab writes in a minute, at most, on standard output and on standard error."""
 
@@ -126,6 +130,9 @@ def main(arguments: Sequence[str]) -> None:
         options += module.LIMITS.streamlit
         token, bounds = None, guard.Bounds()
         turns.install(turns.Turns())
+        gathered.install()
+        sys.setswitchinterval(SWITCH_S)
+        system.keep_memory_low()
     shown = "localhost" if address in guard.WILDCARDS else address
     shown = f"[{shown}]" if ":" in shown else shown
     where = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

@@ -22,6 +22,8 @@ from qmoe_core.runtime import system
 
 CLOSED_S = 30.0
 """How long a session waits for a page that was closed, or whose connection was lost."""
+CLOSED = 8
+"""Such sessions of a network address where there are bounds; of more, those closed first end first."""
 LOOK_S = 5.0
 SMALL = 64 << 10
 """Bytes of a message that are not worth counting."""
@@ -92,10 +94,16 @@ class Room:
 
 
 class Waiting(SessionStorage):
-    """Sessions whose page is closed; whoever comes back in time goes on."""
+    """Sessions whose page is closed; whoever comes back in time goes on.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    Attributes:
+        of: the network address of a session, by its name, where that is known.
+        most: that wait of one address; None for any number.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int | None = None) -> None:
+        self.of: dict[str, str] = {}
+        self.most, self._clock = most, clock
         self._kept: dict[str, tuple[float, SessionInfo]] = {}
 
     def get(self, session_id: str) -> SessionInfo | None:
@@ -113,7 +121,14 @@ class Waiting(SessionStorage):
     def over(self) -> list[str]:
         """Sessions that nobody came back to."""
         now = self._clock()
-        return [name for name, (since, _) in self._kept.items() if now - since > CLOSED_S]
+        late = [name for name, (since, _) in self._kept.items() if now - since > CLOSED_S]
+        counted = Counter(self.of.get(name, "") for name in self._kept.keys() - set(late))
+        for name in self._kept.keys() if self.most is not None else ():  # in the order in which they closed
+            address = self.of.get(name, "")
+            if name not in late and self.most is not None and counted[address] > self.most:
+                counted[address] -= 1
+                late.append(name)
+        return late
 
 
 def install(runtime: Any, session_bytes: int | None, total_bytes: int) -> Room | None:
@@ -128,16 +143,21 @@ def install(runtime: Any, session_bytes: int | None, total_bytes: int) -> Room |
     """
     if not hasattr(runtime._session_mgr, "_session_storage"):
         raise AttributeError("Streamlit keeps sessions otherwise than the lab knows")
-    waiting = runtime._session_mgr._session_storage = Waiting()
-    room = None if session_bytes is None else _room(runtime, session_bytes, total_bytes)
+    waiting = runtime._session_mgr._session_storage = Waiting(most=None if session_bytes is None else CLOSED)
+    room = None if session_bytes is None else _room(runtime, waiting, session_bytes, total_bytes)
 
     async def look() -> None:
         while True:
             await asyncio.sleep(LOOK_S)
             for session in (over := waiting.over()):
+                info = waiting.get(session)
                 runtime.close_session(session)
+                if info is not None:  # Streamlit keeps the last session that it sent something to
+                    info.session.session_state.clear()
                 if room is not None:
                     room.forget(session)
+            known = {info.session.id for info in runtime._session_mgr.list_sessions()}
+            waiting.of = {name: address for name, address in waiting.of.items() if name in known}
             if over:
                 threading.Thread(target=system.free_memory, name="free", daemon=True).start()
 
@@ -145,7 +165,7 @@ def install(runtime: Any, session_bytes: int | None, total_bytes: int) -> Room |
     return room
 
 
-def _room(runtime: Any, session_bytes: int, total_bytes: int) -> Room:
+def _room(runtime: Any, waiting: Waiting, session_bytes: int, total_bytes: int) -> Room:
     uploads, handle = runtime.uploaded_file_mgr, runtime.handle_backmsg
 
     def files() -> dict[str, int]:
@@ -168,6 +188,8 @@ def _room(runtime: Any, session_bytes: int, total_bytes: int) -> Room:
     room = Room(session_bytes, total_bytes, files, address, end)
 
     def bounded(session_id: str, msg: Any, *, client: Any = None) -> None:
+        if client is not None:
+            waiting.of[session_id] = client.client_context.remote_ip or "unknown"
         if room.takes(session_id, msg):
             handle(session_id, msg, client=client)
 

@@ -102,6 +102,15 @@ def test_serving_imports_nothing_heavy():
         assert not imports(path, everywhere=False) & HEAVY, path
 
 
+def test_a_job_that_waits_for_its_turn_imports_nothing_heavy():
+    """Each job is a process, and visitors may have several wait."""
+    heavy = {*HEAVY, "numba", "soundfile", "qmoe_core.training", "qmoe_core.embedders"}
+    code = "import sys, qmoe_core.runtime.jobs.worker; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert heavy & set(run.stdout.split()) == set()
+
+
 def test_every_module_says_what_it_is():
     for path in [
         *PACKAGE.rglob("*.py"),

@@ -6,13 +6,14 @@ import asyncio
 import io
 import threading
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
-from dashboard import guard, launch, room
+from dashboard import gathered, guard, launch, room
 from dashboard.room import Room, Waiting
 from dashboard.turns import Pace, Turns
 from tests.live.test_sessions import Clock
@@ -178,21 +179,25 @@ def test_sessions_end_by_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, closed, freed = Clock(), [], threading.Event()
     monkeypatch.setattr(room, "LOOK_S", 0.001)
     monkeypatch.setattr(room.system, "free_memory", freed.set)
-    monkeypatch.setattr(room, "Waiting", lambda: waiting)
+    monkeypatch.setattr(room, "Waiting", lambda most: waiting)
     waiting = Waiting(clock)
 
     def close(session: str) -> None:
         closed.append(session)
         waiting.delete(session)
 
-    runtime = SimpleNamespace(_session_mgr=SimpleNamespace(_session_storage=None), close_session=close)
+    manager = SimpleNamespace(_session_storage=None, list_sessions=waiting.list)
+    runtime = SimpleNamespace(_session_mgr=manager, close_session=close)
+    states: dict[str, dict[str, str]] = {}
 
     async def lab() -> None:
         assert room.install(runtime, None, 0) is None
         assert runtime._session_mgr._session_storage is waiting
         for name, at in (("early", 0.0), ("late", 20.0)):
             clock.now = at
-            waiting.save(SimpleNamespace(session=SimpleNamespace(id=name)))  # type: ignore[arg-type]
+            states[name] = {"recording": "of the visitor"}
+            session = SimpleNamespace(id=name, session_state=states[name])
+            waiting.save(SimpleNamespace(session=session))  # type: ignore[arg-type]
         assert waiting.get("early") is not None
         clock.now = room.CLOSED_S + 1.0
         await asyncio.to_thread(freed.wait, 60)
@@ -200,6 +205,93 @@ def test_sessions_end_by_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(lab())
     assert closed == ["early"]
     assert [info.session.id for info in waiting.list()] == ["late"]
+    assert states == {"early": {}, "late": {"recording": "of the visitor"}}
+
+
+def test_so_many_closed_pages_of_an_address_wait() -> None:
+    clock = Clock()
+    waiting = Waiting(clock, most=2)
+    for name in ("a1", "b1", "a2", "a3", "b2"):
+        waiting.of[name] = name[0]
+        waiting.save(SimpleNamespace(session=SimpleNamespace(id=name)))  # type: ignore[arg-type]
+    assert waiting.over() == ["a1"]
+    clock.now += room.CLOSED_S + 1.0
+    assert sorted(waiting.over()) == ["a1", "a2", "a3", "b1", "b2"]
+
+
+def test_the_event_loop_is_woken_once_for_what_has_come() -> None:
+    """In the order in which it came, a part at a time; what fails is told, and keeps nothing back."""
+    made: list[int] = []
+    told: list[Any] = []
+    woken: list[Any] = []
+
+    async def lab() -> None:
+        loop, calls = asyncio.get_running_loop(), gathered.Gathered()
+        loop.set_exception_handler(lambda _, about: told.append(about["exception"]))
+        wake = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *call: woken.append(wake(*call))  # type: ignore[method-assign]
+
+        def element(number: int) -> None:
+            if number == 7:
+                raise ValueError("an element that fails")
+            made.append(number)
+
+        for number in range(gathered.MOST + 50):
+            calls.soon(loop, partial(element, number))
+        assert made == []
+        while len(made) < gathered.MOST + 49:
+            before = len(made)
+            await asyncio.sleep(0)
+            assert len(made) - before <= gathered.MOST
+        await asyncio.to_thread(calls.soon, loop, partial(element, -1))
+        while made[-1] != -1:
+            await asyncio.sleep(0)
+
+    asyncio.run(lab())
+    assert made == [number for number in range(gathered.MOST + 50) if number != 7] + [-1]
+    assert [str(error) for error in told] == ["an element that fails"]
+    assert sum("Gathered" in str(call) for call in woken) == 2
+
+
+def test_what_a_page_says_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the browser takes it; what is left goes the usual way, and so does a browser that is gone."""
+    from streamlit import runtime
+    from streamlit.runtime.app_session import AppSession
+    from streamlit.runtime.runtime import Runtime
+    from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+    from streamlit.runtime.session_manager import SessionClientDisconnectedError
+
+    for kind, name in (
+        (AppSession, "flush_browser_queue"), (AppSession, "_call_soon_on_event_loop"),
+        (Runtime, "_enqueued_some_message"), (ScriptRunner, "start"),
+    ):  # fmt: skip
+        monkeypatch.setattr(kind, name, getattr(kind, name))  # is as it was, after this
+    gathered.install()
+    sent: list[int] = []
+
+    def send(info: Any, message: int) -> None:
+        if message == gone:
+            raise SessionClientDisconnectedError
+        sent.append(message)
+
+    client = SimpleNamespace(_send_queue=asyncio.Queue())
+    sessions = {"open": SimpleNamespace(client=client), "closed": None}
+    lab = SimpleNamespace(
+        _session_mgr=SimpleNamespace(get_active_session_info=sessions.get), _send_message=send
+    )
+    monkeypatch.setattr(runtime, "get_instance", lambda: lab)
+    many = list(range(gathered.MOST + 3))
+
+    def left(name: str, messages: list[int]) -> list[int]:
+        page: Any = SimpleNamespace(id=name, _browser_queue=SimpleNamespace(flush=lambda: messages))
+        return AppSession.flush_browser_queue(page)  # type: ignore[return-value]
+
+    gone = -1
+    assert left("open", many) == many[gathered.MOST :]
+    assert sent == many[: gathered.MOST]
+    assert left("closed", [1, 2]) == [1, 2]
+    gone = 2
+    assert left("open", [1, 2, 3]) == [2, 3]
 
 
 def test_streamlit_is_as_the_lab_knows_it() -> None:
@@ -320,6 +412,40 @@ def test_messages_of_a_socket_come_at_a_pace(monkeypatch: pytest.MonkeyPatch) ->
         waited.append(round(seconds))
 
     monkeypatch.setattr(guard.asyncio, "sleep", sleep)
-    lab = Lab(app, guard.Bounds(messages=(1.0, 5.0), small=100))
+    lab = Lab(app, guard.Bounds(messages=(1.0, 5.0), small=100, handling=(1e3, 1e3), costly_s=1e3))
     asyncio.run(lab.ask(receive, type="websocket", path="/_stcore/stream"))
-    assert waited == [0, 1, 4, 1003]
+    assert [seconds for seconds in waited if seconds] == [1, 4, 1003]
+
+
+def test_an_address_has_a_share_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its connections together; a message that takes long ends one, and others come later."""
+    clock, waited = Clock(), []
+    takes = iter([0.03, 0.01, 0.0, 0.02, 0.02, 0.0, 0.2])
+
+    async def receive() -> Any:
+        return {"type": "websocket.receive", "bytes": b"x"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(3):
+            if (message := await receive())["type"] != "websocket.receive":
+                waited.append(message["code"])
+                return
+            clock.now += next(takes)
+
+    async def sleep(seconds: float) -> None:
+        waited.append(round(seconds, 1))
+
+    monkeypatch.setattr(guard.asyncio, "sleep", sleep)
+    monkeypatch.setattr(guard.time, "thread_time", clock)
+    monkeypatch.setattr(guard, "Pace", lambda *rate: Pace(*rate, clock=lambda: 0.0))
+    bounds = guard.Bounds(handling=(0.1, 0.05), costly_s=0.1, visits=(1.0, 4.0))
+    lab = Lab(app, bounds)
+
+    async def visits() -> list[Any]:
+        return [await lab.ask(receive, type="websocket", path="/_stcore/stream") for _ in range(4)]
+
+    told = asyncio.run(visits())
+    # The first connection took 0.04 s of 0.05; the second waits until there is some again, the third ends.
+    assert [seconds for seconds in waited if seconds] == [0.1, 0.3, 1008]
+    # Three of four visits were made, and the costly message counts for three more.
+    assert told == [[], [], [], [{"type": "websocket.close", "code": 1008}]]

@@ -7,6 +7,7 @@ lab's own store and its datasets hold is published: all may read it. A visitor's
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -14,6 +15,7 @@ import shutil
 import threading
 import uuid
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,14 @@ class Limits:
     @property
     def streamlit(self) -> list[str]:
         """Streamlit's part of them, as arguments."""
-        return ["--server.maxUploadSize", str(self.upload_mb), "--server.maxCacheDataSize", "128mb"]
+        return [
+            "--server.maxUploadSize",
+            str(self.upload_mb),
+            "--server.maxCacheDataSize",
+            "128mb",
+            "--runner.fastReruns",
+            "false",
+        ]
 
 
 LIMITS = Limits() if os.environ.get(VARIABLE) == "1" else None
@@ -248,7 +257,7 @@ class Visitor:
     def __init__(self) -> None:
         self.root = lab_root().absolute() / VISITORS / f"{_SERVER}-{uuid.uuid4().hex}"
         _addresses[self.root.name] = address()
-        self._leave = weakref.finalize(self, _forget, self.root)
+        weakref.finalize(self, _leave, self.root)
 
 
 def store() -> Path | None:
@@ -261,6 +270,19 @@ def store() -> Path | None:
     if "visitor" not in st.session_state:
         st.session_state.visitor = Visitor()
     return st.session_state.visitor.root
+
+
+def _leave(root: Path) -> None:
+    """A session is over; the server's event loop, where most end, does not wait for the disk."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        _forget(root)
+    else:
+        _leaving.submit(_forget, root)
+
+
+_leaving = ThreadPoolExecutor(1, thread_name_prefix="leaving")
 
 
 def _forget(root: Path) -> None:

@@ -164,6 +164,21 @@ def free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def keep_memory_low() -> None:
+    """Have memory given back to the system as soon as it is free, from now on and as far as can be (Linux).
+
+    glibc keeps what was freed: in a heap for each of up to eight threads a core, and in blocks of up to 32 MB
+    once such a block was freed. Here there are two heaps, and from 1 MB on a block is the system's own.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((_M_ARENA_MAX, 2), (_M_MMAP_THRESHOLD, 1 << 20)):
+            libc.mallopt(parameter, value)
+
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+
+
 # Locks.
 
 

@@ -61,6 +61,8 @@ POOLS = 8
 """Threads that the server's pools may keep."""
 PACE_S = 5.0
 PROCESSES = 2
+NICENESS = 19
+"""Of the hostile visitors’ processes, who would be on other machines."""
 
 
 # The ways.
@@ -363,7 +365,7 @@ async def _attack(lab: str, numbers: list[int], until: float) -> Counter[str]:
 
 def _strangers(lab: str, numbers: list[int], seconds: float, begin: Any, told: Any) -> None:
     """A process of hostile visitors: tells that it is there, and in the end what it did."""
-    os.nice(19)
+    os.nice(NICENESS)
     told.put(None)
     begin.wait()
     told.put(asyncio.run(_attack(lab, numbers, time.monotonic() + seconds)))
@@ -606,7 +608,7 @@ def report(outcome: Outcome) -> str:
         [
             f"{outcome.visitors} hostile visitors from {ADDRESSES} addresses for "
             f"{outcome.seconds / 60:g} min, the lab held to {HELD_TO >> 20} MB by {outcome.held_by}, "
-            f"{os.cpu_count()} cores for them all.",
+            f"{os.cpu_count()} cores for them all, the hostile ones at nice {NICENESS}, the lowest priority.",
             f"Verdicts of the well-behaved visitor: n = {len(outcome.took)}, p50 {p50:.0f} ms, "
             f"p95 {p95:.0f} ms, slowest {slowest:.0f} ms.",
             f"Memory: {outcome.before:.0f} MB before, {outcome.most:.0f} MB at most, "

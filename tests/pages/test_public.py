@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,18 @@ def test_what_a_visitor_made_goes_with_the_session(visit: Visit) -> None:
         del app.session_state["visitor"]
         gc.collect()
         assert not root.exists()
+
+
+def test_the_servers_event_loop_does_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(public, "_forget", lambda _: removed.append(threading.current_thread().name))
+
+    async def leaves() -> None:
+        public._leave(lab_root() / VISITORS / "0a1b")
+
+    asyncio.run(leaves())
+    public._leaving.submit(lambda: None).result()
+    assert [name.partition("_")[0] for name in removed] == ["leaving"]
 
 
 def test_a_lab_that_was_ended_leaves_nothing_behind() -> None:
@@ -215,6 +229,10 @@ def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_warm_beside", lambda: None)
     waits: list[Any] = []
     monkeypatch.setattr(launch.turns, "install", waits.append)
+    called: list[Any] = []
+    monkeypatch.setattr(launch.gathered, "install", lambda: called.append("gathered"))
+    monkeypatch.setattr(launch.system, "keep_memory_low", lambda: called.append("memory"))
+    monkeypatch.setattr(sys, "setswitchinterval", called.append)
     monkeypatch.setattr(launch.cli, "main", lambda: 0)
     given: dict[str, Any] = {}
     monkeypatch.setattr(launch.guard, "install", lambda **options: given.update(options))
@@ -228,6 +246,9 @@ def test_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given["token"] is None
     assert given["bounds"] == launch.guard.Bounds()
     assert waits == [launch.turns.Turns(_lock=waits[0]._lock)]
+    # A page that is asked for again while it waits or is drawn goes on in its own thread.
+    assert sys.argv[sys.argv.index("--runner.fastReruns") + 1] == "false"
+    assert called == ["gathered", launch.SWITCH_S, "memory"]
 
 
 def test_otherwise_everything_is_its_owners(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,28 @@ def test_folders_are_swapped_or_it_is_said_that_they_are_not(
     assert not system.swap(one, other)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_memory_that_is_free_goes_back_to_the_system() -> None:
+    """After a block of 20 MB was freed, glibc would put those of 10 MB into its heap, where they stay."""
+    code = """
+import ctypes
+from qmoe_core.runtime import system
+
+names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = info
+system.keep_memory_low()
+large = bytearray(20 << 20)
+del large
+before = libc.mallinfo2().hblks
+block = bytearray(10 << 20)
+print(libc.mallinfo2().hblks - before)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "1\n"
+
+
 def test_signals_and_niceness_that_do_not_exist_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not system.on_signal("SIGNOTHING", None)
     monkeypatch.delattr(os, "nice", raising=False)

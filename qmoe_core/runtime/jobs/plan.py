@@ -1,19 +1,24 @@
-"""What a training would find in the store, and about how long the rest takes."""
+"""What a training would find in the store, and about how long the rest takes.
+
+What that needs is imported when it is asked for: a job that waits for its turn holds little memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qmoe_core import datasets, embedders
 from qmoe_core.config import fingerprint
-from qmoe_core.embedders import embed
 from qmoe_core.runtime import system
 from qmoe_core.runtime.requests import HoldOut, Train
 from qmoe_core.runtime.store import Store
-from qmoe_core.training import crossval, run
+
+if TYPE_CHECKING:
+    from qmoe_core import datasets, embedders
+    from qmoe_core.training import crossval
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ def plan(request: Train | HoldOut, store: Store | None = None) -> Plan:
     Raises:
         UserError: the request cannot work; see `submit`.
     """
+    from qmoe_core import embedders
+    from qmoe_core.training import crossval
+
     store = store or Store()
     request = request.checked()
     subject, manifest = request.subject()
@@ -87,6 +95,8 @@ def plan(request: Train | HoldOut, store: Store | None = None) -> Plan:
 
 def _asked(request: Train | HoldOut) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Each embedder with the heads behind it, and the mixtures that are trained jointly."""
+    from qmoe_core.training import run
+
     if isinstance(request, HoldOut):
         return [(request.embedder, request.experts, [])]
     needed, mixtures = run.experts_of(request)
@@ -102,6 +112,8 @@ def _keys(
     joint: Sequence[tuple[str, ...]],
 ) -> dict[str, list[str]]:
     """The store's keys of what is trained behind an embedder, by head or jointly trained mixture."""
+    from qmoe_core.training import crossval
+
     config, seeds = request.config, request.seeds if isinstance(request, Train) else 1
     numbers = [config.seed + i for i in range(seeds)]
     keys: dict[str, list[str]] = {}
@@ -125,6 +137,8 @@ def _estimate(rows: Sequence[PlanRow], took: dict[str, list[float]], workers: in
 
 def _embedded(manifest: datasets.Manifest, embedder: embedders.Embedder, store: Store) -> int:
     """Clips whose embedding is in the store, or came with the dataset."""
+    from qmoe_core.embedders import embed
+
     if manifest.ready is not None:
         return len(manifest)
     there: set[str] = set()
