@@ -87,7 +87,7 @@ def equations(studies: Sequence[Study], alpha: float) -> Section:
             "Eq. 2",
             "W_q = clip(round(W/s), −2^(k−1), 2^(k−1)−1), s = max|W| / (2^(k−1)−1)",
             "weights in k bits",
-            f"4 bits: levels {levels.lowest} to {levels.highest}, of which −{levels.highest} to "
+            f"4 bits: levels −{-levels.lowest} to {levels.highest}, of which −{levels.highest} to "
             f"{levels.highest} occur; F1 {f1('q1', 'q2', 'q4', 'q8', 'q16')}",
         ),
         (
@@ -100,7 +100,7 @@ def equations(studies: Sequence[Study], alpha: float) -> Section:
             "Eq. 4",
             "y = popcount(x_b ⊕ w_b) − d/2",
             "one bit for weights and activations",
-            f"F1 {f1('popcount')} (ptq8, the 8-bit rounding of the text: {f1('ptq8')})",
+            f"F1 {f1('popcount')}; the 8-bit rounding of the text has {f1('ptq8')}",
         ),
         *_routed(study, alpha),
     ]
