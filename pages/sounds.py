@@ -26,7 +26,11 @@ def page() -> None:
         return
     collect(takes, list(counted(listed)))
     if not listed:
-        widgets.empty("Nothing yet. What you record or give appears here; two classes can be trained.")
+        widgets.empty(
+            "Nothing yet. What you record or give appears here, to be seen, heard, cut and renamed. From two "
+            "classes on, a press trains all formats in seconds, judges them on recordings that they did not "
+            "learn from, and lets every page use them."
+        )
         return
     the_takes(takes, listed)
     label_next(takes, listed, embedder())

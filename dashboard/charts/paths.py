@@ -57,7 +57,10 @@ def stages(paths: Sequence[tuple[str, PathTime]], theme: Theme) -> go.Figure:
         barmode="stack",
         bargap=0.35,
         showlegend=True,
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+        legend={
+            **{"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+            "traceorder": "normal",
+        },
     )
 
 
@@ -107,7 +110,9 @@ def _powers(ends: Sequence[float]) -> dict[str, Any]:
 
 
 def board(fits: Sequence[OnBoard], flash_bytes: float | None, theme: Theme) -> go.Figure:
-    """Mean F1 of each path against its bytes; grey does not fit; the chosen one is circled and named.
+    """Mean F1 of each path against its bytes; grey does not fit; the chosen one is circled.
+
+    Named are the chosen one and those that no other beats in both: names of all would lie on each other.
 
     Args:
         fits: the best first; flash_bytes: the limit, dashed.
@@ -121,7 +126,11 @@ def board(fits: Sequence[OnBoard], flash_bytes: float | None, theme: Theme) -> g
         "color": [theme.accent if good else theme.line for good in fitting],
         "line": {"width": 2, "color": edge},
     }
-    named = [fit.path.name if good else "" for fit, good in zip(fits, fitting, strict=True)]
+    beaten = [((x < x[i]) & (y >= y[i])).any() for i in range(len(fits))]
+    named = [
+        fit.path.name if good and (i == 0 or not beaten[i]) else ""
+        for i, (fit, good) in enumerate(zip(fits, fitting, strict=True))
+    ]
     ends = [np.log10(0.85 * x.min()), np.log10(1.2 * x.max())]
     values = round_values(ends[0], ends[1], 8)
     ticks = {"tickvals": values, "ticktext": [f"{value:,g} kB" for value in values]}

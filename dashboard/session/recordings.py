@@ -55,8 +55,7 @@ class Heard:
     spectrogram: np.ndarray
 
 
-@st.cache_data(max_entries=64, max_size="64 MB", show_spinner=False)
-def heard(path: Path) -> Heard:
+def decoded(path: Path) -> Heard:
     """Decode a recording.
 
     Raises:
@@ -67,14 +66,27 @@ def heard(path: Path) -> Heard:
     return Heard(clip.duration_s, levels)
 
 
-@st.cache_data(max_entries=2048, max_size="32 MB", show_spinner=False)
-def thumbnail(path: Path, theme: Theme) -> bytes | None:
+heard = st.cache_data(decoded, max_entries=64, max_size="64 MB", show_spinner=False)
+"""As `decoded`, kept for all sessions: of data sets, which all may read."""
+heard_here = st.cache_data(decoded, max_entries=16, max_size="8 MB", scope="session", show_spinner=False)
+"""As `decoded`, kept with the session: of a person's own takes."""
+
+
+def pictured(path: Path, theme: Theme) -> bytes | None:
     """A small picture of a recording's spectrogram, PNG; None where it cannot be decoded."""
     try:
         levels = mel.log_mel(decode.load(path).samples)
     except UserError:
         return None
     return png(_fitted(np.clip((levels - levels.max()) / RANGE_DB + 1.0, 0.0, 1.0)), theme)
+
+
+thumbnail = st.cache_data(pictured, max_entries=2048, max_size="32 MB", show_spinner=False)
+"""As `pictured`, kept for all sessions: of data sets, which all may read."""
+thumbnail_here = st.cache_data(
+    pictured, max_entries=256, max_size="4 MB", scope="session", show_spinner=False
+)
+"""As `pictured`, kept with the session: of a person's own takes."""
 
 
 def _fitted(share: np.ndarray) -> np.ndarray:

@@ -247,8 +247,8 @@ def the_trade(
     )
     kept = {"latency": latency, "energy": energy}.get(pareto.COSTS[cost][1])
     widgets.caption(
-        "As large as its files; grey does not fit; diamonds: mixtures; triangles: a lower F1 than drawn; "
-        "dashed: your limits; dotted: the front, which nothing beats in both. "
+        "The area of a mark is the size of the files; grey: does not fit; diamonds: mixtures; triangles: the "
+        "F1 is below the chart; dashed: your limits; dotted: the front, formats that no other beats in both. "
         + (f"n = {kept.n:,} calls. {kept.basis(bundle)}" if kept else "Bytes on disk, counted.")
     )
 

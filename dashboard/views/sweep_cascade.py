@@ -37,9 +37,11 @@ def the_cascade(bundle: Bundle, experts: tuple[str, ...]) -> None:
     """
     st.subheader("A cascade: ask the next expert in doubt", anchor=False)
     others = [name for name in bundles.names() if name != bundle.path.name]
-    joined = st.multiselect(
-        "Bundles of the same data set with other embedders", others, key=linked.keep("cascade_with", [])
-    )
+    joined: list[str] = []
+    if others:
+        joined = st.multiselect(
+            "Bundles of the same data set with other embedders", others, key=linked.keep("cascade_with", [])
+        )
     if len(experts) + len(joined) < 2:
         st.info("A cascade has two or more experts; choose another one above.")
         return
@@ -51,10 +53,11 @@ def the_cascade(bundle: Bundle, experts: tuple[str, ...]) -> None:
     equal, above = found.equal_accuracy, found.front_gain
     low, high = equal.ci95
     sentence = (
-        f"With thresholds from other folds the cascade is {equal.difference:+.4f} from the best expert, "
-        f"{found.best_single.name}, at {numbers.percent(equal.cost_ratio)} ({numbers.percent(low)} to "
-        f"{numbers.percent(high)}) of the cost of {equal.single}, the cheapest that is as good; asking as "
-        f"many at random is {-equal.over_random:+.4f} from it."
+        f"Accuracy of the cascade less that of the best expert, {found.best_single.name}: "
+        f"{numbers.signed(equal.difference, 4)}, with thresholds set on other folds. Its mean cost is "
+        f"{numbers.percent(equal.cost_ratio)} of that of {equal.single}, the cheapest expert as good as the "
+        f"best (95 % interval {numbers.percent(low)} to {numbers.percent(high)}). Asking as many at random "
+        f"gives {numbers.signed(-equal.over_random, 4)} beside the cascade."
     )
     st.markdown(f"**{widgets.plain(sentence)}**")
     widgets.figure(sweep_charts.front(found, widgets.theme()), alt=f"Accuracy against cost. {sentence}")
@@ -62,8 +65,9 @@ def the_cascade(bundle: Bundle, experts: tuple[str, ...]) -> None:
     low, high = above.ci95
     widgets.caption(
         f"Line: the cascade {order}; dotted: asking at random; marks: each expert alone, and the oracle, "
-        "which asks only where that helps. At the thresholds that are most above single experts of at most "
-        f"the same cost, the gain is {above.gain:+.4f} ({low:+.4f} to {high:+.4f}). Costs are of whole "
+        "which asks only where that helps. The largest gain in accuracy over a single expert of at most the "
+        f"same cost is {numbers.signed(above.gain, 4)} ({numbers.signed(low, 4)} to "
+        f"{numbers.signed(high, 4)}). Costs are of whole "
         f"paths, measured here, one clip, median of {cascade.CALLS} calls; 95 % intervals over recordings; "
         f"{widgets.how(bundle)}."
     )

@@ -175,7 +175,7 @@ def the_curves(found: Sweeps, chosen: Curiosity, slots: dict[str, DeltaGenerator
     others = numbers.listed(name for strategy, name in STRATEGIES.items() if strategy != chosen)
     st.html(
         f'<p class="qm-key"><span><i></i>{STRATEGIES[chosen]}</span>'
-        f'<span><i class="qm-dotted"></i>{others}</span>'
+        f'<span><i class="qm-dotted"></i>the others: {others}</span>'
         '<span><i class="qm-upright"></i>the slider’s α</span></p>'
     )
     scales = {}

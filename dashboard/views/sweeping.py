@@ -27,7 +27,7 @@ STRATEGIES: dict[Curiosity, str] = {
     "distilled": "predicted disagreement",
     "router-mc": "router doubt",
     "none": "nothing",
-    "cascade": "nothing: a cascade",
+    "cascade": "doubt: a cascade",
 }
 """What α can reward, as the page calls it."""
 

@@ -85,7 +85,7 @@ def _card(takes: Takes, take: Take, classes: list[str]) -> Card:
         detail=take.name,
         colour=colour,
         wrong=False,
-        picture=recordings.thumbnail(takes.path(take), widgets.theme()),
+        picture=recordings.thumbnail_here(takes.path(take), widgets.theme()),
     )
 
 
@@ -125,7 +125,7 @@ def _one(takes: Takes, take: Take, classes: list[str]) -> None:
 
 def _see(path: Path, take: Take) -> None:
     try:
-        heard = recordings.heard(path)
+        heard = recordings.heard_here(path)
     except UserError as error:
         widgets.warning(error)
         return

@@ -361,8 +361,8 @@ def plan(root: str, asked: bytes, stamp: tuple[tuple[str, str], ...]) -> Plan:
 
 PLAN = (
     Column("name", "Expert", number=False),
-    Column("cached", "there", meaning="Folds × seeds that are in the store already."),
-    Column("missing", "will run", meaning="Folds × seeds that will be trained."),
+    Column("cached", "folds done", meaning="Folds × seeds that are in the store already."),
+    Column("missing", "folds to train", meaning="Folds × seeds that will be trained."),
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.session import public
+from dashboard.session import public, recordings
 from dashboard.session.public import Limits
 from dashboard.views import takes_training
 from qmoe_core import bundles
@@ -114,10 +114,18 @@ def test_a_visitor_has_takes_of_its_own(visit: Visit, monkeypatch: pytest.Monkey
     monkeypatch.setattr(public, "LIMITS", Limits())
     one, other = (visit().switch_page("../pages/sounds.py").run() for _ in range(2))
     assert "yours alone" in text(one)
+
+    def shared(*_: object) -> None:
+        raise AssertionError("what is drawn of takes is kept for all sessions")
+
+    for name in ("thumbnail", "heard"):
+        monkeypatch.setattr(recordings, name, shared)
     give(one, *((f"{i}.wav", sound(i)) for i in range(2)))
     assert "2 of 2 takes have no class" in text(one)
     assert "Nothing yet" in text(other.run())
     root = one.session_state["visitor"].root
+    one.session_state["takes.chosen"] = core.Takes(root / "datasets" / "takes").listed[0].id
+    assert ", 1.0 s; recording " in text(one.run())
     assert (root / "datasets" / "takes" / core.TABLE).is_file()
     del one
     public.sweep()

@@ -51,7 +51,7 @@ def test_first_visit(swept: AlphaSweep) -> None:
     assert f'<p class="qm-now">{swept.f1[0]:.3f}' in said
     assert f"; {swept.ece_perfect[0]:.3f} if calibrated perfectly" in said
     assert len(app.get("plotly_chart")) == 10
-    assert "the cheapest that is as good; asking as many at random is" in said  # the cascade
+    assert "the cheapest expert as good as the best (95 % interval" in said  # the cascade
     assert not app.warning
     assert not app.error
     assert not app.query_params
