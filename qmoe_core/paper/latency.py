@@ -13,6 +13,7 @@ from qmoe_core.measure import bench, energy, size
 from qmoe_core.numbers import percent, scientific
 from qmoe_core.paper import reference
 from qmoe_core.paper.claim import (
+    COMMIT,
     Claim,
     ClaimFigure,
     Figures,
@@ -398,7 +399,7 @@ CLAIMS = (
         "latency",
         "reproduction",
         "Table 4’s latency, 1,163 to 1,335 ms, is inference latency.",
-        "§5.4, Tables 2–4",
+        f"§5.4, Tables 2–4; {COMMIT}",
         "Time a fold’s validation as the public code does (400 clips of 1,536 numbers, batches of 64, torch, "
         "memory_profiler every 0.01 s, a fresh emissions tracker), and see how much of it is inference.",
         "1,254 ± 42 ms for FP32-Base",
@@ -412,7 +413,7 @@ CLAIMS = (
         "latency",
         "reproduction",
         "Latency and peak memory are those of one pass over the validation clips.",
-        "§5.4, Table 4; public code",
+        f"§5.4, Table 4; {COMMIT}",
         "Run the pass under memory_profiler as the code does, count how often it runs it, and time both.",
         "one run of memory_profiler around the phase",
         "A profiler that runs the phase once and adds less than half to its time.",

@@ -507,7 +507,7 @@ CLAIMS = (
         "quantisation",
         "reproduction",
         "Fewer bits make the published models faster than float.",
-        "§3.2, §5.2, §5.4, Tables 2 and 4",
+        f"§3.2, §5.2, §5.4, Tables 2 and 4; {COMMIT}",
         "Time a 4-bit network the way the public code computes it, a really packed one, and torch fp32, "
         "in one interleaved run, at the code’s batch of 64 and at 1.",
         "1.06–1.08× for Q1, Q2, Q4 and Q8 (Table 4)",
@@ -549,7 +549,7 @@ CLAIMS = (
         "quantisation",
         "code",
         "Q8-Base-PTQ computes Eq. 4 by popcount, at 15.65× compression and an F1 of 0.854.",
-        "§3.2, Eq. 4; Tables 1 and 7; B",
+        f"§3.2, Eq. 4; Tables 1 and 7; B; {COMMIT}",
         "Compute the layer as the public code does and correlate it with the true product; compare the "
         "row of Table 7 with the model that the F1 is of.",
         "15.65×, “highest compression”",

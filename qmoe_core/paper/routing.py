@@ -413,7 +413,7 @@ CLAIMS = (
         "routing",
         "code",
         "The published code mixes its experts by Eq. 5 and 6.",
-        "§3.3, Eq. 5–6; public code, commit dfbb02c",
+        f"§3.3, Eq. 5–6; {COMMIT}",
         "Mix the same outputs as the code does and as Eq. 6 mixes distributions, and compare "
         "probabilities and labels.",
         "no temperature, r not renormalised, sum over logits divided by k",
