@@ -66,10 +66,16 @@ def decoded(path: Path) -> Heard:
     return Heard(clip.duration_s, levels)
 
 
-heard = st.cache_data(decoded, max_entries=64, max_size="64 MB", show_spinner=False)
-"""As `decoded`, kept for all sessions: of data sets, which all may read."""
-heard_here = st.cache_data(decoded, max_entries=16, max_size="8 MB", scope="session", show_spinner=False)
-"""As `decoded`, kept with the session: of a person's own takes."""
+@st.cache_data(max_entries=64, max_size="64 MB", show_spinner=False)
+def heard(path: Path) -> Heard:
+    """As `decoded`, kept for all sessions: of data sets, which all may read."""
+    return decoded(path)
+
+
+@st.cache_data(max_entries=16, max_size="8 MB", scope="session", show_spinner=False)
+def heard_here(path: Path) -> Heard:
+    """As `decoded`, kept with the session: of a person's own takes."""
+    return decoded(path)
 
 
 def pictured(path: Path, theme: Theme) -> bytes | None:
@@ -81,12 +87,16 @@ def pictured(path: Path, theme: Theme) -> bytes | None:
     return png(_fitted(np.clip((levels - levels.max()) / RANGE_DB + 1.0, 0.0, 1.0)), theme)
 
 
-thumbnail = st.cache_data(pictured, max_entries=2048, max_size="32 MB", show_spinner=False)
-"""As `pictured`, kept for all sessions: of data sets, which all may read."""
-thumbnail_here = st.cache_data(
-    pictured, max_entries=256, max_size="4 MB", scope="session", show_spinner=False
-)
-"""As `pictured`, kept with the session: of a person's own takes."""
+@st.cache_data(max_entries=2048, max_size="32 MB", show_spinner=False)
+def thumbnail(path: Path, theme: Theme) -> bytes | None:
+    """As `pictured`, kept for all sessions: of data sets, which all may read."""
+    return pictured(path, theme)
+
+
+@st.cache_data(max_entries=256, max_size="4 MB", scope="session", show_spinner=False)
+def thumbnail_here(path: Path, theme: Theme) -> bytes | None:
+    """As `pictured`, kept with the session: of a person's own takes."""
+    return pictured(path, theme)
 
 
 def _fitted(share: np.ndarray) -> np.ndarray:
