@@ -47,9 +47,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'from dashboard.launch import warm; warm()' >/dev/null 2>&1 || true
 	touch $@
 
-# The browser tests drive whatever Chromium there is, those of the host's microphone a PulseAudio null sink;
-# where we may, we install Debian's.
-PACKAGES := chromium libportaudio2 pulseaudio libasound2-plugins
+# The browser tests drive whatever Chromium there is, those of the host's microphone a PulseAudio null sink, and
+# ffmpeg makes recordings that go wrong; where we may, we install Debian's.
+PACKAGES := chromium ffmpeg libportaudio2 pulseaudio libasound2-plugins
 
 system:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
