@@ -29,8 +29,6 @@ Count = Annotated[int, Meta(ge=1)]
 Widths = Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_length=1, max_length=4)]
 """Hidden layers, as many and as wide as the packed engine takes."""
 
-EMBEDDER = "ds-cnn:q8"
-"""What trains where no other embedder is asked for: our own in 8 bits, as in the bundle that ships."""
 Protocol = Literal["official", "random", "grouped"]
 Selection = Literal["inner-validation", "best-on-test", "setting"]
 Curiosity = Literal["disagreement", "distilled", "router-mc", "none", "cascade"]

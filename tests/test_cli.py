@@ -514,7 +514,7 @@ def test_a_configuration_file_is_used_and_saved_with_the_run(qmoe, tiny_dataset,
         ("--seeds 0", "--seeds is 0"),
         ("--workers -2", "--workers is -2"),
         ("--bundle ..", "not a name for a bundle"),
-        ("--weights random", "ds-cnn:q8 takes recordings and trained weights"),
+        ("--weights random", "logmel-stats has no weights"),
         ("--protocol random --set evaluation.folds=20", "20 folds need at least 20 clips in every class"),
     ],
 )

@@ -11,14 +11,14 @@ from typing import Any
 
 from dashboard.session import public
 from qmoe_core import config, datasets, numbers
-from qmoe_core.config import EMBEDDER
 from qmoe_core.embedders import OWN
 from qmoe_core.errors import DatasetError, UserError
 from qmoe_core.runtime.jobs import Bench, Claims, HoldOut, Job, Request, Story, Train
 from qmoe_core.training import crossval, run
 
-EMBEDDERS = (EMBEDDER, *OWN, "efficientnet_b3", "mobilenetv3_small_100")
-"""What is offered; more may be typed."""
+EMBEDDERS = (*OWN, "efficientnet_b3", "mobilenetv3_small_100")
+OFFLINE = "logmel-stats"
+"""The embedder without weights."""
 
 
 def request(values: Mapping[str, Any], scheduler: str = "") -> Train:
@@ -53,10 +53,10 @@ def request(values: Mapping[str, Any], scheduler: str = "") -> Train:
 def suggested_name(dataset: str, embedder: str) -> str:
     """A name for the bundle, of characters that a name may have.
 
-    >>> suggested_name("/home/me/bird songs", EMBEDDER)
+    >>> suggested_name("/home/me/bird songs", "logmel-stats")
     'my-bird-songs'
     """
-    stem = Path(dataset).name + ("" if embedder == EMBEDDER else f"-{embedder}")
+    stem = Path(dataset).name + ("" if embedder == OFFLINE else f"-{embedder}")
     return "my-" + "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)[:60]
 
 

@@ -15,7 +15,6 @@ from dashboard.views import tables, weights, widgets, words
 from dashboard.views.tables import Column
 from dashboard.views.train_job import PAGE, colour, submit
 from qmoe_core import bundles, datasets, numbers
-from qmoe_core.config import EMBEDDER
 from qmoe_core.embedders import OWN, models
 from qmoe_core.errors import UserError
 from qmoe_core.experts.spec import EXPERTS, NAMES
@@ -36,9 +35,6 @@ _SCHEDULER = "train.scheduler"
 THIS_MACHINE = "this machine"
 """Not part of a link: it is a machine that this one would trust."""
 
-EXPLAINED = {EMBEDDER: " (ours, in 8 bits)", "logmel-stats": " (statistics, no weights)"}
-"""What embedders are, behind their names."""
-
 
 def controls(listed: Sequence[Job]) -> list[Control]:
     """What a person can set here, and a link restores."""
@@ -56,7 +52,7 @@ def controls(listed: Sequence[Job]) -> list[Control]:
     known = {job.id for job in listed}
     return [
         Control("data", first, "the name or the folder of a dataset", text(1000)),
-        Control("embedder", EMBEDDER, "the name of an embedder", text(100)),
+        Control("embedder", training.OFFLINE, "the name of an embedder", text(100)),
         Control("weights", "", "random, or the path of a safetensors file", text(1000)),
         linked.some_of("experts", NAMES, NAMES),
         Control("mix", list(DEFAULT_MIXTURE), f"names of {', '.join(NAMES)}", mixture, ",".join),
@@ -153,14 +149,13 @@ def the_data(listed: Sequence[Job], values: dict[str, Any]) -> Outline | None:
         list(dict.fromkeys([*training.EMBEDDERS, values["embedder"]])),
         key=linked.widget(PAGE, "embedder"),
         accept_new_options=True,
-        format_func=lambda name: name + EXPLAINED.get(name, ""),
+        format_func=lambda name: f"{name} (no weights, offline)" if name == training.OFFLINE else name,
         help="What turns five seconds of sound into numbers: log-mel statistics, a small network of our own "
         "(ds-cnn), a learned one (mn04), the paper’s EfficientNet-B3, or any model of timm by name.",
     )
-    base = values["embedder"].partition(":")[0]
-    if base in models.ARCHITECTURES:
-        weights.offer(base)
-    elif base not in OWN:
+    if values["embedder"] in models.ARCHITECTURES:
+        weights.offer(values["embedder"])
+    elif values["embedder"] != training.OFFLINE:
         st.text_input(
             "Its weights",
             key=linked.widget(PAGE, "weights"),
@@ -318,7 +313,7 @@ def what_will_run(found: Outline | None, listed: Sequence[Job], values: dict[str
     if values["protocol"] == "official" and not found.folds:
         st.caption("Choose other folds first.")
         return
-    light = asked.embedder.partition(":")[0] in OWN
+    light = asked.embedder in OWN
     planned = f"planned:{asked.embedder}:{asked.weights}"
     if light or st.session_state.get(planned):
         stamp = tuple((job.id, job.state) for job in listed)

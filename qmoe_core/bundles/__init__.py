@@ -49,9 +49,7 @@ from qmoe_core.runtime.store import unfinished
 
 VERSION = 2
 DEFAULT_NAME = "esc10-ds-cnn"
-SHIPPED_BEFORE = {
-    "esc10-logmel-stats": "qmoe train esc10 --embedder logmel-stats --bundle esc10-logmel-stats"
-}
+SHIPPED_BEFORE = {"esc10-logmel-stats": "qmoe train esc10 --bundle esc10-logmel-stats"}
 """Bundles that came with earlier versions, and how each is made again."""
 MANIFEST = "bundle.json"
 ROUTER_FILE = "router.safetensors"

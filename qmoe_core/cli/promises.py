@@ -21,7 +21,6 @@ from qmoe_core.cli.common import (
     scheduler_option,
     table,
 )
-from qmoe_core.config import EMBEDDER
 
 if TYPE_CHECKING:
     from qmoe_core.evaluation.selective import Auroc
@@ -87,7 +86,7 @@ def _training_options(function: F) -> F:
     """A dataset, and what is trained on it (or found in the store)."""
     options = (
         click.argument("dataset", metavar="DATASET"),
-        click.option("--embedder", default=EMBEDDER, show_default=True, help="as for qmoe embed"),
+        click.option("--embedder", default="logmel-stats", show_default=True, help="as for qmoe embed"),
         click.option("--weights", help="safetensors file for a timm model, or random"),
         click.option("--experts", help="such as q4,q8,bitnet (default: all)"),
         click.option("--moe", multiple=True, metavar="EXPERTS", help="a mixture; may be repeated"),

@@ -25,7 +25,6 @@ from qmoe_core.cli.common import (
     scheduler_option,
     table,
 )
-from qmoe_core.config import EMBEDDER
 
 if TYPE_CHECKING:
     from qmoe_core.evaluation.cascade import CascadeSweep
@@ -297,7 +296,7 @@ def bits(arguments: Arguments) -> int:
 @click.option(
     "--held-out", required=True, multiple=True, metavar="CLASSES", help="such as dog,rain; may be repeated"
 )
-@click.option("--embedder", default=EMBEDDER, show_default=True, help="as for qmoe embed")
+@click.option("--embedder", default="logmel-stats", show_default=True, help="as for qmoe embed")
 @click.option("--weights", help="safetensors file for a timm model, or random")
 @click.option("--experts", default="bitnet,q4,q8", help="of the mixture (default: bitnet,q4,q8)")
 @click.option("--workers", type=int, default=0, help="processes (default: one for each core)")

@@ -20,7 +20,6 @@ from qmoe_core.cli.common import (
     scheduler_option,
     table,
 )
-from qmoe_core.config import EMBEDDER
 from qmoe_core.errors import safe
 
 if TYPE_CHECKING:
@@ -31,14 +30,13 @@ if TYPE_CHECKING:
     "embed",
     help="embed a dataset",
     details="DATASET is a folder or name, with options behind a colon: esc50:categories.",
-    example="qmoe embed esc10 --embedder mn04",
+    example="qmoe embed esc10 --embedder logmel-stats",
 )
 @click.argument("dataset", metavar="DATASET")
 @click.option(
     "--embedder",
-    default=EMBEDDER,
-    show_default=True,
-    help="ds-cnn, mn04, logmel-stats, efficientnet_b3, any timm name; variants behind @: @no-normalisation",
+    default="logmel-stats",
+    help="logmel-stats, efficientnet_b3, any timm name; variants behind @, such as @no-normalisation",
 )
 @click.option("--weights", help="safetensors file for a timm model, or random")
 @scheduler_option
@@ -90,7 +88,7 @@ def _noted(manifest: Manifest) -> Manifest:
 @click.option(
     "--embedder",
     multiple=True,
-    default=(EMBEDDER,),
+    default=("logmel-stats",),
     show_default=True,
     help="as for qmoe embed; repeated, experts stand behind each",
 )

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from qmoe_core.audio.decode import SAMPLE_RATE
-from qmoe_core.config import EMBEDDER
 from qmoe_core.embedders import learned, logmel_stats, models, picture_stats
 from qmoe_core.engine import network_storage
 from qmoe_core.errors import BundleError, UserError
@@ -90,14 +89,13 @@ def for_dataset(manifest: Manifest, name: str, *, weights: str | Path | None = N
     """The embedder of that name, as it takes what the dataset holds.
 
     Args:
-        name, weights: see `create`. Of a dataset with embeddings of its own, the default; of pictures the
-            default are their statistics.
+        name, weights: see `create`. Of a dataset with embeddings of its own, the default.
 
     Raises:
         UserError: see `create`; or it does not go with the dataset.
     """
     if manifest.ready is not None:
-        if name not in (EMBEDDER, manifest.ready.id) or weights is not None:
+        if name not in (logmel_stats.NAME, manifest.ready.id) or weights is not None:
             raise UserError(
                 f"{manifest.name} came with embeddings, which {name} cannot replace; leave it out."
             )
@@ -105,8 +103,6 @@ def for_dataset(manifest: Manifest, name: str, *, weights: str | Path | None = N
     pictured = "pictures" in name.split("@")[1:]
     if pictured and manifest.media == "audio":
         raise UserError(f"{manifest.name} holds recordings, and {name} takes pictures; leave @pictures out.")
-    if manifest.media == "pictures" and name == EMBEDDER:
-        return picture_stats.PictureStats()
     if manifest.media == "pictures" and not pictured:
         name += "@pictures"
     return create(name, weights=weights)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 import numpy as np
 
-from qmoe_core.config import EMBEDDER, Config
+from qmoe_core.config import Config
 from qmoe_core.experts.spec import NAMES, parse_names
 from qmoe_core.runtime.executor import Context
 
@@ -52,7 +52,7 @@ class _OnDataset(_Request, frozen=True, kw_only=True):
     """
 
     dataset: str
-    embedder: str = EMBEDDER
+    embedder: str = "logmel-stats"
     weights: str | None = None
     experts: tuple[str, ...] = NAMES
     config: Config = Config()

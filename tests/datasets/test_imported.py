@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from qmoe_core import bundles, cli, datasets, serve
 from qmoe_core.audio import decode
-from qmoe_core.config import EMBEDDER
 from qmoe_core.datasets import imported, open_dataset, validate
 from qmoe_core.datasets.imported import import_csv
 from qmoe_core.embedders import for_dataset
@@ -52,7 +51,7 @@ def test_it_is_taken_as_it_is(tmp_path: Path, store) -> None:
     assert manifest.folds.tolist() == [1, 1, 2, 2, 2, 1]
     assert manifest.sources == ("100", "101", "102", "102", "103", "104")
     assert manifest.names[0] == "1/1-100-A-0.png"
-    embedder = for_dataset(manifest, EMBEDDER)
+    embedder = for_dataset(manifest, "logmel-stats")
     assert embedder.id.startswith("imported-")
     array = embed_dataset(manifest, embedder, Context(store))
     np.testing.assert_allclose(array[:2], [[0.5, 1.5, -2], [0.25, 1, 0.2]], rtol=1e-3)

@@ -28,7 +28,6 @@ from dashboard.charts.palette import DARK, LIGHT, Theme, expert_colour
 from dashboard.session import public, training
 from dashboard.session.training import Cell
 from qmoe_core import bundles, numbers
-from qmoe_core.config import EMBEDDER
 from qmoe_core.embedders import models, networks
 from qmoe_core.errors import ConfigError, DatasetError, UserError
 from qmoe_core.runtime import jobs
@@ -313,7 +312,7 @@ def test_from_the_form_to_a_bundle_on_every_page(page: Open, small: dict[str, st
     assert "Train q1 on tiny" in text(app)
     assert "Done after" in text(app)
     assert 'aria-label="F1 of each expert and mixture"' in text(app)
-    assert "tiny, ds-cnn:q8, official folds, epoch chosen by inner-validation, seed 42" in text(app)
+    assert "tiny, logmel-stats, official folds, epoch chosen by inner-validation, seed 42" in text(app)
     assert len(app.get("plotly_chart")) == 3  # folds, loss, F1
     assert "All 5 folds are there, so only routers and the bundle are made" in text(app)
     assert "The bundle own is there already, and will be replaced." in text(app)
@@ -539,5 +538,5 @@ def test_curves_without_held_out_clips(tmp_path: Path) -> None:
 
 
 def test_a_name_is_suggested() -> None:
-    assert training.suggested_name("esc10", EMBEDDER) == "my-esc10"
+    assert training.suggested_name("esc10", "logmel-stats") == "my-esc10"
     assert training.suggested_name("/home/me/Bird songs!", "vit") == "my-Bird-songs--vit"
