@@ -81,10 +81,10 @@ def train(
     observe: Observer | None = None,
     **fields: Any,
 ) -> TrainingReport:
-    """Run `requests.Train` with these fields here."""
+    """Run `requests.Train` with these fields here, on log-mel statistics unless another embedder is named."""
     context = Context(store or Store(), cancelled=cancelled, observe=observe)
     context = replace(context, progress=progress) if progress else context
-    return Train(dataset=str(dataset), **fields).run(context)
+    return Train(**{"dataset": str(dataset), "embedder": "logmel-stats", **fields}).run(context)
 
 
 @contextmanager

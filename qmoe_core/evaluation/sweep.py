@@ -190,9 +190,6 @@ def alpha_sweep(
     route_flipped = (leading != leading[0]) | (chosen != chosen[0]).any(axis=-1)
     correct = called == labels
     utilisation = mixed.weights.mean(axis=1)
-    # matmul sums over the experts without the [A, n, N, C] that a broadcast product would need.
-    routed = entropy(np.matmul(mixed.routing[..., None, :], mixed.q)[..., 0, :])
-    routed -= (mixed.routing * entropy(mixed.q)).sum(axis=-1)
     spread = mixed.interest.max(axis=-1) - mixed.interest.min(axis=-1)
     stated = mixed.probabilities[1:].max(axis=-1)
     return AlphaSweep(
@@ -203,7 +200,7 @@ def alpha_sweep(
         ece=reliability(stated, correct[1:]).ece,
         ece_perfect=np.array([expected_ece(one, draws=50) for one in stated]),
         epistemic=np.full(len(values), mixed.epistemic.mean()),
-        routed_epistemic=np.maximum(routed[1:], 0.0).mean(axis=1),
+        routed_epistemic=_routed_epistemic(mixed)[1:].mean(axis=1),
         utilisation=utilisation[1:],
         utilisation_entropy=entropy(utilisation[1:]),
         runs=mixed.runs[1:].mean(axis=1),
@@ -216,6 +213,13 @@ def alpha_sweep(
         plain_leading=leading[0],
         seconds=time.perf_counter() - started,
     )
+
+
+def _routed_epistemic(mixed: mixing.Mixed) -> np.ndarray:
+    """H(Σ r_i q_i) − Σ r_i H(q_i) of every clip for every α, nats [A, n]."""
+    # matmul sums over the experts without the [A, n, N, C] that a broadcast product would need.
+    routed = entropy(np.matmul(mixed.routing[..., None, :], mixed.q)[..., 0, :])
+    return np.maximum(routed - (mixed.routing * entropy(mixed.q)).sum(axis=-1), 0.0)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from qmoe_core.paper.report.costs import Sizes
 from qmoe_core.paper.report.document import ReportTable, Section, Spread, Value, columns_of
 from qmoe_core.paper.report.study import Study, of_all, spread
 from qmoe_core.paper.tables import PrintedCell
+from qmoe_core.runtime import typed
 
 OK, MISMATCH = "OK", "MISMATCH"
 NOT_AT_HAND = "not at hand"
@@ -218,7 +219,7 @@ def published(folder: Path | str | None) -> Published:
         if place is None:
             continue
         try:
-            found[place] = msgspec.json.decode(path.read_bytes(), type=_Summary)
+            found[place] = typed.decode(path.read_bytes(), _Summary)
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"{path}: is no summary.json with f1_mean and f1_std ({error})") from None
     if not found:
