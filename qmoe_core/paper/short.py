@@ -37,7 +37,7 @@ def folds(m: Materials, protocol: Protocol) -> list[Fold]:
     return splits.folds(m.data.labels, m.sources, m.data.folds, protocol, 5, SEED)
 
 
-class Curve(NamedTuple):
+class LearningCurve(NamedTuple):
     """What a training says of its test clips after each epoch.
 
     Attributes:
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
 
 def by_epoch(
     m: Materials, train: np.ndarray, test: np.ndarray, seed: int = 0, *, pre_norm: bool = False
-) -> Curve:
+) -> LearningCurve:
     """Train once for these clips and this seed.
 
     Args:
@@ -60,12 +60,12 @@ def by_epoch(
         pre_norm: with the LayerNorm before the hidden layer that the code's quantized experts have.
     """
 
-    def trained() -> Curve:
+    def trained() -> LearningCurve:
         from qmoe_core.paper.reference_networks import PreNormNetwork
 
         right: list[np.ndarray] = []
         done = train_anew(m, train, test, seed, PreNormNetwork if pre_norm else None, right=right)
-        return Curve([epoch.f1 or 0.0 for epoch in done.history], done.epochs, np.array(right))
+        return LearningCurve([epoch.f1 or 0.0 for epoch in done.history], done.epochs, np.array(right))
 
     return m.once(("short", seed, pre_norm, train.tobytes(), test.tobytes()), trained)
 

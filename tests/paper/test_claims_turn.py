@@ -96,9 +96,11 @@ def normalised_mixture(logits: np.ndarray, r: np.ndarray, k: int) -> np.ndarray:
     return ((weights / weights.sum(axis=-1, keepdims=True))[..., None] * softmax(logits)).sum(axis=-2)
 
 
-def flat_curve(_m: Materials, _train: np.ndarray, test: np.ndarray, *_: object, **__: object) -> short.Curve:
+def flat_curve(
+    _m: Materials, _train: np.ndarray, test: np.ndarray, *_: object, **__: object
+) -> short.LearningCurve:
     """Of a training that is as good after every epoch."""
-    return short.Curve([0.9] * short.EPOCHS, short.EPOCHS, np.ones((short.EPOCHS, len(test)), bool))
+    return short.LearningCurve([0.9] * short.EPOCHS, short.EPOCHS, np.ones((short.EPOCHS, len(test)), bool))
 
 
 def phases(whole: float, profiled: float, work: float) -> Change:
