@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from qmoe_core import bundles
 from qmoe_core.runtime import jobs
 from tests.browser.conftest import Lab
-from tests.browser.test_menu import go
+from tests.browser.test_menu import go, settled
 
 pytestmark = pytest.mark.browser
 
@@ -45,6 +45,7 @@ def test_training_survives_a_reload_and_a_closed_tab(
     expect(page.get_by_text("5 of 5 folds will be trained.")).to_be_visible()
     width, shown = page.get_by_test_id("stMain").evaluate("e => [e.scrollWidth, e.clientWidth]")
     assert width <= shown
+    settled(page, "Train")
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_role("heading", name="Train q1 on tiny")).to_be_visible()
     expect(page).to_have_url(re.compile("job="))
