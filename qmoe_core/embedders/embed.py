@@ -199,7 +199,7 @@ def _on_disk(shape: tuple[int, int], store: Store) -> np.ndarray:
     return array
 
 
-def _inputs(entry: DatasetClip, media: Media, rate: int) -> Iterator[np.ndarray]:
+def _inputs(entry: DatasetClip, media: Media, rate: int, at_once: int = AT_ONCE) -> Iterator[np.ndarray]:
     """What the embedder gets of one clip: windows float32 [5 · rate], or a picture uint8 [height, width, 3].
 
     The first minutes of a clip are decoded at once (in another thread, see `ahead`), the rest when asked for.
@@ -220,7 +220,16 @@ def _inputs(entry: DatasetClip, media: Media, rate: int) -> Iterator[np.ndarray]
             raise DatasetError(f"{entry.path}: {error}") from None
 
     every = inputs()
-    return chain(list(islice(every, AT_ONCE)), every)
+    return chain(list(islice(every, at_once)), every)
+
+
+def first_window(clip: DatasetClip, rate: int) -> np.ndarray:
+    """The first five seconds of a recording as an embedder takes them, float32 [5 · rate].
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    return next(_inputs(clip, "audio", rate, at_once=1))
 
 
 def _embed_batch(task: _Batch, *, embedder: Embedder, store: Store, windows_at_once: int) -> np.ndarray:

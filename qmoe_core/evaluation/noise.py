@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from qmoe_core import bundles, engine
-from qmoe_core.audio import decode, fitness, perturb
+from qmoe_core.audio import fitness, perturb
 from qmoe_core.datasets import Manifest
 from qmoe_core.embedders import Embedder
-from qmoe_core.embedders.embed import address_of
+from qmoe_core.embedders.embed import address_of, first_window
 from qmoe_core.errors import BundleError, ConfigError, DatasetError
 from qmoe_core.evaluation.calibration import expected_ece, reliability
 from qmoe_core.evaluation.conformal import Limits, Promise, limits_from
@@ -171,8 +171,7 @@ def embedded(
 
 
 def _window(manifest: Manifest, clip: int, *, rate: int) -> np.ndarray:
-    with decode.open_recording(manifest.entries[clip].path, rate=rate) as recording:
-        return next(iter(decode.cut(recording))).prepared
+    return first_window(manifest.entries[clip], rate)
 
 
 class _Judge:

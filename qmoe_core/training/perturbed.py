@@ -15,8 +15,8 @@ import numpy as np
 from qmoe_core.audio import decode, fitness, perturb
 from qmoe_core.datasets.manifest import DatasetClip, Manifest
 from qmoe_core.embedders import Embedder
-from qmoe_core.embedders.embed import KIND, address_of
-from qmoe_core.errors import AudioError, ConfigError, DatasetError
+from qmoe_core.embedders.embed import KIND, address_of, first_window
+from qmoe_core.errors import ConfigError, DatasetError
 from qmoe_core.runtime.executor import Context, stop_if
 from qmoe_core.runtime.store import Store
 
@@ -74,11 +74,7 @@ def _batch(entries: Sequence[DatasetClip], embedder: Embedder, count: int, store
 
 def _embed(entry: DatasetClip, embedder: Embedder, count: int) -> np.ndarray:
     """One clip's copies, float16 [count, D]."""
-    try:
-        with decode.open_recording(entry.path, rate=embedder.sample_rate) as recording:
-            samples = next(iter(decode.cut(recording))).prepared
-    except AudioError as error:
-        raise DatasetError(f"{entry.path}: {error}") from None
+    samples = first_window(entry, embedder.sample_rate)
     seed = int.from_bytes(hashlib.sha256(entry.sha256.encode()).digest()[:8])
     changed = [change(samples, embedder.sample_rate, seed + number) for number in range(count)]
     prepared = [fitness.prepare(one) for one in changed]
